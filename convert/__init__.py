@@ -1,0 +1,1 @@
+"""Between PyTorch checkpoints and JAX weights; the only package that imports torch."""

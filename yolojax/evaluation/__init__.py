@@ -1,0 +1,1 @@
+"""From predictions to figures: non-maximum suppression, average precision, plots."""

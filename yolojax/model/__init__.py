@@ -1,0 +1,1 @@
+"""The network: from a YAML specification to heads, boxes and weights on disk."""

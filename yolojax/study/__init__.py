@@ -1,0 +1,1 @@
+"""Comparisons of freezing strategies and frameworks."""

@@ -1,0 +1,1 @@
+"""Targets, loss, optimizer, step and the loop around it."""

@@ -201,7 +201,8 @@ class DataConfig:
       file: the YAML file, for messages.
       root: folder of the data set; it need not exist yet (``shapes`` makes its own).
       format: how annotations are stored.
-      train: where a split's images are: folders or ``.txt`` lists (``yolo``), image sets (``voc``), annotation files (``coco``), split expressions (``tfds``); relative to ``root``.
+      train: where a split's images are, relative to ``root``: folders or ``.txt`` lists (``yolo``), image sets (``voc``), annotation files
+        (``coco``), split expressions (``tfds``).
       val: the same for validation.
       test: the same for testing; may be empty.
       names: class names, in the order of the class indices.
@@ -228,7 +229,8 @@ def load_data_config(name: str | Path, root: str | Path | None = None) -> DataCo
       root: folder of the data set, instead of the YAML's ``path``.
 
     Returns:
-      Checked settings. A relative ``path`` is looked for in ``$YOLOJAX_DATA`` (by its last component), the working folder and the YAML's folder, in this order.
+      Checked settings. A relative ``path`` is looked for in ``$YOLOJAX_DATA`` (by its last component), the working folder and the
+      YAML's folder, in this order.
 
     Raises:
       UserError: unknown keys, wrong types, no classes, or ``nc`` that disagrees with ``names``.

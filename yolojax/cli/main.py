@@ -1,0 +1,63 @@
+"""``yolojax COMMAND …``: finds the command, runs it, and turns a user's mistake into one clear line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from yolojax import __version__
+from yolojax.errors import UserError
+
+COMMANDS = {
+    "train": "train or fine-tune, with layers frozen",
+    "val": "measure precision, recall and mAP of weights on a data set",
+    "freeze": "show what a freeze selector freezes, without training",
+    "audit": "compare two checkpoints layer by layer",
+}
+
+
+def build_parser(command: str | None) -> argparse.ArgumentParser:
+    """The parser; only the arguments of ``command`` are built, so that no other command's module is imported."""
+    parser = argparse.ArgumentParser(
+        prog="yolojax", description="YOLOv5 in JAX and Flax, for transfer learning by freezing layers."
+    )
+    parser.add_argument("--version", action="version", version=f"yolojax {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        child = commands.add_parser(
+            name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        if name == command:
+            importlib.import_module(f"yolojax.cli.{name}").add_arguments(child)
+            child.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+      argv: arguments after the program's name; those of the process by default.
+
+    Returns:
+      Exit status: 0 success, 1 the command's own "no" (an audit that found movement, say), 2 a user's mistake, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = next((word for word in words if not word.startswith("-")), None)
+    arguments = build_parser(command).parse_args(words)
+    try:
+        return importlib.import_module(f"yolojax.cli.{arguments.command}").run(arguments)
+    except UserError as error:
+        if arguments.debug:
+            raise
+        print(f"yolojax {arguments.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nyolojax {arguments.command}: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""Command line flags from a settings dataclass, so that each flag is written once."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import types
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+def add_fields(parser: argparse.ArgumentParser, settings: type[Any]) -> None:
+    """Add one flag for every field of ``settings``.
+
+    A field's metadata may hold ``help``, ``names`` (flags; ``--field-name`` by default), ``nargs`` and ``const``. Both spellings of a
+    compound name are taken: ``--data-root`` and ``--data_root``.
+    """
+    hints = get_type_hints(settings)
+    for item in dataclasses.fields(settings):
+        dashed = f"--{item.name.replace('_', '-')}"
+        names = list(dict.fromkeys([*(item.metadata.get("names") or (dashed,)), dashed, f"--{item.name}"]))
+        default = item.default if item.default is not dataclasses.MISSING else item.default_factory()  # type: ignore[misc]
+        options: dict[str, Any] = {"dest": item.name, "default": default, "help": item.metadata.get("help")}
+        kind = _plain_type(hints[item.name])
+        if kind is bool:
+            options["action"] = "store_true"
+        else:
+            options["type"] = _element_type(kind)
+            options["metavar"] = item.metadata.get("metavar") or options["type"].__name__.upper().replace("STR", "TEXT")
+            if get_origin(kind) is Literal:
+                options["choices"] = get_args(kind)
+                del options["metavar"]
+            if item.metadata.get("nargs"):
+                options |= {"nargs": item.metadata["nargs"], "const": item.metadata.get("const")}
+            if options.get("nargs") == "+":
+                del options["const"]
+        parser.add_argument(*names, **options)
+
+
+def read_fields(arguments: argparse.Namespace, settings: type[T]) -> T:
+    """The settings that parsed arguments describe."""
+    values = {item.name: getattr(arguments, item.name) for item in dataclasses.fields(settings)}  # type: ignore[arg-type]
+    return settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def _plain_type(hint: Any) -> Any:
+    """The type without ``None``."""
+    if get_origin(hint) in (types.UnionType,) or str(get_origin(hint)) == "typing.Union":
+        return next(option for option in get_args(hint) if option is not type(None))
+    return hint
+
+
+def _element_type(kind: Any) -> Any:
+    if get_origin(kind) is Literal:
+        return type(get_args(kind)[0])
+    return get_args(kind)[0] if get_origin(kind) is tuple else kind

@@ -1,0 +1,97 @@
+"""What a user can say about a training run: YOLOv5's flags, and ours."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from yolojax.config import DataConfig
+from yolojax.errors import UserError
+
+
+def flag(default: Any, help: str, *names: str, nargs: str | None = None, const: Any = None) -> Any:
+    """A dataclass field that is also a command line flag (see ``yolojax.cli.arguments``)."""
+    metadata = {"help": help, "names": names, "nargs": nargs, "const": const}
+    if isinstance(default, list | tuple):
+        return field(default_factory=lambda: tuple(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """The flags of ``yolojax train``, under YOLOv5's names and with its defaults (contract §1.14).
+
+    ``None`` for ``imgsz``, ``epochs`` and ``batch_size`` means: the data set's own ``defaults``, else YOLOv5's (640, 100, 16).
+    """
+
+    weights: str | None = flag(
+        None,
+        "initial weights: a .pt, a weights directory, a run folder or a name; '' trains from scratch; default: the embedded yolov5n",
+    )
+    cfg: str = flag("", "model YAML (yolov5m, path); default: the architecture of the weights")
+    data: str = flag("shapes", "data set YAML or name, or tfds:NAME; default: the embedded shapes")
+    data_root: str | None = flag(None, "folder of the data set, instead of the YAML's path")
+    hyp: str = flag("scratch-low", "hyperparameter YAML or name")
+    epochs: int | None = flag(None, "passes over the training images; default: the data set's, else 100")
+    batch_size: int | None = flag(
+        None, "images per step over all devices; default: the data set's, else 16", "--batch-size", "--batch"
+    )
+    imgsz: int | None = flag(
+        None, "image side in pixels; default: the data set's, else 640", "--imgsz", "--img", "--img-size"
+    )
+    freeze: tuple[str, ...] = flag(
+        ("0",),
+        "what to freeze: 10 = layers 0 to 9; 0 1 2; 0-9; 'model_*/cv1/**'; backbone; a strategy's name or file",
+        nargs="+",
+    )
+    frozen_bn: Literal["fixed", "track"] = flag(
+        "fixed",
+        "BatchNorm of frozen layers: fixed = running statistics used and kept; track = batch statistics, as YOLOv5 does",
+    )
+    dtype: Literal["float32", "bfloat16"] = flag("float32", "dtype of the computation; parameters stay float32")
+    rect: bool = flag(False, "rectangular training: batches of one aspect ratio, no mosaic, no shuffling")
+    resume: str | None = flag(
+        None, "continue an interrupted run: its folder, or the latest one", nargs="?", const="latest"
+    )
+    nosave: bool = flag(False, "save the final checkpoint only")
+    noval: bool = flag(False, "validate after the final epoch only")
+    noautoanchor: bool = flag(False, "keep the anchors even if they fit the boxes badly")
+    noplots: bool = flag(False, "write no pictures")
+    cache: str | None = flag(None, "cache decoded images: ram or disk", nargs="?", const="ram")
+    image_weights: bool = flag(False, "draw images in proportion to the difficulty of their classes")
+    device: str = flag("", "cpu, gpu, tpu, or device numbers as in '0,1'; default: all of the best platform")
+    multi_scale: bool = flag(False, "vary the image size by +-50 %% over a fixed ladder of sizes")
+    single_cls: bool = flag(False, "treat all classes as one")
+    optimizer: Literal["SGD", "Adam", "AdamW"] = flag("SGD", "optimizer")
+    workers: int = flag(8, "data loading processes at most; 0 loads in this process")
+    project: str = flag("runs/train", "folder of the runs")
+    name: str = flag("exp", "name of the run; exp, exp2, … when taken")
+    exist_ok: bool = flag(False, "use the run folder even if it exists")
+    cos_lr: bool = flag(False, "cosine instead of linear learning rate")
+    label_smoothing: float = flag(0.0, "label smoothing epsilon")
+    patience: int = flag(100, "epochs without improvement before stopping; 0 never stops")
+    save_period: int = flag(-1, "keep a checkpoint every N epochs; below 1: only last and best")
+    seed: int = flag(0, "seed of weights, order and augmentation")
+    strict: bool = flag(False, "refuse to train when the data check finds anything")
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run can have."""
+        minimum = {"epochs": 1, "batch_size": 1, "imgsz": 32, "workers": 0, "patience": 0, "seed": 0}
+        for name, least in minimum.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"--label-smoothing {self.label_smoothing}: must be at least 0 and below 1")
+        if self.cache not in (None, "ram", "disk"):
+            raise UserError(f"--cache {self.cache}: choose ram or disk")
+
+    def with_defaults(self, data: DataConfig) -> TrainSettings:
+        """These settings with image size, epochs and batch filled in from the data set, else from YOLOv5's defaults."""
+        return dataclasses.replace(
+            self,
+            imgsz=self.imgsz or data.defaults.get("img", 640),
+            epochs=self.epochs or data.defaults.get("epochs", 100),
+            batch_size=self.batch_size or data.defaults.get("batch", 16),
+        )

@@ -20,7 +20,7 @@ def add_fields(parser: argparse.ArgumentParser, settings: type[Any]) -> None:
     for item in dataclasses.fields(settings):
         dashed = f"--{item.name.replace('_', '-')}"
         names = list(dict.fromkeys([*(item.metadata.get("names") or (dashed,)), dashed, f"--{item.name}"]))
-        default = item.default if item.default is not dataclasses.MISSING else item.default_factory()  # type: ignore[misc]
+        default = item.default if item.default is not dataclasses.MISSING else item.default_factory()  # type: ignore[operator]
         options: dict[str, Any] = {"dest": item.name, "default": default, "help": item.metadata.get("help")}
         kind = _plain_type(hints[item.name])
         if kind is bool:

@@ -100,7 +100,7 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 return self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))["progress"]
-            except Exception:  # noqa: S112 - restore() reports it
+            except Exception:
                 continue
         return None
 

@@ -1,0 +1,140 @@
+"""The pictures of a run: losses and metrics over epochs, the labels of the data set, the first training batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from yolojax.drawing import PALETTE, draw_box
+
+_PANELS = (
+    ("Box loss", ("train/box_loss", "val/box_loss")),
+    ("Objectness loss", ("train/obj_loss", "val/obj_loss")),
+    ("Class loss", ("train/cls_loss", "val/cls_loss")),
+    ("Precision and recall", ("metrics/precision", "metrics/recall")),
+    ("mAP50", ("metrics/mAP_0.5",)),
+    ("mAP50-95", ("metrics/mAP_0.5:0.95",)),
+    ("Learning rate of weights", ("x/lr1",)),
+    ("Learning rate of biases", ("x/lr0",)),
+)
+
+
+def plot_results(rows: Sequence[Mapping[str, float]], path: Path, title: str = "") -> None:
+    """Draw losses, metrics and learning rates over the epochs.
+
+    Args:
+      rows: rows of ``results.csv``, one per epoch.
+      path: PNG file to write.
+      title: line above the panels.
+    """
+    figure = _figure((16, 7.5))
+    epochs = [row["epoch"] + 1 for row in rows]
+    for index, (name, columns) in enumerate(_PANELS):
+        axes = figure.add_subplot(2, 4, index + 1)
+        for column in columns:
+            values = [row.get(column, float("nan")) for row in rows]
+            axes.plot(
+                epochs,
+                values,
+                marker="o" if len(rows) < 30 else None,
+                markersize=3,
+                label=column.split("/")[0 if "loss" in column else 1],
+            )
+        axes.set_title(name, fontsize=11)
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+        if len(columns) > 1:
+            axes.legend(fontsize=9, frameon=False)
+        if "mAP" in name or "Precision" in name:
+            axes.set_ylim(0, 1)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+
+
+def plot_labels(boxes: NDArray[np.floating[Any]], names: Sequence[str], path: Path) -> None:
+    """Draw how many boxes each class has, where boxes lie and how large they are.
+
+    Args:
+      boxes: ``(n, 5)`` class, x, y, width, height, normalised to the image.
+      names: class names.
+      path: JPEG or PNG file to write.
+    """
+    figure = _figure((12, 10))
+    counts = np.bincount(boxes[:, 0].astype(int), minlength=len(names))
+    bars = figure.add_subplot(2, 2, 1)
+    bars.bar(
+        range(len(names)), counts, color=[tuple(c / 255 for c in PALETTE[i % len(PALETTE)]) for i in range(len(names))]
+    )
+    bars.set_title(f"{len(boxes):,} boxes of {len(names)} classes")
+    bars.set_ylabel("boxes")
+    if len(names) <= 30:
+        bars.set_xticks(range(len(names)), names, rotation=90 if len(names) > 6 else 0, fontsize=9)
+    else:
+        bars.set_xlabel("class index")
+    outlines = figure.add_subplot(2, 2, 2)
+    outlines.set_title("boxes, centred")
+    for index, width, height in boxes[: 1000 : max(1, len(boxes) // 1000), [0, 3, 4]]:
+        colour = tuple(c / 255 for c in PALETTE[int(index) % len(PALETTE)])
+        outlines.add_patch(_rectangle((-width / 2, -height / 2), width, height, edgecolor=colour))
+    outlines.set(xlim=(-0.5, 0.5), ylim=(-0.5, 0.5), aspect="equal")
+    for position, (first, second, labels) in enumerate(((1, 2, ("x", "y")), (3, 4, ("width", "height"))), start=3):
+        axes = figure.add_subplot(2, 2, position)
+        image = axes.hist2d(boxes[:, first], boxes[:, second], bins=50, range=[[0, 1], [0, 1]], cmap="Blues", cmin=1)
+        figure.colorbar(image[3], ax=axes, label="boxes")
+        axes.set(
+            xlabel=f"{labels[0]} (fraction of the image)", ylabel=f"{labels[1]} (fraction of the image)", aspect="equal"
+        )
+    figure.savefig(path, dpi=110)
+
+
+def _rectangle(corner: tuple[float, float], width: float, height: float, edgecolor: tuple[float, ...]) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(corner, width, height, fill=False, linewidth=0.5, edgecolor=edgecolor)
+
+
+def _figure(size: tuple[float, float]) -> Any:
+    """A figure that needs no display and no global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def draw_batch(
+    batch: Mapping[str, NDArray[Any]], names: Sequence[str], path: Path, most: int = 16, side: int = 1920
+) -> None:
+    """Draw the images of a batch with their boxes into one sheet.
+
+    Args:
+      batch: ``images`` uint8 ``(B, H, W, 3)`` RGB, ``boxes`` ``(B, M, 5)`` normalised, ``mask`` ``(B, M)``.
+      names: class names.
+      path: JPEG file to write.
+      most: images at most.
+      side: largest side of the sheet in pixels.
+    """
+    images, boxes, mask = (np.asarray(batch[key])[:most] for key in ("images", "boxes", "mask"))
+    columns = int(np.ceil(np.sqrt(len(images))))
+    rows = int(np.ceil(len(images) / columns))
+    height, width = images.shape[1:3]
+    scale = min(2.0, side / (columns * width), side / (rows * height))
+    cell_width, cell_height = int(width * scale), int(height * scale)
+    sheet = np.full((rows * cell_height, columns * cell_width, 3), 255, np.uint8)
+    for index, (image, image_boxes) in enumerate(zip(images, boxes, strict=True)):
+        cell = cv2.resize(
+            image, (cell_width, cell_height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        )
+        for category, x, y, w, h in image_boxes[mask[index].astype(bool)]:
+            corners = np.array([x - w / 2, y - h / 2, x + w / 2, y + h / 2]) * np.tile([cell_width, cell_height], 2)
+            draw_box(cell, corners, names[int(category)], PALETTE[int(category) % len(PALETTE)])
+        row, column = divmod(index, columns)
+        sheet[row * cell_height : (row + 1) * cell_height, column * cell_width : (column + 1) * cell_width] = cell
+    sheet[::cell_height] = sheet[:, ::cell_width] = 255
+    cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))

@@ -18,6 +18,17 @@ COMMANDS = {
 }
 
 
+class HelpFormatter(argparse.HelpFormatter):
+    """Shows a default where the help text does not already tell it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text, default = action.help or "", action.default
+        if "default" in text or default in (None, False, "", argparse.SUPPRESS) or not action.option_strings:
+            return text
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        return f"{text} (default: {shown})"
+
+
 def build_parser(command: str | None) -> argparse.ArgumentParser:
     """The parser; only the arguments of ``command`` are built, so that no other command's module is imported."""
     parser = argparse.ArgumentParser(
@@ -26,9 +37,7 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"yolojax {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
-        child = commands.add_parser(
-            name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+        child = commands.add_parser(name, help=summary, description=summary, formatter_class=HelpFormatter)
         if name == command:
             importlib.import_module(f"yolojax.cli.{name}").add_arguments(child)
             child.add_argument("--debug", action="store_true", help="show the traceback of an error")

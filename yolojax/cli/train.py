@@ -1,0 +1,56 @@
+"""``yolojax train``: YOLOv5's train.py, with functional freezing."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from yolojax.cli.arguments import add_fields, read_fields
+from yolojax.errors import UserError
+from yolojax.training.settings import TrainSettings
+
+# Flags of YOLOv5 that mean nothing here: taken, with a note, so that a command line can be carried over as it is.
+IGNORED = {
+    "sync_bn": "BatchNorm statistics are always taken over the global batch",
+    "local_rank": "one program runs on all devices",
+    "bbox_interval": "only for Weights & Biases",
+    "upload_dataset": "only for Weights & Biases",
+    "entity": "only for Weights & Biases",
+    "artifact_alias": "only for Weights & Biases",
+}
+# Flags that would change what is trained and do not exist here.
+REFUSED = {
+    "quad": "the quad loader is not part of yolojax",
+    "bucket": "download the data with your cloud's own tool and name its folder",
+    "evolve": "hyperparameter evolution is not part of this version",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add YOLOv5's flags and ours."""
+    add_fields(parser, TrainSettings)
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the final figures here")
+    for name in (*IGNORED, *REFUSED):
+        dashed = f"--{name.replace('_', '-')}"
+        parser.add_argument(
+            *dict.fromkeys([dashed, f"--{name}"]), dest=name, nargs="?", const=True, help=argparse.SUPPRESS
+        )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train; the results stand in the run folder."""
+    for name, reason in REFUSED.items():
+        if getattr(arguments, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')}: {reason}")
+    for name, reason in IGNORED.items():
+        if getattr(arguments, name) is not None:
+            print(f"--{name.replace('_', '-')} has no effect: {reason}")
+    settings = read_fields(arguments, TrainSettings)
+
+    from yolojax.training.loop import train
+    from yolojax.training.records import write_json
+
+    results = train(settings)
+    if arguments.json:
+        write_json(arguments.json, results)
+    return 0

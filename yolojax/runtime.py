@@ -1,0 +1,52 @@
+"""Device choice and the compile cache; called once by a command, before anything is computed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from yolojax.errors import UserError
+
+if TYPE_CHECKING:
+    import jax
+
+_PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "tpu": "tpu"}
+
+
+def cache_folder() -> Path:
+    """Where yolojax keeps what it can make again: ``$YOLOJAX_CACHE``, else ``~/.cache/yolojax``."""
+    return Path(os.environ.get("YOLOJAX_CACHE") or Path.home() / ".cache" / "yolojax")
+
+
+def select_devices(device: str = "") -> list[jax.Device]:
+    """Start JAX and choose the devices of a command; compiled programs are kept on disk from then on.
+
+    Args:
+      device: ``cpu``, ``gpu``, ``tpu``, numbers as in ``0,1``, or nothing for all devices of the best platform.
+
+    Returns:
+      Devices that this command uses, over all hosts.
+
+    Raises:
+      UserError: the platform or a number does not exist here; the message lists what does.
+    """
+    import jax
+
+    name = device.strip().lower().removeprefix("cuda:")
+    if name in _PLATFORMS:
+        jax.config.update("jax_platforms", _PLATFORMS[name])
+    try:
+        devices = jax.devices()
+    except RuntimeError as error:
+        jax.config.update("jax_platforms", None)
+        raise UserError(f"--device {device}: not available here ({str(error).splitlines()[0]})") from error
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+    if not name or name in _PLATFORMS:
+        return devices
+    try:
+        return [devices[int(number)] for number in name.split(",")]
+    except (ValueError, IndexError) as error:
+        listed = ", ".join(f"{index} = {item.device_kind}" for index, item in enumerate(devices))
+        raise UserError(f"--device {device}: choose cpu, gpu, tpu or numbers of: {listed}") from error

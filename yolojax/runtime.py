@@ -41,7 +41,7 @@ def select_devices(device: str = "") -> list[jax.Device]:
     except RuntimeError as error:
         jax.config.update("jax_platforms", None)
         raise UserError(f"--device {device}: not available here ({str(error).splitlines()[0]})") from error
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values.get("jax_compilation_cache_dir") is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
     if not name or name in _PLATFORMS:
         return devices

@@ -1,0 +1,202 @@
+"""The building blocks of YOLOv5 in Linen, named so that parameter paths mirror those of PyTorch.
+
+``model.2.m.0.cv1.conv.weight`` there is ``model_2/m_0/cv1/conv/kernel`` here. Blocks take NHWC and compute in the dtype of their input; parameters
+keep their own dtype, and BatchNorm statistics are never narrower than float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from yolojax.model.convolution import convolve
+
+EPSILON = 1e-3
+MOMENTUM = 0.03
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How BatchNorm behaves: ``fixed_bn`` are the module paths (``model_0/bn``) that use and keep running statistics even in training."""
+
+    train: bool = False
+    fixed_bn: frozenset[str] = frozenset()
+
+
+def uniform_fan_in(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+    """PyTorch's default for a convolution kernel in HWIO: uniform within ``1 / sqrt(fan in)``."""
+    bound = (shape[0] * shape[1] * shape[2]) ** -0.5
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+class Convolution(nn.Module):
+    """A kernel without bias."""
+
+    features: int
+    kernel: int = 1
+    stride: int = 1
+    padding: int = 0
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """``(B, H, W, C)`` to ``(B, H', W', features)``."""
+        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+        kernel = self.param("kernel", uniform_fan_in, shape)
+        return convolve(x, kernel.astype(x.dtype), self.stride, self.padding)
+
+
+class BatchNorm(nn.Module):
+    """BatchNorm with PyTorch's bookkeeping: the running variance averages the unbiased variance of the batch.
+
+    With the batch sharded over devices the statistics are those of the whole batch.
+    """
+
+    @nn.compact
+    def __call__(self, x: Array, mode: Mode) -> Array:
+        """Normalise ``(B, H, W, C)`` per channel."""
+        channels = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones_init(), channels)
+        bias = self.param("bias", nn.initializers.zeros_init(), channels)
+        # The original measures its strides with a forward pass on zeros before it sets the momentum of .03; .9 is what that leaves behind.
+        running_mean = self.variable("batch_stats", "mean", lambda: jnp.zeros(channels))
+        running_var = self.variable("batch_stats", "var", lambda: jnp.full(channels, 0.9))
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        if mode.train and "/".join(self.path) not in mode.fixed_bn:
+            mean, var = jnp.mean(wide, (0, 1, 2)), jnp.var(wide, (0, 1, 2))
+            count = x.size // x.shape[-1]
+            if not self.is_initializing():
+                running_mean.value = (1 - MOMENTUM) * running_mean.value + MOMENTUM * mean
+                running_var.value = (1 - MOMENTUM) * running_var.value + MOMENTUM * var * (count / max(count - 1, 1))
+        else:
+            mean, var = running_mean.value, running_var.value
+        return ((wide - mean) * (jax.lax.rsqrt(var + EPSILON) * scale) + bias).astype(x.dtype)
+
+
+class Conv(nn.Module):
+    """Convolution, BatchNorm, SiLU."""
+
+    features: int
+    kernel: int = 1
+    stride: int = 1
+    padding: int = 0
+
+    @nn.compact
+    def __call__(self, x: Array, mode: Mode) -> Array:
+        """``(B, H, W, C)`` to ``(B, H', W', features)``."""
+        x = Convolution(self.features, self.kernel, self.stride, self.padding, name="conv")(x)
+        return nn.silu(BatchNorm(name="bn")(x, mode))
+
+
+class Bottleneck(nn.Module):
+    """1×1 then 3×3, with a residual connection where ``shortcut``."""
+
+    features: int
+    shortcut: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array, mode: Mode) -> Array:
+        """``(B, H, W, C)`` to ``(B, H, W, features)``."""
+        y = Conv(self.features, name="cv1")(x, mode)
+        y = Conv(self.features, 3, padding=1, name="cv2")(y, mode)
+        return x + y if self.shortcut and x.shape == y.shape else y
+
+
+class C3(nn.Module):
+    """Two halves, one of them through ``repeats`` bottlenecks, joined by a 1×1."""
+
+    features: int
+    repeats: int = 1
+    shortcut: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array, mode: Mode) -> Array:
+        """``(B, H, W, C)`` to ``(B, H, W, features)``."""
+        hidden = self.features // 2
+        y = Conv(hidden, name="cv1")(x, mode)
+        for index in range(self.repeats):
+            y = Bottleneck(hidden, self.shortcut, name=f"m_{index}")(y, mode)
+        return Conv(self.features, name="cv3")(jnp.concatenate([y, Conv(hidden, name="cv2")(x, mode)], -1), mode)
+
+
+def shifted_maxima(x: Array, window: int) -> Array:
+    """Max pooling with stride 1 and "same" padding, as maxima of shifted copies along one axis and then the other.
+
+    Equal to ``reduce_window`` to the bit. Its gradient is a few selects where that of ``reduce_window`` is a ``select_and_scatter``, slow on CPU and
+    without a deterministic form on GPU. Where several cells share the maximum, they share the gradient.
+    """
+    for axis in (1, 2):
+        size = x.shape[axis]
+        padding = [(window // 2, window // 2) if place == axis else (0, 0) for place in range(x.ndim)]
+        padded = jnp.pad(x, padding, constant_values=-jnp.inf)
+        x = jax.lax.slice_in_dim(padded, 0, size, axis=axis)
+        for shift in range(1, window):
+            x = jnp.maximum(x, jax.lax.slice_in_dim(padded, shift, shift + size, axis=axis))
+    return x
+
+
+class SPPF(nn.Module):
+    """Spatial pyramid pooling: three chained max poolings, all of them joined by a 1×1."""
+
+    features: int
+    kernel: int = 5
+
+    @nn.compact
+    def __call__(self, x: Array, mode: Mode) -> Array:
+        """``(B, H, W, C)`` to ``(B, H, W, features)``."""
+        pyramid = [Conv(x.shape[-1] // 2, name="cv1")(x, mode)]
+        for _ in range(3):
+            pyramid.append(shifted_maxima(pyramid[-1], self.kernel))
+        return Conv(self.features, name="cv2")(jnp.concatenate(pyramid, -1), mode)
+
+
+class Head(nn.Module):
+    """The 1×1 convolution of one level, with the bias that starts training from rare objects.
+
+    Attributes:
+      anchors: anchors of the level.
+      classes: number of classes.
+      stride: pixels per cell.
+    """
+
+    anchors: int
+    classes: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """``(B, H, W, C)`` to raw logits ``(B, H, W, anchors, 5 + classes)``, at least float32."""
+        values = 5 + self.classes
+        kernel = self.param("kernel", uniform_fan_in, (1, 1, x.shape[-1], self.anchors * values))
+        bias = self.param("bias", self._initial_bias, x.shape[-1])
+        logits = convolve(x, kernel.astype(x.dtype)).astype(jnp.promote_types(x.dtype, jnp.float32)) + bias
+        return logits.reshape(*x.shape[:3], self.anchors, values)
+
+    def _initial_bias(self, key: Array, inputs: int) -> Array:
+        """PyTorch's uniform bias plus prior logits: 8 objects in a 640 px image, classes alike (contract §1.1)."""
+        values = 5 + self.classes
+        prior = jnp.zeros(values).at[4].set(jnp.log(8 / (640 / self.stride) ** 2))
+        prior = prior.at[5:].set(jnp.log(0.6 / (self.classes - 0.99999)))
+        bound = inputs**-0.5
+        return jax.random.uniform(key, (self.anchors * values,), prior.dtype, -bound, bound) + jnp.tile(
+            prior, self.anchors
+        )
+
+
+class Detect(nn.Module):
+    """The output layer: one ``Head`` per level."""
+
+    anchors: int
+    classes: int
+    strides: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, features: list[Array]) -> tuple[Array, ...]:
+        """Raw logits per level, ``(B, ny, nx, anchors, 5 + classes)``."""
+        return tuple(
+            Head(self.anchors, self.classes, stride, name=f"m_{level}")(x)
+            for level, (x, stride) in enumerate(zip(features, self.strides, strict=True))
+        )

@@ -27,10 +27,8 @@ class Mode:
     fixed_bn: frozenset[str] = frozenset()
 
 
-def uniform_fan_in(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
-    """PyTorch's default for a convolution kernel in HWIO: uniform within ``1 / sqrt(fan in)``."""
-    bound = (shape[0] * shape[1] * shape[2]) ** -0.5
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
+# Modules only declare their parameters; ``network.init_variables`` gives all of them their first values in one draw.
+_declared = nn.initializers.zeros_init()
 
 
 class Convolution(nn.Module):
@@ -45,7 +43,7 @@ class Convolution(nn.Module):
     def __call__(self, x: Array) -> Array:
         """``(B, H, W, C)`` to ``(B, H', W', features)``."""
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-        kernel = self.param("kernel", uniform_fan_in, shape)
+        kernel = self.param("kernel", _declared, shape)
         return convolve(x, kernel.astype(x.dtype), self.stride, self.padding)
 
 
@@ -59,11 +57,10 @@ class BatchNorm(nn.Module):
     def __call__(self, x: Array, mode: Mode) -> Array:
         """Normalise ``(B, H, W, C)`` per channel."""
         channels = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones_init(), channels)
-        bias = self.param("bias", nn.initializers.zeros_init(), channels)
-        # The original measures its strides with a forward pass on zeros before it sets the momentum of .03; .9 is what that leaves behind.
+        scale = self.param("scale", _declared, channels)
+        bias = self.param("bias", _declared, channels)
         running_mean = self.variable("batch_stats", "mean", lambda: jnp.zeros(channels))
-        running_var = self.variable("batch_stats", "var", lambda: jnp.full(channels, 0.9))
+        running_var = self.variable("batch_stats", "var", lambda: jnp.zeros(channels))
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if mode.train and "/".join(self.path) not in mode.fixed_bn:
             mean, var = jnp.mean(wide, (0, 1, 2)), jnp.var(wide, (0, 1, 2))
@@ -154,36 +151,19 @@ class SPPF(nn.Module):
 
 
 class Head(nn.Module):
-    """The 1×1 convolution of one level, with the bias that starts training from rare objects.
-
-    Attributes:
-      anchors: anchors of the level.
-      classes: number of classes.
-      stride: pixels per cell.
-    """
+    """The 1×1 convolution of one level."""
 
     anchors: int
     classes: int
-    stride: int
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """``(B, H, W, C)`` to raw logits ``(B, H, W, anchors, 5 + classes)``, at least float32."""
         values = 5 + self.classes
-        kernel = self.param("kernel", uniform_fan_in, (1, 1, x.shape[-1], self.anchors * values))
-        bias = self.param("bias", self._initial_bias, x.shape[-1])
+        kernel = self.param("kernel", _declared, (1, 1, x.shape[-1], self.anchors * values))
+        bias = self.param("bias", _declared, (self.anchors * values,))
         logits = convolve(x, kernel.astype(x.dtype)).astype(jnp.promote_types(x.dtype, jnp.float32)) + bias
         return logits.reshape(*x.shape[:3], self.anchors, values)
-
-    def _initial_bias(self, key: Array, inputs: int) -> Array:
-        """PyTorch's uniform bias plus prior logits: 8 objects in a 640 px image, classes alike (contract §1.1)."""
-        values = 5 + self.classes
-        prior = jnp.zeros(values).at[4].set(jnp.log(8 / (640 / self.stride) ** 2))
-        prior = prior.at[5:].set(jnp.log(0.6 / (self.classes - 0.99999)))
-        bound = inputs**-0.5
-        return jax.random.uniform(key, (self.anchors * values,), prior.dtype, -bound, bound) + jnp.tile(
-            prior, self.anchors
-        )
 
 
 class Detect(nn.Module):
@@ -191,12 +171,8 @@ class Detect(nn.Module):
 
     anchors: int
     classes: int
-    strides: tuple[int, ...]
 
     @nn.compact
     def __call__(self, features: list[Array]) -> tuple[Array, ...]:
         """Raw logits per level, ``(B, ny, nx, anchors, 5 + classes)``."""
-        return tuple(
-            Head(self.anchors, self.classes, stride, name=f"m_{level}")(x)
-            for level, (x, stride) in enumerate(zip(features, self.strides, strict=True))
-        )
+        return tuple(Head(self.anchors, self.classes, name=f"m_{level}")(x) for level, x in enumerate(features))

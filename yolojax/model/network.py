@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -52,7 +53,7 @@ class Network(nn.Module):
             sources = [outputs[source] if source >= 0 else images for source in layer.sources]
             outputs.append(_apply(layer, sources, mode))
         detect = self.spec.resolved[-1]
-        head = Detect(len(self.spec.anchors[0]), self.spec.classes, self.spec.strides, name=f"model_{detect.index}")
+        head = Detect(len(self.spec.anchors[0]), self.spec.classes, name=f"model_{detect.index}")
         return head([outputs[source] for source in detect.sources])
 
 
@@ -74,23 +75,69 @@ def _apply(layer: Layer, sources: list[Array], mode: Mode) -> Array:
 
 
 def init_variables(spec: ModelSpec, key: Array) -> Variables:
-    """Fresh parameters and statistics, distributed as PyTorch and YOLOv5 initialise them.
+    """Fresh parameters and statistics, distributed as PyTorch and YOLOv5 initialise them (contract §0.9, §1.1).
 
     Args:
       spec: the architecture.
-      key: a JAX random key.
+      key: a JAX random key. Layers other than Detect do not depend on the number of classes.
 
     Returns:
       ``{"params": {...}, "batch_stats": {...}}``, float32.
     """
-    return _initialiser(spec)(key)
+    return _draw(spec, key)
 
 
 def abstract_variables(spec: ModelSpec) -> Variables:
     """Shapes and dtypes of ``init_variables``, without computing anything."""
-    return jax.eval_shape(_initialiser(spec), jax.random.key(0))
-
-
-def _initialiser(spec: ModelSpec) -> Any:
     side = max(spec.strides)
-    return jax.jit(partial(Network(spec).init, images=jnp.zeros((1, side, side, 3))))
+    images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    return jax.eval_shape(Network(spec).init, jax.random.key(0), images)
+
+
+@partial(jax.jit, static_argnums=0)
+def _draw(spec: ModelSpec, key: Array) -> Variables:
+    variables = abstract_variables(spec)
+    detect = f"model_{spec.resolved[-1].index}"
+    heads = variables["params"].pop(detect)
+    body_key, head_key = jax.random.split(key)
+    params = _uniform_fan_in(body_key, variables["params"]) | {detect: _uniform_fan_in(head_key, heads)}
+    for level, stride in enumerate(spec.strides):
+        params[detect][f"m_{level}"]["bias"] += _prior_logits(spec, stride)
+    return {
+        "params": params,
+        "batch_stats": jax.tree_util.tree_map_with_path(_initial_statistic, variables["batch_stats"]),
+    }
+
+
+def _uniform_fan_in(key: Array, shapes: dict[str, Any]) -> dict[str, Any]:
+    """PyTorch's defaults: kernels and the biases beside them uniform within ``1 / sqrt(fan in)``; BatchNorm 1 and 0."""
+    # One draw for all: sixty small ones take half a minute to compile.
+    random = jax.random.uniform(key, (sum(leaf.size for leaf in jax.tree.leaves(shapes)),), minval=-1)
+    used = 0
+
+    def fill(module: dict[str, Any]) -> dict[str, Any]:
+        nonlocal used
+        filled: dict[str, Any] = {}
+        for name, leaf in sorted(module.items()):
+            if isinstance(leaf, dict):
+                filled[name] = fill(leaf)
+            elif "kernel" in module:
+                bound = math.prod(module["kernel"].shape[:-1]) ** -0.5
+                filled[name] = bound * random[used : used + leaf.size].reshape(leaf.shape)
+                used += leaf.size
+            else:
+                filled[name] = jnp.full(leaf.shape, float(name == "scale"), leaf.dtype)
+        return filled
+
+    return fill(shapes)
+
+
+def _prior_logits(spec: ModelSpec, stride: int) -> Array:
+    """What a level's bias starts from: 8 objects in an image of 640 px, spread over all cells, and classes alike."""
+    prior = [0.0] * 4 + [math.log(8 / (640 / stride) ** 2)] + [math.log(0.6 / (spec.classes - 0.99999))] * spec.classes
+    return jnp.tile(jnp.asarray(prior), len(spec.anchors[0]))
+
+
+def _initial_statistic(path: tuple[jax.tree_util.DictKey, ...], leaf: jax.ShapeDtypeStruct) -> Array:
+    # The original measures its strides with a forward pass on zeros before it sets the momentum of .03; .9 is what that leaves of the variance.
+    return jnp.full(leaf.shape, 0.9 if path[-1].key == "var" else 0.0, leaf.dtype)

@@ -1,0 +1,177 @@
+"""The training loss: boxes (complete IoU), objectness and classes (binary cross-entropy)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from yolojax.config import Hyperparameters
+from yolojax.model.spec import ModelSpec
+from yolojax.training.targets import Targets, build_targets
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """Weights and options of the loss.
+
+    Attributes:
+      box: gain of the box part, already scaled to the number of levels; likewise ``obj`` and ``cls``.
+      cls_pw: weight of positive examples in the class part; ``obj_pw`` in the objectness part.
+      anchor_t: greatest ratio of the sides of a box and a matching anchor.
+      label_smoothing: ε; class labels become 1 − ε/2 and ε/2.
+      fl_gamma: γ of the focal loss; 0 is plain cross-entropy.
+    """
+
+    box: float = 0.05
+    obj: float = 1.0
+    cls: float = 0.5
+    cls_pw: float = 1.0
+    obj_pw: float = 1.0
+    anchor_t: float = 4.0
+    label_smoothing: float = 0.0
+    fl_gamma: float = 0.0
+
+    @classmethod
+    def from_hyperparameters(
+        cls, hyp: Hyperparameters, spec: ModelSpec, image_size: int, label_smoothing: float = 0.0
+    ) -> LossSettings:
+        """Scale the gains of a hyperparameter file, given for 80 classes, three levels and 640 px, to a model and an image size (contract fact 6)."""
+        scale = 3 / len(spec.anchors)
+        return cls(
+            box=hyp.box * scale,
+            obj=hyp.obj * (image_size / 640) ** 2 * scale,
+            cls=hyp.cls * spec.classes / 80 * scale,
+            cls_pw=hyp.cls_pw,
+            obj_pw=hyp.obj_pw,
+            anchor_t=hyp.anchor_t,
+            label_smoothing=label_smoothing,
+            fl_gamma=hyp.fl_gamma,
+        )
+
+
+def compute_loss(
+    heads: Sequence[Array], boxes: Array, mask: Array, spec: ModelSpec, settings: LossSettings
+) -> tuple[Array, dict[str, Array]]:
+    """Loss of a batch.
+
+    Args:
+      heads: per level raw logits ``(B, ny, nx, A, 5 + classes)``.
+      boxes: ``(B, M, 5)`` float: class, then centre, width and height as fractions of the image.
+      mask: ``(B, M)`` bool, which rows are boxes.
+      spec: gives the anchors and strides.
+      settings: gains and options.
+
+    Returns:
+      The sum of the parts times the batch size, and the parts ``box``, ``obj``, ``cls`` with their gains; scalars in the dtype of the heads.
+
+    Source: contract §1.4.
+    """
+    balance = (4.0, 1.0, 0.4) if len(heads) == 3 else (4.0, 1.0, 0.25, 0.06, 0.02)
+    box, obj, cls = jnp.zeros((3,), heads[0].dtype)
+    for head, anchors, stride, weight in zip(heads, spec.anchors, spec.strides, balance, strict=False):
+        shapes = np.asarray(anchors) / stride
+        targets = build_targets(boxes, mask, shapes, head.shape[1:3], settings.anchor_t)
+        level_box, level_obj, level_cls = _level_loss(head, targets, shapes, settings)
+        box, obj, cls = box + level_box, obj + level_obj * weight, cls + level_cls
+    parts = {"box": box * settings.box, "obj": obj * settings.obj, "cls": cls * settings.cls}
+    return sum(parts.values()) * heads[0].shape[0], parts
+
+
+def _level_loss(
+    head: Array, targets: Targets, anchors: np.ndarray, settings: LossSettings
+) -> tuple[Array, Array, Array]:
+    batch, _, columns, count, channels = head.shape
+    rows = head.reshape(batch, -1, channels)
+    held = targets.mask.reshape(batch, -1)
+    cells = targets.cells[..., 1] * columns + targets.cells[..., 0]
+    places = (cells[:, :, None] * count + np.arange(count)[:, None]).reshape(batch, -1)
+
+    # Slots that do not hold are given harmless numbers, so that nothing they compute can reach the loss or its gradient.
+    matched = jnp.where(held[..., None], jnp.take_along_axis(rows, places[..., None], 1, mode="clip"), 0)
+    wanted = jnp.broadcast_to(targets.boxes[:, :, None], (*targets.mask.shape, 4)).reshape(batch, -1, 4)
+    wanted = jnp.where(held[..., None], wanted, 1)
+    shapes = np.broadcast_to(anchors[:, None], (*targets.mask.shape[1:], 2)).reshape(-1, 2)
+    centre = jax.nn.sigmoid(matched[..., :2]) * 2 - 0.5
+    side = (jax.nn.sigmoid(matched[..., 2:4]) * 2) ** 2 * shapes.astype(head.dtype)
+    iou = complete_iou(jnp.concatenate([centre, side], -1), wanted)
+    box = _masked_mean(1 - iou, held)
+
+    overlap = _last_written(jax.lax.stop_gradient(jnp.maximum(iou, 0)), places, held, rows.shape[1])
+    obj = _cross_entropy(rows[..., 4], overlap.astype(head.dtype), settings.obj_pw, settings.fl_gamma).mean()
+
+    classes = channels - 5
+    if classes == 1:
+        return box, obj, jnp.zeros_like(box)
+    labels = jnp.broadcast_to(targets.classes[:, None, None], targets.mask.shape).reshape(batch, -1)
+    off = settings.label_smoothing / 2
+    truth = jnp.where(labels[..., None] == np.arange(classes), 1 - off, off).astype(head.dtype)
+    cls = _cross_entropy(matched[..., 5:], truth, settings.cls_pw, settings.fl_gamma).mean(-1)
+    return box, obj, _masked_mean(cls, held)
+
+
+def _masked_mean(values: Array, mask: Array) -> Array:
+    """Mean of the values where ``mask`` is true; 0 where none is."""
+    return jnp.where(mask, values, 0).sum() / jnp.maximum(mask.sum(), 1).astype(values.dtype)
+
+
+def _last_written(values: Array, places: Array, held: Array, length: int) -> Array:
+    """Write ``values`` ``(B, S)`` to their places in ``(B, length)`` zeros. Where several share a place the last one stays.
+
+    The original's indexed assignment leaves the winner open; here it is always the last in the original's order (contract fact 7).
+    """
+    slots = jnp.arange(places.shape[1], dtype=jnp.int32)
+
+    def last_slot(places: Array) -> Array:
+        return jnp.full((length,), -1, jnp.int32).at[places].max(slots, mode="drop")
+
+    winner = jax.vmap(last_slot)(jnp.where(held, places, length))
+    return jnp.where(winner >= 0, jnp.take_along_axis(values, winner, 1, mode="clip"), 0)
+
+
+def complete_iou(boxes: Array, targets: Array) -> Array:
+    """Complete IoU of paired boxes.
+
+    Args:
+      boxes: ``(..., 4)`` float, ``x y w h``, centre based, in any one unit.
+      targets: ``(..., 4)``, same unit.
+
+    Returns:
+      ``(...)`` at most 1; no gradient flows through the weight of the aspect-ratio term.
+
+    Source: Zheng et al. 2020 (arXiv:1911.08287), eq. 10; epsilon as in contract §1.4.
+    """
+    epsilon = 1e-7
+    centre, side = boxes[..., :2], boxes[..., 2:]
+    target_centre, target_side = targets[..., :2], targets[..., 2:]
+    low, high = centre - side / 2, centre + side / 2
+    target_low, target_high = target_centre - target_side / 2, target_centre + target_side / 2
+
+    inner = jnp.maximum(jnp.minimum(high, target_high) - jnp.maximum(low, target_low), 0)
+    intersection = inner[..., 0] * inner[..., 1]
+    union = side[..., 0] * side[..., 1] + target_side[..., 0] * target_side[..., 1] - intersection + epsilon
+    iou = intersection / union
+
+    outer = jnp.maximum(high, target_high) - jnp.minimum(low, target_low)
+    diagonal = (outer**2).sum(-1) + epsilon
+    distance = ((target_low + target_high - low - high) ** 2).sum(-1) / 4
+    angle = jnp.arctan(target_side[..., 0] / target_side[..., 1]) - jnp.arctan(side[..., 0] / side[..., 1])
+    aspect = 4 / math.pi**2 * angle**2
+    weight = jax.lax.stop_gradient(aspect / (aspect - iou + (1 + epsilon)))
+    return iou - (distance / diagonal + aspect * weight)
+
+
+def _cross_entropy(logits: Array, labels: Array, positive_weight: float, gamma: float) -> Array:
+    """Binary cross-entropy per element, focal (α = .25, arXiv:1708.02002) where ``gamma`` is above 0."""
+    weight = 1 + (positive_weight - 1) * labels
+    loss = (1 - labels) * logits + weight * jax.nn.softplus(-logits)
+    if gamma > 0:
+        probability = jax.nn.sigmoid(logits)
+        missed = labels * (1 - probability) + (1 - labels) * probability
+        loss = loss * (labels * 0.25 + (1 - labels) * 0.75) * missed**gamma
+    return loss

@@ -1,0 +1,41 @@
+"""One program for one device or many: the batch is split over a mesh, everything else is on every device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXIS = "batch"
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over the given devices, or over all of all processes, with the one axis ``batch``."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), (AXIS,), devices=devices, axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """The first axis divided among the devices."""
+    return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
+    """Move a batch to the devices.
+
+    Args:
+      batch: this process' slice of the global batch; its length a multiple of the number of local devices.
+      mesh: of ``make_mesh``.
+
+    Returns:
+      Global arrays, split over the mesh.
+    """
+    return {key: jax.make_array_from_process_local_data(split(mesh), value) for key, value in batch.items()}

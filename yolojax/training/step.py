@@ -1,0 +1,112 @@
+"""One training iteration: loss, gradients, update and moving average in one compiled, donated program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh
+
+from yolojax.freezing.labels import trainable_mask
+from yolojax.freezing.tree import map_with_path, merge, partition
+from yolojax.model.network import Network
+from yolojax.training.ema import update_average
+from yolojax.training.loss import LossSettings, compute_loss
+from yolojax.training.optimizer import OptimizerSettings, make_optimizer
+from yolojax.training.parallel import replicated, split
+from yolojax.training.schedule import Schedule
+from yolojax.training.state import TrainState
+
+Tree = Any
+Batch = Mapping[str, Any]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
+
+
+def make_train_step(
+    network: Network,
+    labels: Tree,
+    loss: LossSettings,
+    optimizer: OptimizerSettings,
+    schedule: Schedule,
+    mesh: Mesh | None = None,
+) -> TrainStep:
+    """Compile-ready training step for one freezing phase.
+
+    Args:
+      network: with its compute dtype and its ``fixed_bn`` (BatchNorm modules that keep their statistics).
+      labels: tree of ``frozen`` or the name of a trainable group, structure of the parameters. Static: another choice is another step.
+      loss: gains and options.
+      optimizer: fixed settings.
+      schedule: gives the rates at every iteration.
+      mesh: devices that share the batch; None is the default device.
+
+    Returns:
+      A jitted ``step(state, batch) -> (state, metrics)``. It consumes ``state``. ``batch`` holds ``images`` uint8 ``(B, H, W, 3)`` RGB, ``boxes``
+      ``(B, M, 5)`` and ``mask`` ``(B, M)``. Metrics are scalars: ``loss`` (times the batch size), its parts ``box``, ``obj``, ``cls``,
+      ``gradient_norm`` of this batch before clipping, and ``finite`` (loss and gradient are).
+
+    Frozen leaves, their averages and fixed statistics pass through untouched; gradients are taken of the trainable leaves alone.
+    """
+    trainable = trainable_mask(labels)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        learned, frozen = partition(state.params, trainable)
+        images = _normalise(batch["images"], jnp.result_type(*jax.tree.leaves(state.params)))
+
+        def forward(learned: Tree) -> tuple[Array, tuple[dict[str, Array], Tree]]:
+            variables = {"params": merge(learned, frozen), "batch_stats": state.batch_stats}
+            heads, mutated = network.apply(variables, images, train=True, mutable=["batch_stats"])
+            total, parts = compute_loss(heads, batch["boxes"], batch["mask"], network.spec, loss)
+            return total, (parts, mutated["batch_stats"])
+
+        (total, (parts, batch_stats)), gradients = jax.value_and_grad(forward, has_aux=True)(learned)
+        norm = optax.global_norm(gradients)
+        metrics = {"loss": total, **parts, "gradient_norm": norm, "finite": jnp.isfinite(total) & jnp.isfinite(norm)}
+        return _update(state, gradients, batch_stats), metrics
+
+    def _update(state: TrainState, gradients: Tree, batch_stats: Tree) -> TrainState:
+        rates = schedule.rates(state.step, jnp.result_type(*jax.tree.leaves(state.params)))
+        ready = state.step - state.last_update >= rates.accumulate
+        restart = state.step % schedule.batches_per_epoch == 0
+        transformation = make_optimizer(labels, optimizer, rates, ready, restart)
+        # Frozen leaves need a gradient for the shape of the tree alone; zeros made here are folded away.
+        full = jax.tree.map(
+            lambda learns, gradient, value: gradient if learns else jnp.zeros_like(value),
+            trainable,
+            gradients,
+            state.params,
+            is_leaf=lambda leaf: leaf is None,
+        )
+        updates, opt_state = transformation.update(full, state.opt_state, state.params)
+        params = jax.tree.map(
+            lambda learns, value, update: jnp.where(ready, value + update, value) if learns else value,
+            trainable,
+            state.params,
+            updates,
+        )
+        count = state.ema_updates + 1
+        moving = map_with_path(lambda path, _: path.rpartition("/")[0] not in network.fixed_bn, batch_stats)
+        return state.replace(
+            step=state.step + 1,
+            params=params,
+            batch_stats=batch_stats,
+            ema_params=update_average(state.ema_params, params, trainable, count, ready),
+            ema_batch_stats=update_average(state.ema_batch_stats, batch_stats, moving, count, ready),
+            opt_state=opt_state,
+            ema_updates=jnp.where(ready, count, state.ema_updates),
+            last_update=jnp.where(ready, state.step, state.last_update),
+        )
+
+    if mesh is None:
+        return jax.jit(step, donate_argnums=0)
+    whole = replicated(mesh)
+    return jax.jit(step, donate_argnums=0, in_shardings=(whole, split(mesh)), out_shardings=(whole, whole))
+
+
+def _normalise(images: Array, dtype: Any) -> Array:
+    """Bytes to 0…1."""
+    return images.astype(dtype) / 255

@@ -84,9 +84,13 @@ def save_weights(directory: str | Path, weights: Weights) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(writing, ignore_errors=True)
+        arrays = jax.tree.map(np.asarray, dict(weights.variables))
+        needed = 2**20 + sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
+        if shutil.disk_usage(target.parent).free < needed:  # Orbax would find out late and noisily
+            raise OSError(errno.ENOSPC, f"{needed // 2**20} MiB are needed")
         writing.mkdir()
         with _checkpointer() as checkpointer:
-            checkpointer.save(writing / _ARRAYS, jax.tree.map(np.asarray, dict(weights.variables)))
+            checkpointer.save(writing / _ARRAYS, arrays)
         (writing / _RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         _replace(writing, target)
     except Exception as error:  # whichever it was, nothing half-written stays

@@ -91,7 +91,7 @@ def parse_selector(value: Selection, origin: str = "--freeze") -> Selector:
     text = f"{origin} {' '.join(map(str, values)) or '[]'}"
     if not all(isinstance(item, int | str) and not isinstance(item, bool) for item in values):
         raise UserError(f"{text}: a selector is a number, a text or a list of these")
-    if isinstance(value, int) or (len(values) == 1 and str(values[0]).isdecimal() and isinstance(values[0], str)):
+    if isinstance(value, int) or (len(values) == 1 and isinstance(values[0], str) and values[0].strip().isdecimal()):
         # Alone, a number is a prefix; in a list it is one layer.
         count = int(values[0])
         if count < 0:

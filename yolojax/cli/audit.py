@@ -1,0 +1,127 @@
+"""``yolojax audit A B``: what changed between two checkpoints, layer by layer, bit by bit."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from yolojax.freezing.audit import Audit, Difference
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    kinds = "a .pt, a weights directory, a run folder or a name"
+    parser.add_argument("before", metavar="A", help=kinds)
+    parser.add_argument("after", metavar="B", help=kinds)
+    parser.add_argument(
+        "--frozen",
+        nargs="+",
+        metavar="TEXT",
+        help="what was frozen between the two, as after --freeze; exit status 1 if any of it moved",
+    )
+    parser.add_argument(
+        "--frozen-bn",
+        choices=("fixed", "track"),
+        default="fixed",
+        help="track: the running statistics of frozen BatchNorm may have moved",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compare; 1 where something moved that was frozen."""
+    from rich.console import Console
+
+    from yolojax.errors import UserError
+    from yolojax.freezing.audit import compare, moved
+    from yolojax.freezing.tree import flatten
+    from yolojax.model.weights import load_weights
+    from yolojax.runtime import select_devices
+    from yolojax.training.records import write_json
+
+    select_devices("cpu")
+    before, after = load_weights(arguments.before), load_weights(arguments.after)
+    for one in ("layers", "depth_multiple", "width_multiple"):
+        if getattr(before.spec, one) != getattr(after.spec, one):
+            raise UserError(
+                f"{arguments.before} is {before.spec.name} and {arguments.after} is {after.spec.name}: "
+                "only weights of one architecture can be compared"
+            )
+    audit = compare(before.variables, after.variables)
+    console = Console(highlight=False)
+    console.print(_table(audit, f"{arguments.before} -> {arguments.after}"))
+    changed = sum(not row.identical for row in audit.layers)
+    console.print(f"{len(audit.layers) - changed} layers identical, {changed} changed.")
+    content = {"identical": audit.identical, "layers": _rows(audit)}
+    guilty: tuple[str, ...] = ()
+    if arguments.frozen:
+        paths = tuple(flatten(before.variables["params"]))
+        frozen = _always_frozen(arguments.frozen, paths, before.spec.name)
+        guilty = moved(audit, frozen, paths, arguments.frozen_bn)
+        content["moved"] = list(guilty)
+        for path in guilty[:10]:
+            console.print(f"frozen, but moved: {path}", markup=False, soft_wrap=True)
+        if len(guilty) > 10:
+            console.print(f"and {len(guilty) - 10} more")
+        if not guilty:
+            console.print(
+                f"All that --frozen {' '.join(arguments.frozen)} holds is bit for bit the same.", markup=False
+            )
+    if arguments.json:
+        write_json(arguments.json, content)
+    return 1 if guilty else 0
+
+
+def _always_frozen(values: list[str], paths: tuple[str, ...], network: str) -> frozenset[str]:
+    from yolojax.errors import UserError
+    from yolojax.freezing.strategies import load_strategy, rehearse
+
+    strategy = load_strategy(values, "--frozen")
+    if strategy.needs:
+        raise UserError(f"--frozen {strategy.name}: what it freezes depends on the training; name the layers instead")
+    phases = [phase for _, phase in rehearse(strategy, paths, 100, network)]
+    frozen = frozenset.intersection(*(phase.frozen - set(phase.adapted) for phase in phases))
+    if not frozen:
+        raise UserError(f"--frozen {strategy.name}: nothing is frozen all the time")
+    return frozen
+
+
+def _table(audit: Audit, title: str) -> Any:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for heading in ("layer", "parameters", "max change", "relative", "statistics", "max change", "relative"):
+        table.add_column(heading, justify="left" if heading in ("parameters", "statistics") else "right")
+    for row in audit.layers:
+        cells = [*_cells(row.parameters), *_cells(row.statistics)]
+        table.add_row(f"model_{row.layer}", *cells, style="dim" if row.identical else None)
+    return table
+
+
+def _cells(difference: Difference | None) -> tuple[str, str, str]:
+    if difference is None:
+        return "-", "", ""
+    if difference.identical:
+        return "identical", "", ""
+    if math.isnan(difference.max_abs):
+        return "other shape or no number", "", ""
+    return "changed", f"{difference.max_abs:.3g}", f"{difference.relative:.3g}"
+
+
+def _rows(audit: Audit) -> list[dict[str, Any]]:
+    rows = []
+    for row in audit.layers:
+        content: dict[str, Any] = {"layer": row.layer, "identical": row.identical}
+        for name, difference in (("parameters", row.parameters), ("statistics", row.statistics)):
+            content[f"{name}_identical"] = difference.identical if difference else None
+            content[f"{name}_max_abs"] = _finite(difference.max_abs) if difference else None
+            content[f"{name}_relative"] = _finite(difference.relative) if difference else None
+        rows.append(content)
+    return rows
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

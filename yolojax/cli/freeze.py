@@ -1,0 +1,118 @@
+"""``yolojax freeze``: what a selector or a strategy freezes, without training."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    network = parser.add_mutually_exclusive_group(required=True)
+    network.add_argument("--weights", metavar="TEXT", help="a .pt, a weights directory, a run folder or a name")
+    network.add_argument("--cfg", metavar="TEXT", help="model YAML (yolov5m, path)")
+    parser.add_argument("--nc", type=int, metavar="N", help="number of classes; default: that of the weights or YAML")
+    parser.add_argument(
+        "--freeze",
+        nargs="+",
+        default=("0",),
+        metavar="TEXT",
+        help="10 = layers 0 to 9; 0 1 2; 0-9; 'model_*/cv1/**'; backbone; a strategy's name or file",
+    )
+    parser.add_argument(
+        "--frozen-bn",
+        choices=("fixed", "track"),
+        default="fixed",
+        help="BatchNorm of frozen layers: fixed = running statistics used and kept; track = batch statistics, as YOLOv5 does",
+    )
+    parser.add_argument(
+        "--epochs", type=int, default=100, metavar="N", help="length of the run, for strategies in phases"
+    )
+    parser.add_argument("--list", action="store_true", help="also list every parameter")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the tables."""
+    import jax
+    from rich.console import Console
+    from rich.table import Table
+
+    from yolojax.errors import UserError
+    from yolojax.freezing.adapters import add_adapters
+    from yolojax.freezing.phases import Phase
+    from yolojax.freezing.selectors import layer_of
+    from yolojax.freezing.strategies import load_strategy, rehearse
+    from yolojax.freezing.summary import BN_MODES, summarise
+    from yolojax.freezing.tree import flatten
+    from yolojax.model.network import abstract_variables
+    from yolojax.model.spec import load_spec
+    from yolojax.model.weights import load_weights
+    from yolojax.runtime import select_devices
+    from yolojax.training.records import write_json
+
+    for name, value in (("--nc", arguments.nc), ("--epochs", arguments.epochs)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} {value}: must be at least 1")
+    select_devices("cpu")
+    spec = load_spec(arguments.cfg) if arguments.cfg else load_weights(arguments.weights).spec
+    spec = spec.with_classes(arguments.nc or spec.classes)
+    plain = abstract_variables(spec)["params"]
+    strategy = load_strategy(arguments.freeze)
+    phases = rehearse(strategy, tuple(flatten(plain)), arguments.epochs, spec.name)
+
+    def parameters_of(phase: Phase) -> dict[str, Any]:
+        """Shapes of everything that the phase labels."""
+        return jax.eval_shape(
+            lambda params: add_adapters(params, phase.adapted, phase.adapter_rank, jax.random.key(0)), plain
+        )
+
+    modules = [layer.module for layer in spec.resolved]
+    summaries = [summarise(parameters_of(phase), phase, modules, arguments.frozen_bn) for _, phase in phases]
+    summary, first = summaries[0], phases[0][1]
+
+    console = Console(highlight=False)
+    table = Table(title=f"{spec.name}, {spec.classes} classes, --freeze {strategy.name}", title_justify="left")
+    for heading in ("layer", "module", "parameters", "trainable", "BatchNorm"):
+        table.add_column(heading, justify="left" if heading in ("module", "BatchNorm") else "right")
+    for row in summary["layers"]:
+        counts = (f"{row['parameters']:,}", f"{row['trainable']:,}") if row["parameters"] else ("-", "-")
+        style = "dim" if row["trainable"] == 0 else None
+        table.add_row(f"model_{row['layer']}", row["module"], *counts, row["bn_mode"] or "-", style=style)
+    table.add_section()
+    table.add_row("total", "", f"{summary['parameters']:,}", f"{summary['trainable']:,}", "")
+    console.print(table)
+    console.print(f"{_share(summary)} of the parameters train{' in the first phase' if len(phases) > 1 else ''}.")
+    if summary["frozen_paths"]:
+        console.print(f"{BN_MODES[arguments.frozen_bn]}.")
+    if len(phases) > 1 or set(first.factors.values()) != {1.0}:
+        console.print(_phase_table(strategy, phases, summaries, arguments.epochs))
+    if arguments.list:
+        labels = dict(first.labels)
+        for path, leaf in sorted(flatten(parameters_of(first)).items(), key=lambda item: layer_of(item[0])):
+            console.print(f"{labels[path]:<10} {path} {'x'.join(map(str, leaf.shape))}", soft_wrap=True, markup=False)
+    if arguments.json:
+        starts = [
+            {"start": start, "name": phase.name, "trainable": one["trainable"], "factors": dict(phase.factors)}
+            for (start, phase), one in zip(phases, summaries, strict=True)
+        ]
+        write_json(arguments.json, {"network": spec.name, "strategy": strategy.name, **summary, "phases": starts})
+    return 0
+
+
+def _share(summary: dict[str, Any]) -> str:
+    return f"{summary['trainable']:,} of {summary['parameters']:,} ({summary['trainable'] / summary['parameters']:.2%})"
+
+
+def _phase_table(strategy: Any, phases: Any, summaries: Any, epochs: int) -> Any:
+    from rich.table import Table
+
+    note = "; as early as possible, the training decides" if strategy.needs else ""
+    table = Table(title=f"phases of {epochs} epochs{note}", title_justify="left")
+    for heading in ("from epoch", "phase", "trainable", "learning-rate factors"):
+        table.add_column(heading, justify="right" if heading in ("from epoch", "trainable") else "left")
+    for (start, phase), summary in zip(phases, summaries, strict=True):
+        factors = ", ".join(f"{group}: {factor:.3g}" for group, factor in phase.factors.items())
+        table.add_row(str(start), phase.name or "-", f"{summary['trainable']:,}", factors)
+    return table

@@ -1,0 +1,79 @@
+"""Low-rank adapters: a frozen convolution kernel plus a small product that trains.
+
+An adapter is a pair of arrays beside its kernel: ``down`` ``(height * width * inputs, rank)`` and ``up``
+``(rank, outputs)``. The network never sees it: ``merge_adapters`` gives the plain parameters, inside the loss (so that
+gradients reach ``down`` and ``up``) and again on saving.
+
+Source: Hu et al. 2021 (arXiv:2106.09685); on convolutions: arXiv:2410.16954.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from yolojax.errors import UserError
+from yolojax.freezing.tree import Tree, flatten, unflatten
+
+
+def adapter_paths(kernel: str) -> tuple[str, str]:
+    """Where the adapter of a kernel lies.
+
+    >>> adapter_paths("model_0/conv/kernel")
+    ('model_0/conv/adapter/down', 'model_0/conv/adapter/up')
+    """
+    folder = kernel.rpartition("/")[0]
+    return f"{folder}/adapter/down", f"{folder}/adapter/up"
+
+
+def is_adapter(path: str) -> bool:
+    """Whether a path is part of an adapter."""
+    return "/adapter/" in path
+
+
+def add_adapters(params: Mapping[str, Any], kernels: Iterable[str], rank: int, key: jax.Array) -> Tree:
+    """Parameters with adapters that change nothing yet: ``up`` is zero.
+
+    Args:
+      params: nested dict; its leaves pass by identity.
+      kernels: paths of the kernels to adapt, each ``(height, width, inputs, outputs)``.
+      rank: of the product.
+      key: a JAX random key for ``down``, uniform in ±1/√(height * width * inputs).
+
+    Raises:
+      UserError: the rank is not below the full rank of a kernel.
+    """
+    leaves = flatten(params)
+    kernels = sorted(kernels)
+    for kernel, own_key in zip(kernels, jax.random.split(key, len(kernels)), strict=True):
+        array = leaves[kernel]
+        rows, columns = math.prod(array.shape[:-1]), array.shape[-1]
+        if rank >= min(rows, columns):
+            raise UserError(
+                f"rank {rank}: {kernel} is a {rows} x {columns} matrix; choose a rank below {min(rows, columns)}"
+            )
+        down, up = adapter_paths(kernel)
+        bound = 1 / math.sqrt(rows)
+        leaves[down] = jax.random.uniform(own_key, (rows, rank), array.dtype, -bound, bound)
+        leaves[up] = jnp.zeros((rank, columns), array.dtype)
+    return unflatten(leaves)
+
+
+def merge_adapters(params: Mapping[str, Any]) -> Tree:
+    """The plain parameters that the network is applied to; without adapters, the same leaves.
+
+    Args:
+      params: nested dict, with or without adapters.
+
+    Returns:
+      Nested dict without adapters, ``kernel + down @ up`` for each that had one.
+    """
+    leaves = flatten(params)
+    plain = {path: leaf for path, leaf in leaves.items() if not is_adapter(path)}
+    for path, leaf in plain.items():
+        down, up = adapter_paths(path) if path.endswith("/kernel") else ("", "")
+        if down in leaves:
+            plain[path] = leaf + jnp.matmul(leaves[down], leaves[up], precision="highest").reshape(leaf.shape)
+    return unflatten(plain)

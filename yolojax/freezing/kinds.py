@@ -1,0 +1,243 @@
+"""The strategies that a YAML file can name with its key ``kind``: small functions with settings."""
+
+# ruff: noqa: D102 (what a call does is said once, in Kind)
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar
+
+from yolojax.config import check_keys
+from yolojax.errors import UserError
+from yolojax.freezing.labels import FROZEN, TRAINABLE
+from yolojax.freezing.phases import (
+    GRADIENT_NORMS,
+    MOVEMENT,
+    EpochRecord,
+    History,
+    Paths,
+    Phase,
+    labelled_phase,
+    make_phase,
+    moment,
+    staged_phase,
+    stages,
+)
+from yolojax.freezing.selectors import Selection, parse_selector, select
+from yolojax.freezing.signals import total
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A function of epoch, history and paths whose settings are the keys of a YAML file."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if item.type is bool and not isinstance(value, bool):
+                raise UserError(f"key '{item.name}': expected true or false, found {value!r}")
+            numbers = {"int": (int,), "float": (int, float)}.get(getattr(item.type, "__name__", ""), ())
+            if numbers and (isinstance(value, bool) or not isinstance(value, numbers) or not 0 < value < math.inf):
+                raise UserError(f"key '{item.name}': expected a number above 0, found {value!r}")
+
+    def __call__(self, epoch: int, history: History, paths: Paths) -> Phase:
+        """Give the phase of an epoch; see ``Strategy.phase``."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phases(Kind):
+    """Phases one after the other. Each holds from its ``start`` (epoch, or a part of the run) until the next one's.
+
+    Keys of a phase: ``start``, ``freeze`` or ``train`` (selectors), ``rates`` (factor by selector), ``factor``, ``name``.
+    """
+
+    phases: Sequence[Mapping[str, Any]]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.phases, list) or not self.phases or not all(isinstance(p, dict) for p in self.phases):
+            raise UserError("key 'phases': expected a list of phases")
+        for number, phase in enumerate(self.phases, 1):
+            check_keys(self._where(number), phase, ("start", "freeze", "train", "rates", "factor", "name"))
+            if not isinstance(phase.get("rates", {}), dict):
+                raise UserError(f"{self._where(number)}: key 'rates': expected 'selector: factor' lines")
+
+    def __call__(self, epoch: int, history: History, paths: Paths) -> Phase:
+        starts = [moment(phase.get("start", 0), history.epochs, "start") for phase in self.phases]
+        if starts[0] != 0:
+            raise UserError(f"the first phase starts at epoch {starts[0]}; nothing says what trains before it")
+        for number, (before, start) in enumerate(pairwise(starts), 2):
+            if start <= before:
+                raise UserError(
+                    f"{self._where(number)} starts at epoch {start}, the one before it at {before}: they overlap"
+                )
+        if starts[-1] >= history.epochs:
+            raise UserError(
+                f"{self._where(len(starts))} starts at epoch {starts[-1]}, but the run has {history.epochs}"
+            )
+        current = max(index for index, start in enumerate(starts) if start <= epoch)
+        options = {key: value for key, value in self.phases[current].items() if key != "start"}
+        try:
+            return make_phase(paths, network=history.network, **options)
+        except UserError as error:
+            raise UserError(f"{self._where(current + 1)}: {error}" if len(starts) > 1 else str(error)) from error
+
+    def _where(self, number: int) -> str:
+        return f"phase {number}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layerwise(Kind):
+    """Everything trains, each stage ``decay`` times as fast as the one behind it.
+
+    Source: discriminative fine-tuning, Howard and Ruder 2018 (arXiv:1801.06146).
+    """
+
+    groups: Any = 5
+    decay: float = 1 / 2.6
+
+    def __call__(self, epoch: int, history: History, paths: Paths) -> Phase:
+        parts = stages(self.groups, paths, history.network)
+        return staged_phase(paths, parts, 0, {name: self.decay**depth for depth, name in enumerate(reversed(parts))})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gradual(Kind):
+    """Stages thaw one after the other from the back; from the epoch ``until`` on everything trains.
+
+    Source: Howard and Ruder 2018 (arXiv:1801.06146).
+    """
+
+    groups: Any = 5
+    until: int | str = "50%"
+
+    def __call__(self, epoch: int, history: History, paths: Paths) -> Phase:
+        parts = stages(self.groups, paths, history.network)
+        until = max(1, moment(self.until, history.epochs, "until"))
+        thawed = len(parts) if epoch >= until else 1 + epoch * (len(parts) - 1) // until
+        return staged_phase(paths, parts, len(parts) - thawed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreezeOut(Kind):
+    """Each stage's learning rate falls on a cosine of its own, and where it reaches zero the stage freezes.
+
+    The front stage freezes at the part ``first`` of the run, the last one never; those between are spread evenly
+    (``cubed``: on the cubes of these parts, ``first`` included). ``scaled`` raises the rates of early stages so that
+    each covers the same distance. The factors multiply the run's own schedule and change once per epoch.
+
+    Source: Brock et al. 2017 (arXiv:1706.04983).
+    """
+
+    groups: Any = 5
+    first: float = 0.8
+    cubed: bool = True
+    scaled: bool = True
+
+    def __call__(self, epoch: int, history: History, paths: Paths) -> Phase:
+        parts = stages(self.groups, paths, history.network)
+        if len(parts) > 5:
+            raise UserError("key 'groups': at most 5, because each change compiles the step again")
+        if self.first > 1:
+            raise UserError(f"key 'first': {self.first} is no part of the run (0 to 1)")
+        ends = []
+        for index in range(len(parts)):
+            part = self.first + (1 - self.first) * index / (len(parts) - 1)
+            ends.append(max(1, math.ceil(part ** (3 if self.cubed else 1) * history.epochs)))
+        front = sum(end <= epoch for end in ends[:-1])
+        rates = {
+            name: 0.5 * (1 + math.cos(math.pi * epoch / end)) * (history.epochs / end if self.scaled else 1)
+            for name, end in list(zip(parts, ends, strict=True))[front:]
+        }
+        return staged_phase(paths, parts, front, rates)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surgical(Kind):
+    """One stage trains, the one with the largest gradient for its size where training starts, and ``also`` with it.
+
+    Source: relative gradient norm of Lee et al. 2023 (arXiv:2210.11466).
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({GRADIENT_NORMS})
+
+    groups: Any = 5
+    also: Selection = "detect"
+
+    def __call__(self, epoch: int, history: History, paths: Paths) -> Phase:
+        also = select(parse_selector(self.also, "also"), paths, history.network)
+        parts = {name: part - also for name, part in stages(self.groups, paths, history.network).items()}
+
+        def relative(name: str) -> float:
+            size = total(history.parameter_norms, parts[name])
+            return total(history.gradient_norms, parts[name]) / size if size else 0.0
+
+        chosen = max((name for name, part in parts.items() if part), key=relative)
+        train = parts[chosen] | also
+        return labelled_phase({path: TRAINABLE if path in train else FROZEN for path in paths}, name=f"stage {chosen}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plateau(Kind):
+    """The front stage freezes once its gradients have settled, one stage at most per epoch, the last one never.
+
+    They have settled when for ``patience`` epochs in a row what the stage moved by, divided by the learning rate (the
+    gradients of the epoch added up), has changed by less than the part ``tolerance`` from epoch to epoch.
+
+    Source: in the spirit of AutoFreeze (arXiv:2102.01386) and Egeria (arXiv:2201.06227).
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({MOVEMENT})
+
+    groups: Any = 5
+    tolerance: float = 0.1
+    patience: int = 2
+    start: int | str = "20%"
+
+    def __call__(self, epoch: int, history: History, paths: Paths) -> Phase:
+        parts = stages(self.groups, paths, history.network)
+        names, front = list(parts), 0
+        for now in range(max(1, moment(self.start, history.epochs, "start")), epoch + 1):
+            if front == len(parts) - 1:
+                break
+            front += self._settled(parts[names[front]], history.records[:now])
+        return staged_phase(paths, parts, front)
+
+    def _settled(self, part: frozenset[str], records: Sequence[EpochRecord]) -> bool:
+        sums = [
+            total(record.movement, part) / record.learning_rate if record.learning_rate else 0.0
+            for record in records[-self.patience - 1 :]
+        ]
+        return len(sums) > self.patience and all(
+            abs(after - before) <= self.tolerance * before for before, after in pairwise(sums)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapters(Kind):
+    """The kernels of ``select`` are frozen and get low-rank adapters; ``train`` trains as usual.
+
+    Source: Hu et al. 2021 (arXiv:2106.09685), on convolutions arXiv:2410.16954.
+    """
+
+    select: Selection = "backbone"
+    train: Selection = "detect"
+    rank: int = 4
+
+    def __call__(self, epoch: int, history: History, paths: Paths) -> Phase:
+        return make_phase(paths, train=self.train, adapt=self.select, rank=self.rank, network=history.network)
+
+
+KINDS: dict[str, type[Kind]] = {
+    "phases": Phases,
+    "layerwise": Layerwise,
+    "gradual": Gradual,
+    "freezeout": FreezeOut,
+    "surgical": Surgical,
+    "plateau": Plateau,
+    "adapters": Adapters,
+}

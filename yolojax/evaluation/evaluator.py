@@ -1,0 +1,267 @@
+"""Run a network over validation batches and say how good it is.
+
+``evaluate`` knows neither the network nor the data set: it takes a function from images to predictions, and batches as plain dictionaries.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from yolojax.evaluation.confusion import confusion
+from yolojax.evaluation.metrics import IOU_THRESHOLDS, Curves, average_precision, match
+from yolojax.evaluation.nms import NmsSettings, suppress, suppress_batch
+
+Batch = Mapping[str, Any]
+Predict = Callable[[np.ndarray], tuple[Any, Any]]
+Loss = Callable[[Any, np.ndarray, np.ndarray], Mapping[str, Any]]
+
+_suppress_on_device = jax.jit(suppress_batch, static_argnums=1)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good the predictions were.
+
+    Attributes:
+      curves: everything per class; see ``metrics.Curves``.
+      names: class names.
+      images: number of images seen.
+      confusion: ``(nc + 1, nc + 1)``; see ``confusion.confusion``.
+      speed_ms: milliseconds per image: ``preprocess`` (waiting for the batch and moving it), ``inference``, ``nms``. The first batch of every image shape
+        is left out because it compiles, unless there is no other.
+      losses: mean over batches of each loss part, if a loss was given.
+      shapes: distinct shapes of image batches, so the number of programs compiled for ``predict``.
+    """
+
+    curves: Curves
+    names: tuple[str, ...]
+    images: int
+    confusion: np.ndarray
+    speed_ms: Mapping[str, float]
+    losses: Mapping[str, float]
+    shapes: int
+
+    @property
+    def precision(self) -> float:
+        """Mean precision of the classes at the confidence of the best F1 score."""
+        return self.curves.mean_precision
+
+    @property
+    def recall(self) -> float:
+        """Mean recall of the classes at the confidence of the best F1 score."""
+        return self.curves.mean_recall
+
+    @property
+    def map50(self) -> float:
+        """Mean AP at IoU .5."""
+        return self.curves.map50
+
+    @property
+    def map50_95(self) -> float:
+        """Mean AP over IoU .5 to .95."""
+        return self.curves.map50_95
+
+    @property
+    def instances(self) -> int:
+        """Number of labels."""
+        return int(self.curves.instances.sum())
+
+    def per_class(self) -> list[dict[str, Any]]:
+        """One row per class that has labels: ``class name instances precision recall map50 map50_95``."""
+        curves = self.curves
+        return [
+            {
+                "class": int(label),
+                "name": self.names[label],
+                "instances": int(curves.instances[row]),
+                "precision": float(curves.precision[row, curves.best]),
+                "recall": float(curves.recall[row, curves.best]),
+                "map50": float(curves.ap[row, 0]),
+                "map50_95": float(curves.ap[row].mean()),
+            }
+            for row, label in enumerate(curves.classes)
+        ]
+
+    def figures(self) -> dict[str, Any]:
+        """What ``--json`` writes."""
+        return {
+            "precision": self.precision,
+            "recall": self.recall,
+            "map50": self.map50,
+            "map50_95": self.map50_95,
+            "images": self.images,
+            "instances": self.instances,
+            "per_class": self.per_class(),
+            "speed_ms": dict(self.speed_ms),
+        }
+
+
+def evaluate(
+    predict: Predict,
+    batches: Iterable[Batch],
+    names: Sequence[str],
+    settings: NmsSettings | None = None,
+    *,
+    loss: Loss | None = None,
+    single_class: bool = False,
+    nms_on_device: bool | None = None,
+    observe: Callable[[Batch, list[np.ndarray]], None] | None = None,
+) -> Evaluation:
+    """Predict, suppress, match and average.
+
+    Images that are not ``valid`` (they fill the last batch up, so that it needs no program of its own) are predicted like the others and counted nowhere.
+
+    Args:
+      predict: ``(B, H, W, 3)`` uint8 RGB to predictions ``(B, N, 5 + nc)`` (``x y w h`` in pixels of the image, objectness, class probabilities) and the heads
+        that ``loss`` takes, a tree of arrays with leading axis ``B``; jitted.
+      batches: dictionaries with ``images`` ``(B, H, W, 3)`` uint8; ``boxes`` ``(B, M, 5)`` ``class x y w h`` relative to that image, and ``mask`` ``(B, M)``;
+        ``valid`` ``(B,)``; ``original_size`` ``(B, 2)`` height and width of the photo; ``gain`` ``(B, 2)`` pixels of the image per pixel of the photo, in y and
+        x; ``padding`` ``(B, 2)`` left and upper border in pixels.
+      names: class names; their number is the number of classes.
+      settings: of the suppression; validation's by default.
+      loss: heads, boxes and mask of a batch to its named parts.
+      single_class: all predictions and labels count as class 0.
+      nms_on_device: suppress in JAX; by default on every platform but the CPU, where NumPy is faster.
+      observe: is called with every batch and the detections of each of its images, ``(n, 6)`` ``x1 y1 x2 y2 score class`` in pixels of the photo; none where
+        the image is not valid.
+
+    Returns:
+      The figures over all images.
+
+    Source: contract §1.11.
+    """
+    settings = settings or NmsSettings()
+    on_device = jax.default_backend() != "cpu" if nms_on_device is None else nms_on_device
+    matches: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    matrix = np.zeros((len(names) + 1, len(names) + 1), np.int64)
+    stopwatch = _Stopwatch()
+    loss_parts: list[Mapping[str, Any]] = []
+    images_seen = 0
+
+    stopwatch.start()
+    for batch in batches:
+        images = jax.device_put(batch["images"])
+        stopwatch.lap("preprocess")
+        predictions, heads = jax.block_until_ready(predict(images))
+        stopwatch.lap("inference")
+        valid = np.flatnonzero(batch["valid"]).tolist()
+        found = [np.zeros((0, 6), np.float32)] * len(images)
+        for image, detections in zip(valid, _suppress(predictions, valid, settings, on_device), strict=True):
+            found[image] = to_photo(detections, batch, image)
+        stopwatch.lap("nms")
+        for image in valid:
+            detections, true = found[image], true_boxes(batch, image)
+            if single_class:
+                detections[:, 5] = true[:, 0] = 0
+            matches.append(np.concatenate([match(detections, true), detections[:, 4:]], 1))
+            labels.append(true[:, 0])
+            matrix += confusion(detections, true, len(names))
+        if loss is not None and len(valid):
+            own = heads if len(valid) == len(images) else jax.tree.map(lambda head, valid=valid: head[valid], heads)
+            parts = loss(own, batch["boxes"][valid], batch["mask"][valid])
+            loss_parts.append({name: float(part) for name, part in parts.items()})
+        if observe is not None:
+            observe(batch, found)
+        images_seen += len(valid)
+        stopwatch.finish(images.shape, len(valid))
+
+    everything = np.concatenate(matches) if matches else np.zeros((0, len(IOU_THRESHOLDS) + 2))
+    true_classes = np.concatenate(labels) if labels else np.zeros(0)
+    return Evaluation(
+        curves=average_precision(everything[:, :-2].astype(bool), everything[:, -2], everything[:, -1], true_classes),
+        names=tuple(names),
+        images=images_seen,
+        confusion=matrix,
+        speed_ms=stopwatch.per_image(),
+        losses={name: float(np.mean([parts[name] for parts in loss_parts])) for name in (loss_parts or [{}])[0]},
+        shapes=len(stopwatch.shapes),
+    )
+
+
+def to_photo(boxes: np.ndarray, batch: Batch, image: int) -> np.ndarray:
+    """Boxes from pixels of the network's input to pixels of the photo, clipped to it.
+
+    Args:
+      boxes: ``(n, 4 or more)``, the first four columns ``x1 y1 x2 y2``.
+      batch: where the image is from.
+      image: its row.
+
+    Returns:
+      A copy; further columns are untouched.
+
+    Source: contract §1.11: one gain, that of the height, for both axes.
+    """
+    height, width = batch["original_size"][image]
+    boxes = boxes.copy()
+    border = np.tile(batch["padding"][image], 2).astype(boxes.dtype)
+    corners = (boxes[:, :4] - border) / boxes.dtype.type(batch["gain"][image][0])
+    boxes[:, :4] = corners.clip(0, np.array([width, height, width, height], boxes.dtype))
+    return boxes
+
+
+def true_boxes(batch: Batch, image: int) -> np.ndarray:
+    """Labels of one image of a batch.
+
+    They go through the network's input and back, like the detections: its size is rounded to whole pixels, so the two axes are scaled a little differently, and
+    the way back takes one gain for both.
+
+    Args:
+      batch: where the image is from.
+      image: its row.
+
+    Returns:
+      ``(m, 5)`` ``class x1 y1 x2 y2`` in pixels of the photo.
+    """
+    height, width = batch["images"].shape[1:3]
+    boxes = batch["boxes"][image][batch["mask"][image]]
+    centre, half = boxes[:, 1:3], boxes[:, 3:5] / 2
+    corners = np.concatenate([centre - half, centre + half], 1) * np.array([width, height] * 2, boxes.dtype)
+    return np.concatenate([boxes[:, :1], to_photo(corners, batch, image)], 1)
+
+
+def _suppress(predictions: Any, rows: Sequence[int], settings: NmsSettings, on_device: bool) -> list[np.ndarray]:
+    """Detections of these images, in pixels of the network's input."""
+    if on_device:
+        detections, sizes = jax.device_get(_suppress_on_device(predictions, settings))
+        return [detections[row, : sizes[row]] for row in rows]
+    on_host = np.asarray(predictions)
+    return [suppress(on_host[row], settings) for row in rows]
+
+
+class _Stopwatch:
+    """Time per image of each part of the work; the first batch of a shape is kept apart, because it compiles."""
+
+    parts = ("preprocess", "inference", "nms")
+
+    def __init__(self) -> None:
+        self.shapes: set[tuple[int, ...]] = set()
+        self.first = dict.fromkeys(self.parts, 0.0)
+        self.later = dict.fromkeys(self.parts, 0.0)
+        self.images = [0, 0]  # in the first batches, in the later ones
+
+    def start(self) -> None:
+        self.laps: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        now = time.perf_counter()
+        self.laps[part] = now - self.last
+        self.last = now
+
+    def finish(self, shape: tuple[int, ...], images: int) -> None:
+        known = shape in self.shapes
+        self.shapes.add(shape)
+        self.images[known] += images
+        total = self.later if known else self.first
+        for part, seconds in self.laps.items():
+            total[part] += seconds
+        self.start()
+
+    def per_image(self) -> dict[str, float]:
+        total, images = (self.later, self.images[1]) if self.images[1] else (self.first, self.images[0])
+        return {part: 1000 * total[part] / max(images, 1) for part in self.parts}

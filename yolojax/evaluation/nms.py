@@ -1,0 +1,196 @@
+"""Which predicted boxes are kept: non-maximum suppression (NMS), once for the host and once for the device.
+
+Both forms follow the same rules, those of the contract §1.11, and give the same boxes in the same order:
+
+1. a box is a candidate if its objectness exceeds the confidence threshold;
+2. its score for a class is objectness times class probability. With several classes every class whose score exceeds the threshold makes a detection of
+   its own (multi-label); with one class, or where asked, only the best class does;
+3. the 30,000 best scores are considered, in descending order; equal scores keep the order of the predictions (box, then class);
+4. a detection is dropped if its IoU with a kept, better one of its class exceeds the threshold. Boxes are moved by 7680 pixels per class so that classes
+   never meet. All of it in the precision of the predictions: the rounding of the moved boxes is part of the rule;
+5. the first 300 that remain are the answer. There is no time limit.
+
+``suppress`` is NumPy for one image and the faster one on a CPU; ``suppress_batch`` is JAX for a batch, with static shapes, and keeps predictions on the
+device. Their outputs are equal bit by bit on a CPU; an accelerator may round an IoU differently where it is within one unit of the threshold.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+CLASS_OFFSET = 7680.0  # pixels; wider than any image
+BLOCK = 256  # candidates that are compared at once on the host; measured, any size gives the same result
+
+
+@dataclass(frozen=True, kw_only=True)
+class NmsSettings:
+    """Thresholds and limits; the defaults are those of validation.
+
+    Attributes:
+      confidence: a score must exceed it.
+      iou: a detection is dropped if its IoU with a better one exceeds this.
+      max_detections: most detections of one image.
+      max_candidates: most scores of one image that are considered.
+      multi_label: one box may be detected as several classes (has no effect with one class).
+      agnostic: boxes of different classes suppress each other.
+      classes: only these class indices are detected; ``None`` is all.
+    """
+
+    confidence: float = 0.001
+    iou: float = 0.6
+    max_detections: int = 300
+    max_candidates: int = 30_000
+    multi_label: bool = True
+    agnostic: bool = False
+    classes: tuple[int, ...] | None = None
+
+
+def suppress(predictions: np.ndarray, settings: NmsSettings) -> np.ndarray:
+    """NMS of one image on the host.
+
+    Args:
+      predictions: ``(N, 5 + nc)`` float: ``x y w h`` in pixels (centre), objectness, class probabilities.
+      settings: thresholds and limits.
+
+    Returns:
+      ``(n, 6)`` of the same dtype, ``n <= max_detections``, best first: ``x1 y1 x2 y2`` in pixels, score, class index.
+
+    Source: contract §1.11.
+    """
+    candidates = _candidates(predictions, settings)
+    dtype = predictions.dtype
+    threshold = _round_down(settings.iou, dtype)
+    shift = candidates[:, 5:] * dtype.type(0.0 if settings.agnostic else CLASS_OFFSET)
+    boxes = np.ascontiguousarray((candidates[:, :4] + shift).T)  # (4, n): one row per coordinate is faster below
+    areas = (boxes[2] - boxes[0]) * (boxes[3] - boxes[1])
+
+    kept = np.empty(0, np.int64)
+    for start in range(0, len(candidates), BLOCK):
+        block = np.arange(start, min(start + BLOCK, len(candidates)))
+        block = block[~_overlaps(boxes, areas, kept, block, threshold).any(0)]
+        # A survivor is kept unless a kept one before it in the block suppresses it. Starting from "all kept", each round settles at least one more
+        # of them from the front, and most chains are short.
+        suppresses = np.triu(_overlaps(boxes, areas, block, block, threshold), 1)
+        keep: np.ndarray = np.ones(len(block), bool)
+        while True:
+            settled = ~suppresses[keep].any(0)
+            if np.array_equal(settled, keep):
+                break
+            keep = settled
+        kept = np.concatenate([kept, block[keep]])
+        if len(kept) >= settings.max_detections:
+            break
+    return candidates[kept[: settings.max_detections]]
+
+
+def _candidates(predictions: np.ndarray, settings: NmsSettings) -> np.ndarray:
+    """Rows ``x1 y1 x2 y2 score class`` that pass the threshold, best first."""
+    threshold = settings.confidence
+    rows = predictions[predictions[:, 4] > threshold]
+    scores = rows[:, 5:] * rows[:, 4:5]
+    if settings.multi_label and scores.shape[1] > 1:
+        row, label = np.nonzero(scores > threshold)
+    else:
+        label = scores.argmax(1)
+        row = np.flatnonzero(scores[np.arange(len(scores)), label] > threshold)
+        label = label[row]
+    if settings.classes is not None:
+        wanted = np.isin(label, settings.classes)
+        row, label = row[wanted], label[wanted]
+    score = scores[row, label]
+    order = np.argsort(-score, kind="stable")[: settings.max_candidates]
+    row, label, score = row[order], label[order], score[order]
+    centre, half = rows[row, :2], rows[row, 2:4] / 2
+    return np.concatenate([centre - half, centre + half, score[:, None], label[:, None].astype(score.dtype)], 1)
+
+
+def _overlaps(
+    boxes: np.ndarray, areas: np.ndarray, first: np.ndarray, second: np.ndarray, threshold: np.floating
+) -> np.ndarray:
+    """``(len(first), len(second))`` bool: IoU of the boxes with these indices exceeds the threshold."""
+    x1, y1, x2, y2 = boxes[:, first, None]
+    u1, v1, u2, v2 = boxes[:, second]
+    width = np.minimum(x2, u2) - np.maximum(x1, u1)
+    height = np.minimum(y2, v2) - np.maximum(y1, v1)
+    intersection = np.maximum(width, 0) * np.maximum(height, 0)
+    union = areas[first, None] + areas[second] - intersection
+    with np.errstate(divide="ignore", invalid="ignore"):  # two boxes of zero area: 0 / 0 exceeds nothing
+        return intersection / union > threshold
+
+
+def _round_down(threshold: float, dtype: np.dtype) -> np.floating:
+    """The largest number of ``dtype`` that is not above ``threshold``.
+
+    ``iou > threshold`` is then what a comparison in double precision would give: the original compares a float32 IoU with a double, and float32 rounds
+    .6 upwards.
+    """
+    rounded = dtype.type(threshold)
+    return np.nextafter(rounded, dtype.type(-np.inf)) if float(rounded) > threshold else rounded
+
+
+def suppress_batch(predictions: Array, settings: NmsSettings) -> tuple[Array, Array]:
+    """NMS of a batch on the device; jit it with ``settings`` static.
+
+    The loop runs once per detection that is kept, not once per candidate, so its cost is bounded by the size of the answer. All candidates that the rules
+    admit take part: the static size is ``max_candidates``, or every score where there are fewer.
+
+    Args:
+      predictions: ``(B, N, 5 + nc)`` float: ``x y w h`` in pixels (centre), objectness, class probabilities.
+      settings: thresholds and limits.
+
+    Returns:
+      ``(B, max_detections, 6)`` of the same dtype, best first, unused rows zero: ``x1 y1 x2 y2`` in pixels, score, class index; and the number of
+      detections of each image, ``(B,)`` int32.
+
+    Source: contract §1.11.
+    """
+    return jax.vmap(lambda image: _suppress_image(image, settings))(predictions)
+
+
+def _suppress_image(predictions: Array, settings: NmsSettings) -> tuple[Array, Array]:
+    dtype = predictions.dtype
+    classes = predictions.shape[1] - 5
+    objectness = predictions[:, 4]
+    scores = predictions[:, 5:] * objectness[:, None]
+    labels = jnp.broadcast_to(jnp.arange(classes), scores.shape)
+    if not settings.multi_label or classes == 1:
+        labels = scores.argmax(1)[:, None]
+        scores = jnp.take_along_axis(scores, labels, 1)
+    passes = (objectness[:, None] > settings.confidence) & (scores > settings.confidence)
+    if settings.classes is not None:
+        passes &= jnp.isin(labels, jnp.asarray(settings.classes, labels.dtype))
+    scores = jnp.where(passes, scores, -jnp.inf)
+
+    # top_k puts the lower index first among equals: the order of the predictions.
+    score, index = lax.top_k(scores.ravel(), min(settings.max_candidates, scores.size))
+    label = labels.ravel()[index].astype(dtype)
+    row = index // scores.shape[1]
+    centre, half = predictions[row, :2], predictions[row, 2:4] / 2
+    corners = jnp.concatenate([centre - half, centre + half], 1)
+    x1, y1, x2, y2 = (corners + label[:, None] * (0.0 if settings.agnostic else CLASS_OFFSET)).T
+    areas = (x2 - x1) * (y2 - y1)
+    threshold = _round_down(settings.iou, np.dtype(dtype))
+
+    def more(state: tuple[Array, Array, Array]) -> Array:
+        alive, _, count = state
+        return alive.any() & (count < settings.max_detections)
+
+    def keep_best(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        alive, kept, count = state
+        best = alive.argmax()  # the first that is alive: candidates are sorted
+        width = jnp.minimum(x2[best], x2) - jnp.maximum(x1[best], x1)
+        height = jnp.minimum(y2[best], y2) - jnp.maximum(y1[best], y1)
+        # "where", not "maximum": a select between product and difference keeps the compiler from fusing them, which would round differently.
+        intersection = jnp.where((width > 0) & (height > 0), width * height, 0)
+        iou = intersection / (areas[best] + areas - intersection)
+        alive = (alive & ~(iou > threshold)).at[best].set(False)
+        return alive, kept.at[count].set(best.astype(jnp.int32)), count + 1
+
+    start = (score > -jnp.inf, jnp.zeros(settings.max_detections, jnp.int32), jnp.int32(0))
+    _, kept, count = lax.while_loop(more, keep_best, start)
+    detections = jnp.concatenate([corners, score[:, None], label[:, None]], 1)[kept]
+    used = jnp.arange(settings.max_detections) < count
+    return jnp.where(used[:, None], detections, 0), count

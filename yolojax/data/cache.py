@@ -1,0 +1,194 @@
+"""Decoded pictures kept between epochs, as one array that all worker processes map.
+
+``ram`` keeps them at training size in a file that lives as long as the run; ``disk`` keeps them at their own size in the cache folder
+(``$YOLOJAX_CACHE``, else ``~/.cache/yolojax``) for later runs. Nothing is ever written beside the user's files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yolojax.data.geometry import resize_long_side, resized_shape
+from yolojax.data.sample import ImageError, Pixels, Sample
+
+log = logging.getLogger(__name__)
+
+CacheKind = Literal["ram", "disk"]
+_MARGIN = 1.1
+
+
+def cache_folder() -> Path:
+    """Where files that can be made again are kept: ``$YOLOJAX_CACHE``, else ``~/.cache/yolojax``."""
+    return Path(os.environ.get("YOLOJAX_CACHE") or Path.home() / ".cache" / "yolojax")
+
+
+@dataclass(frozen=True, eq=False)
+class ImageCache:
+    """Pictures in one memory-mapped file; unpickled in a worker it maps the same file.
+
+    Attributes:
+      path: the file: the pictures' bytes, one after another.
+      offsets: ``(n,)`` int64, where each picture starts.
+      shapes: ``(n, 2)`` int32, height and width of each; zeros for one that could not be read.
+      size: pixels of the longer side, or None for pictures at their own size.
+    """
+
+    path: Path
+    offsets: NDArray[np.int64]
+    shapes: NDArray[np.int32]
+    size: int | None
+
+    def __getitem__(self, index: int) -> Pixels:
+        """The picture, uint8 RGB ``(height, width, 3)``; not to be written to.
+
+        Raises:
+          ImageError: it could not be read when the cache was filled.
+        """
+        height, width = self.shapes[index].tolist()
+        if not height:
+            raise ImageError("cannot be decoded")
+        count, start = height * width * 3, int(self.offsets[index])
+        return _mapped(self.path)[start : start + count].reshape(height, width, 3)
+
+
+_maps: dict[Path, NDArray[np.uint8]] = {}
+
+
+def _mapped(path: Path) -> NDArray[np.uint8]:
+    if path not in _maps:
+        _maps[path] = np.memmap(path, np.uint8, mode="r").view(np.ndarray)
+    return _maps[path]
+
+
+def make_cache(samples: Sequence[Sample], kind: CacheKind, size: int, *, smooth: bool) -> ImageCache | None:
+    """Decode every picture once and keep it.
+
+    Args:
+      samples: whose pictures.
+      kind: ``ram`` or ``disk``.
+      size: pixels of the longer side, for ``ram``.
+      smooth: see ``resize_long_side``.
+
+    Returns:
+      The filled cache, or None (and a log line) where it does not fit.
+    """
+    target = size if kind == "ram" else None
+    shapes = [resized_shape(sample.size, size) if target else sample.size for sample in samples]
+    room = np.cumsum([0] + [height * width * 3 for height, width in shapes], dtype=np.int64)
+    total = int(room[-1])
+    folder = cache_folder() / "images"
+    if kind == "ram":
+        folder = _memory_folder(total)
+        free, place = available_memory(), "memory"
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        free, place = shutil.disk_usage(folder).free, f"disk space in {folder}"
+    needed = f"{len(samples)} images need {_gigabytes(total)}, {_gigabytes(free)} of {place} are free"
+    finished = folder / f"{_fingerprint(samples)}.npz"
+    if kind == "disk" and finished.is_file():
+        log.info("disk cache: %s", finished)
+        with np.load(finished, allow_pickle=False) as content:
+            return ImageCache(finished.with_suffix(".bin"), content["offsets"], content["shapes"], None)
+    if total * _MARGIN > free:
+        log.warning("%s cache: %s: reading from the files instead", kind, needed)
+        return None
+    log.info("%s cache: %s: filling it", kind, needed)
+    handle, name = tempfile.mkstemp(prefix="yolojax-", suffix=".bin", dir=folder)
+    path = Path(name)
+    try:
+        with contextlib.suppress(AttributeError):  # not on every system; without it a full disk is found while writing
+            os.posix_fallocate(handle, 0, max(total, 1))
+        found = _fill(handle, samples, room, target, smooth)
+    except BaseException:
+        path.unlink()
+        raise
+    finally:
+        os.close(handle)
+    if kind == "disk":
+        path.replace(finished.with_suffix(".bin"))
+        path = finished.with_suffix(".bin")
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".npz", delete=False) as file:
+            np.savez(file, offsets=room[:-1], shapes=found)
+        Path(file.name).replace(finished)
+    cache = ImageCache(path, room[:-1], found, target)
+    if kind == "ram":
+        weakref.finalize(cache, _remove, path, os.getpid())
+    return cache
+
+
+def _fill(
+    handle: int, samples: Sequence[Sample], room: NDArray[np.int64], size: int | None, smooth: bool
+) -> NDArray[np.int32]:
+    """Write the pictures into the open file; their (height, width), zeros where one cannot be read."""
+    shapes = np.zeros((len(samples), 2), np.int32)
+
+    def write(index: int) -> None:
+        try:
+            image = samples[index].load()
+        except ImageError:
+            return
+        if size:
+            image = resize_long_side(image, size, smooth=smooth)
+        if image.nbytes <= room[index + 1] - room[index]:  # else the file has changed since it was listed
+            os.pwrite(handle, np.ascontiguousarray(image).data, int(room[index]))
+            shapes[index] = image.shape[:2]
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for _ in pool.map(write, range(len(samples))):
+            pass
+    return shapes
+
+
+def _remove(path: Path, owner: int) -> None:
+    if os.getpid() == owner:
+        _maps.pop(path, None)
+        path.unlink(missing_ok=True)
+
+
+def _memory_folder(total: int) -> Path:
+    """A file system in memory where it is large enough (containers have tiny ones), else the folder of temporary files."""
+    memory = Path("/dev/shm")
+    if memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > total * _MARGIN:
+        return memory
+    return Path(tempfile.gettempdir())
+
+
+def available_memory() -> int:
+    """Bytes of memory that this process may still use, the limit of its container included."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    with contextlib.suppress(OSError, ValueError):
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        free = min(free, limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+    return free
+
+
+def _fingerprint(samples: Sequence[Sample]) -> str:
+    """Names what the pictures are: their names, and size and time of their files."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(f"{sample.name}\0{sample.size}\0".encode())
+        with contextlib.suppress(OSError):
+            status = Path(sample.name).stat()
+            digest.update(f"{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"

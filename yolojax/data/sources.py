@@ -1,0 +1,60 @@
+"""From a data set's settings to the samples of one of its splits."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Literal
+
+from yolojax.config import DataConfig
+from yolojax.data.sample import Boxes, Split
+from yolojax.data.shapes import prepare_shapes
+from yolojax.data.voc import open_voc
+from yolojax.data.yolo import open_yolo
+from yolojax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def open_split(
+    config: DataConfig, split: Literal["train", "val", "test"], *, single_class: bool = False, strict: bool = False
+) -> Split:
+    """The usable samples of a split, checked; what was left out is in the report, and logged by name.
+
+    Args:
+      config: the data set.
+      split: which part of it.
+      single_class: give every box class 0.
+      strict: refuse a split from which anything had to be left out.
+
+    Raises:
+      UserError: the data is missing, empty or mislabelled; the message names file, line and remedy.
+    """
+    entries = getattr(config, split)
+    if not entries:
+        raise UserError(f"{config.file}: key '{split}' is missing")
+    if config.format == "yolo":
+        opened = open_yolo(config, split, entries)
+    elif config.format == "voc":
+        opened = open_voc(config, split, entries)
+    elif config.format == "shapes":
+        opened = open_yolo(dataclasses.replace(config, root=prepare_shapes(config)), split, entries)
+    else:
+        raise UserError(f"{config.file}: key 'format': '{config.format}' cannot be read yet")
+    left_out = [problem for problem in opened.report.problems if problem.left_out]
+    if not opened.samples:
+        raise UserError(f"{config.file}: key '{split}': no usable image; {left_out[0]}")
+    if strict and left_out:
+        raise UserError(f"{config.file}: key '{split}': {len(left_out)} problems; the first: {left_out[0]}")
+    for line in opened.report.lines():
+        log.info(line)
+    if single_class:
+        samples = [dataclasses.replace(sample, boxes=_as_one_class(sample.boxes)) for sample in opened.samples]
+        opened = Split(tuple(samples), opened.report)
+    return opened
+
+
+def _as_one_class(boxes: Boxes) -> Boxes:
+    merged = boxes.copy()
+    merged[:, 0] = 0
+    return merged

@@ -1,0 +1,192 @@
+"""Data sets in YOLO layout: folders or lists of pictures, one ``.txt`` of rows beside each.
+
+A row is ``class x y width height`` (centre based, as fractions of the picture) or ``class x1 y1 x2 y2 x3 y3 …`` (an outline); both kinds may stand in one
+file. The labels of ``…/images/a.jpg`` are in ``…/labels/a.txt``; a picture without that file is a background.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yolojax.config import DataConfig
+from yolojax.data.sample import (
+    IMAGE_SUFFIXES,
+    ImageError,
+    Polygons,
+    Problem,
+    Sample,
+    Split,
+    make_split,
+    no_boxes,
+    probe_image,
+    read_image,
+)
+from yolojax.errors import UserError
+
+_ROUNDING = 1e-6  # what writing a coordinate of 1 with six digits may add
+
+
+class RowError(Exception):
+    """A label row that means nothing; the message says why."""
+
+
+def open_yolo(config: DataConfig, split: str, entries: Sequence[str]) -> Split:
+    """The samples of a split in YOLO layout.
+
+    Args:
+      config: the data set.
+      split: name of the split, for messages.
+      entries: folders (searched recursively) or ``.txt`` lists, relative to ``config.root``.
+
+    Raises:
+      UserError: an entry is missing or empty, or a label has a class that the data set does not name.
+    """
+    problems: list[Problem] = []
+    images = sorted((path for entry in entries for path in _list_images(config, split, entry, problems)), key=str)
+    missing = len(problems)
+    samples = []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for sample, found in pool.map(partial(_read_sample, config), images):
+            problems += found
+            if sample is not None:
+                samples.append(sample)
+    return make_split(split, len(images) + missing, samples, problems)
+
+
+def _list_images(config: DataConfig, split: str, entry: str, problems: list[Problem]) -> list[Path]:
+    path = config.root / entry
+    if path.is_dir():
+        images = list(_walk(path))
+        if not images:
+            raise UserError(f"{config.file}: key '{split}': {path} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+        return images
+    if not path.is_file():
+        raise UserError(
+            f"{config.file}: key '{split}': {path} does not exist; set 'path' in that file to the folder of the data set"
+        )
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return [path]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{config.file}: key '{split}': {path} is no list of images: it is not text") from error
+    images = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        written = Path(line.strip())
+        # A list made by YOLOv5's scripts is relative to itself; one made by hand, to the data set.
+        image = next((place for place in (path.parent / written, config.root / written) if place.is_file()), None)
+        if image is None:
+            problems.append(Problem("missing image", f"{path}, line {number}", f"{written} does not exist", "image"))
+        else:
+            images.append(image)
+    if not images:
+        raise UserError(f"{config.file}: key '{split}': {path} names no image that exists")
+    return images
+
+
+def _walk(folder: Path) -> Iterable[Path]:
+    """Pictures below a folder; links are followed, once each."""
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        for file in files:
+            if file.lower().endswith(IMAGE_SUFFIXES) and not file.startswith("."):
+                yield Path(place, file)
+
+
+def label_path(image: Path) -> Path:
+    """Where the labels of a picture are: the last ``/images/`` of its path becomes ``/labels/``, its suffix ``.txt``."""
+    before, found, after = str(image).rpartition(f"{os.sep}images{os.sep}")
+    return Path(f"{before}{os.sep}labels{os.sep}{after}" if found else after).with_suffix(".txt")
+
+
+def _read_sample(config: DataConfig, image: Path) -> tuple[Sample | None, list[Problem]]:
+    try:
+        size, problems = probe_image(image)
+    except ImageError as error:
+        return None, [Problem("unreadable image", str(image), str(error), "image")]
+    labels = label_path(image)
+    if not labels.is_file():
+        return Sample(name=str(image), size=size, boxes=no_boxes(), reader=partial(read_image, image)), problems
+    boxes, polygons, found = read_labels(labels, config)
+    problems += found
+    if any(problem.left_out == "image" for problem in found):
+        return None, problems
+    reader = partial(read_image, image)
+    return Sample(name=str(image), size=size, boxes=boxes, polygons=polygons, reader=reader), problems
+
+
+def read_labels(path: Path, config: DataConfig) -> tuple[NDArray[np.float32], Polygons, list[Problem]]:
+    """The rows of a label file.
+
+    Returns:
+      Boxes ``(n, 5)``, their outlines (nothing where no row has one), and what is wrong. A row that means nothing makes the whole picture
+      useless (training would learn its object as background): its problem says ``left_out == "image"``.
+
+    Raises:
+      UserError: a class that the data set does not name.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        return no_boxes(), (), [Problem("bad label", str(path), f"cannot be read as text ({error})", "image")]
+    problems: list[Problem] = []
+    rows: dict[tuple[float, ...], NDArray[np.float32] | None] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row, polygon = _parse_row(line)
+        except RowError as error:
+            problems.append(Problem("bad label", where, str(error), "image"))
+            continue
+        classes = len(config.names)
+        if row[0] >= classes:
+            raise UserError(
+                f"{where}: class {row[0]:.0f}, but {config.file.name} names {classes} classes (0 to {classes - 1})"
+            )
+        if row in rows:
+            problems.append(Problem("duplicate row", where, "repeats an earlier row", "box"))
+        elif row[3] * row[4] == 0:
+            problems.append(Problem("empty box", where, "has no area", "box"))
+        else:
+            rows[row] = polygon
+    boxes = np.array(list(rows), np.float32).reshape(-1, 5)
+    outlined = any(polygon is not None for polygon in rows.values())
+    return boxes, tuple(rows.values()) if outlined else (), problems
+
+
+def _parse_row(line: str) -> tuple[tuple[float, ...], NDArray[np.float32] | None]:
+    fields = line.split()
+    try:
+        values = np.array([float(field) for field in fields])
+    except ValueError as error:
+        raise RowError(f"{error}") from error
+    if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
+        raise RowError(f"{len(values)} numbers; a box has 5, an outline 7 or more, always odd")
+    if values[0] < 0 or not float(values[0]).is_integer():
+        raise RowError(f"class {fields[0]} is no whole number from 0")
+    outside = ~((values[1:] >= 0) & (values[1:] <= 1 + _ROUNDING))  # true for NaN as well
+    if outside.any():
+        raise RowError(
+            f"coordinate {fields[1 + int(outside.argmax())]} is outside 0 to 1 (fractions of the image, not pixels)"
+        )
+    if len(values) == 5:
+        return tuple(values.tolist()), None
+    polygon = values[1:].reshape(-1, 2)
+    low, high = polygon.min(0), polygon.max(0)
+    return (values[0].item(), *((low + high) / 2).tolist(), *(high - low).tolist()), polygon.astype(np.float32)

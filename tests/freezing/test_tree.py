@@ -1,21 +1,24 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yolojax.freezing.tree import flatten, map_with_path, merge, partition, unflatten
 
 keys = st.text("abc_0123", min_size=1, max_size=3)
+few = settings(max_examples=40)
 trees = st.dictionaries(
     keys, st.recursive(st.integers(), lambda inner: st.dictionaries(keys, inner, min_size=1, max_size=3), max_leaves=8)
 )
 
 
+@few
 @given(trees)
 def test_unflatten_undoes_flatten(tree):
     assert unflatten(flatten(tree)) == tree
 
 
+@few
 @given(trees, st.randoms(use_true_random=False))
 def test_merge_undoes_partition(tree, random):
     mask = map_with_path(lambda path, leaf: random.random() < 0.5, tree)

@@ -33,6 +33,11 @@ def is_adapter(path: str) -> bool:
     return "/adapter/" in path
 
 
+def is_kernel(path: str) -> bool:
+    """Whether a path is a kernel, which is what can have an adapter."""
+    return path.endswith("/kernel")
+
+
 def add_adapters(params: Mapping[str, Any], kernels: Iterable[str], rank: int, key: jax.Array) -> Tree:
     """Parameters with adapters that change nothing yet: ``up`` is zero.
 
@@ -73,7 +78,7 @@ def merge_adapters(params: Mapping[str, Any]) -> Tree:
     leaves = flatten(params)
     plain = {path: leaf for path, leaf in leaves.items() if not is_adapter(path)}
     for path, leaf in plain.items():
-        down, up = adapter_paths(path) if path.endswith("/kernel") else ("", "")
-        if down in leaves:
+        down, up = adapter_paths(path)
+        if is_kernel(path) and down in leaves:
             plain[path] = leaf + jnp.matmul(leaves[down], leaves[up], precision="highest").reshape(leaf.shape)
     return unflatten(plain)

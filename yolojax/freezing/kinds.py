@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from yolojax.config import check_keys
 from yolojax.errors import UserError
+from yolojax.freezing.adapters import adapter_paths, is_kernel
 from yolojax.freezing.labels import FROZEN, TRAINABLE
 from yolojax.freezing.phases import (
     GRADIENT_NORMS,
@@ -169,7 +170,8 @@ class Surgical(Kind):
     also: Selection = "detect"
 
     def __call__(self, epoch: int, history: History, paths: Paths) -> Phase:
-        also = select(parse_selector(self.also, "also"), paths, history.network)
+        asked = parse_selector(self.also, "also")
+        also = select(asked, paths, history.network)
         parts = {name: part - also for name, part in stages(self.groups, paths, history.network).items()}
 
         def relative(name: str) -> float:
@@ -178,7 +180,8 @@ class Surgical(Kind):
 
         chosen = max((name for name, part in parts.items() if part), key=relative)
         train = parts[chosen] | also
-        return labelled_phase({path: TRAINABLE if path in train else FROZEN for path in paths}, name=f"stage {chosen}")
+        labels = {path: TRAINABLE if path in train else FROZEN for path in paths}
+        return labelled_phase(labels, name=f"train {chosen}, {asked.text}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,15 +224,29 @@ class Plateau(Kind):
 class Adapters(Kind):
     """The kernels of ``select`` are frozen and get low-rank adapters; ``train`` trains as usual.
 
+    The factor of the adapters' learning rate is ``rate``.
+
     Source: Hu et al. 2021 (arXiv:2106.09685), on convolutions arXiv:2410.16954.
     """
 
     select: Selection = "backbone"
     train: Selection = "detect"
     rank: int = 4
+    rate: float = 1.0
 
     def __call__(self, epoch: int, history: History, paths: Paths) -> Phase:
-        return make_phase(paths, train=self.train, adapt=self.select, rank=self.rank, network=history.network)
+        plain = make_phase(paths, train=self.train, network=history.network)
+        kernels = sorted(filter(is_kernel, select(parse_selector(self.select, "select"), paths, history.network)))
+        if not kernels:
+            raise UserError(f"select {self.select}: there is no kernel in it")
+        if trained := set(kernels) - plain.frozen:
+            raise UserError(f"select {self.select}: {min(trained)} trains itself; only frozen kernels take an adapter")
+        return dataclasses.replace(
+            plain,
+            labels=plain.labels + tuple((path, "adapters") for kernel in kernels for path in adapter_paths(kernel)),
+            factors={**plain.factors, "adapters": self.rate},
+            adapter_rank=self.rank,
+        )
 
 
 KINDS: dict[str, type[Kind]] = {

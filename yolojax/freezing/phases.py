@@ -11,13 +11,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
 from yolojax.errors import UserError
-from yolojax.freezing.adapters import adapter_paths, is_adapter
+from yolojax.freezing.adapters import adapter_paths, is_adapter, is_kernel
 from yolojax.freezing.labels import FROZEN, TRAINABLE
 from yolojax.freezing.selectors import Selection, frozen_paths, layer_of, parse_selector, select
 from yolojax.freezing.tree import Tree, unflatten
 
 Paths: TypeAlias = Sequence[str]
-ADAPTERS = "adapters"
 # What a strategy may ask the history to hold.
 GRADIENT_NORMS = "gradient_norms"
 MOVEMENT = "movement"
@@ -52,7 +51,7 @@ class Phase:
     def adapted(self) -> tuple[str, ...]:
         """The frozen kernels that have an adapter."""
         labels = dict(self.labels)
-        return tuple(path for path in labels if _is_kernel(path) and adapter_paths(path)[0] in labels)
+        return tuple(path for path in labels if is_kernel(path) and adapter_paths(path)[0] in labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +106,6 @@ def make_phase(
     train: Selection | None = None,
     rates: Mapping[Any, float] | None = None,
     factor: float = 1.0,
-    adapt: Selection | None = None,
-    rank: int = 4,
     name: str = "",
     network: str = "",
     origin: str = "freeze",
@@ -121,8 +118,6 @@ def make_phase(
       train: what trains, instead of ``freeze``; without either everything trains.
       rates: learning-rate factor by selector; each is a group of its own, the rest is the group ``trainable``.
       factor: of every trained parameter, times its rate.
-      adapt: frozen kernels that get an adapter.
-      rank: of the adapters.
       name: for logs; the selector by default.
       network: its name, for errors.
       origin: how errors call ``freeze``.
@@ -139,10 +134,11 @@ def make_phase(
     """
     if freeze is not None and train is not None:
         raise UserError("give either 'freeze' or 'train'")
-    asked = parse_selector(0 if freeze is None else freeze, origin) if train is None else parse_selector(train, "train")
     if train is None:
+        asked = parse_selector(0 if freeze is None else freeze, origin)
         frozen = frozen_paths(asked, paths, network)
     else:
+        asked = parse_selector(train, "train")
         frozen = frozenset(paths) - select(asked, paths, network)
     if len(frozen) == len(paths):
         raise UserError("there is nothing to train")
@@ -157,33 +153,16 @@ def make_phase(
                 raise UserError(f"rates: '{labels[path]}' and '{group}' overlap at {path}")
             labels[path] = group
         factors[group] = rate
-    if adapt is not None:
-        kernels = sorted(path for path in select(parse_selector(adapt, "adapt"), paths, network) if _is_kernel(path))
-        if not kernels:
-            raise UserError(f"adapt {adapt}: there is no kernel in it")
-        if trained := [path for path in kernels if path not in frozen]:
-            raise UserError(f"adapt {adapt}: {trained[0]} trains itself; only frozen kernels take an adapter")
-        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-            raise UserError(f"rank: {rank!r} is no whole number above 0")
-        labels |= {path: ADAPTERS for kernel in kernels for path in adapter_paths(kernel)}
-        factors[ADAPTERS] = 1.0
     scale = _positive(factor, "factor")
-    return labelled_phase(
-        labels,
-        {group: _positive(rate, f"factor of '{group}'") * scale for group, rate in factors.items()},
-        adapter_rank=0 if adapt is None else rank,
-        name=name or asked.text,
-    )
+    factors = {group: _positive(rate, f"factor of '{group}'") * scale for group, rate in factors.items()}
+    return labelled_phase(labels, factors, name or asked.text)
 
 
-def labelled_phase(
-    labels: Mapping[str, str], factors: Mapping[str, float] | None = None, adapter_rank: int = 0, name: str = ""
-) -> Phase:
+def labelled_phase(labels: Mapping[str, str], factors: Mapping[str, float] | None = None, name: str = "") -> Phase:
     """A phase from a label per path; a group without a factor has 1.0."""
     groups = dict.fromkeys(label for label in labels.values() if label != FROZEN)
-    return Phase(
-        tuple(labels.items()), adapter_rank, {group: (factors or {}).get(group, 1.0) for group in groups}, name
-    )
+    factors = {group: (factors or {}).get(group, 1.0) for group in groups}
+    return Phase(labels=tuple(labels.items()), factors=factors, name=name)
 
 
 def staged_phase(
@@ -204,10 +183,6 @@ def staged_phase(
     trained = list(parts)[front:]
     name = f"{trained[0]} and behind" if front else "all"
     return labelled_phase({path: labels[path] for path in paths}, rates, name=name)
-
-
-def _is_kernel(path: str) -> bool:
-    return path.endswith("/kernel")
 
 
 def _positive(value: Any, what: str) -> float:

@@ -138,7 +138,7 @@ def _from_yaml(file: Path) -> Strategy:
     content = read_yaml(file)
     description = str(content.pop("description", ""))
     kind = content.pop("kind", "phases")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise UserError(f"{file}: key 'kind': {kind!r} is none of {', '.join(KINDS)}")
     if kind == "phases" and "phases" not in content:
         content = {"phases": [content]}

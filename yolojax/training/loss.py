@@ -76,7 +76,8 @@ def compute_loss(
     box, obj, cls = jnp.zeros((3,), heads[0].dtype)
     for head, anchors, stride, weight in zip(heads, spec.anchors, spec.strides, balance, strict=False):
         shapes = np.asarray(anchors) / stride
-        targets = build_targets(boxes, mask, shapes, head.shape[1:3], settings.anchor_t)
+        _, ny, nx, _, _ = head.shape
+        targets = build_targets(boxes, mask, shapes, (ny, nx), settings.anchor_t)
         level_box, level_obj, level_cls = _level_loss(head, targets, shapes, settings)
         box, obj, cls = box + level_box, obj + level_obj * weight, cls + level_cls
     parts = {"box": box * settings.box, "obj": obj * settings.obj, "cls": cls * settings.cls}

@@ -90,7 +90,7 @@ def make_train_step(
         )
         count = state.ema_updates + 1
         moving = map_with_path(lambda path, _: path.rpartition("/")[0] not in network.fixed_bn, batch_stats)
-        return state.replace(
+        return TrainState(
             step=state.step + 1,
             params=params,
             batch_stats=batch_stats,

@@ -38,14 +38,14 @@ def test_a_restored_state_has_the_same_bits_and_progress(tmp_path, state):
     saved = Checkpoints(tmp_path)
     saved.save(3, state, {"epoch": 1, "history": [0.5]})
     saved.close()
-    restored, progress, damaged = Checkpoints(tmp_path).restore(state)
+    restored, progress, damaged = Checkpoints(tmp_path).restore(lambda _: state)
     assert_same_bits(restored, state)
     assert progress == {"epoch": 1, "history": [0.5]}
     assert damaged == []
 
 
 def test_a_new_run_has_nothing_to_restore(tmp_path, state):
-    assert Checkpoints(tmp_path).restore(state) is None
+    assert Checkpoints(tmp_path).restore(lambda _: state) is None
 
 
 def test_the_newest_two_are_kept(tmp_path, state):
@@ -62,7 +62,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(tmp_pat
         checkpoints.save(step, {**state, "step": jnp.int32(step)}, {"epoch": step})
     checkpoints.close()
     damage(tmp_path / "checkpoints" / "2")
-    restored, progress, damaged = Checkpoints(tmp_path).restore(state)
+    restored, progress, damaged = Checkpoints(tmp_path).restore(lambda _: state)
     assert int(restored["step"]) == progress["epoch"] == 1
     assert len(damaged) == 1
     assert str(tmp_path / "checkpoints" / "2") in damaged[0]
@@ -74,7 +74,7 @@ def test_when_all_are_damaged_the_user_is_told(tmp_path, state):
     checkpoints.close()
     damage(tmp_path / "checkpoints" / "1")
     with pytest.raises(UserError, match="no checkpoint of this run can be read"):
-        Checkpoints(tmp_path).restore(state)
+        Checkpoints(tmp_path).restore(lambda _: state)
 
 
 def test_a_full_disk_is_one_clear_error_and_keeps_what_was_saved(tmp_path, state, monkeypatch):
@@ -88,6 +88,6 @@ def test_a_full_disk_is_one_clear_error_and_keeps_what_was_saved(tmp_path, state
     monkeypatch.setattr(checkpoints._manager, "save", full)
     with pytest.raises(UserError, match="the disk is full"):
         checkpoints.save(2, state, {"epoch": 2})
-    restored = Checkpoints(tmp_path).restore(state)
+    restored = Checkpoints(tmp_path).restore(lambda _: state)
     assert restored is not None
     assert restored[1] == {"epoch": 1}

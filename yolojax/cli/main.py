@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in words if not word.startswith("-")), None)
     arguments = build_parser(command).parse_args(words)
+    _show_log()
     try:
         return importlib.import_module(f"yolojax.cli.{arguments.command}").run(arguments)
     except UserError as error:
@@ -66,6 +68,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\nyolojax {arguments.command}: interrupted", file=sys.stderr)
         return 130
+
+
+def _show_log() -> None:
+    """Print what yolojax logs; rich keeps the lines and a progress bar apart."""
+    from rich.logging import RichHandler
+
+    handler = RichHandler(show_time=False, show_level=False, show_path=False, markup=False, highlighter=None)
+    log = logging.getLogger("yolojax")
+    log.handlers[:] = [handler]
+    log.setLevel(logging.INFO)
 
 
 if __name__ == "__main__":

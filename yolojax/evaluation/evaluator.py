@@ -162,7 +162,7 @@ def evaluate(
             labels.append(true[:, 0])
             matrix += confusion(detections, true, len(names))
         if loss is not None and len(valid):
-            own = heads if len(valid) == len(images) else jax.tree.map(lambda head, valid=valid: head[valid], heads)
+            own = heads if len(valid) == len(images) else jax.tree.map(lambda head, rows=np.array(valid): head[rows], heads)
             parts = loss(own, batch["boxes"][valid], batch["mask"][valid])
             loss_parts.append({name: float(part) for name, part in parts.items()})
         if observe is not None:

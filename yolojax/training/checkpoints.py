@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,11 +64,11 @@ class Checkpoints:
         except Exception as error:
             raise _disk_error(self.folder, error) from error
 
-    def restore(self, template: State) -> tuple[State, Progress, list[str]] | None:
+    def restore(self, template: Callable[[Progress], State]) -> tuple[State, Progress, list[str]] | None:
         """The newest checkpoint that can be read.
 
         Args:
-          template: pytree of arrays or ``ShapeDtypeStruct`` with shardings; the result has its structure and placement.
+          template: from a checkpoint's progress to the pytree of arrays or ``ShapeDtypeStruct`` (with shardings) that its state has.
 
         Returns:
           State, progress and one sentence per damaged checkpoint that was passed over; ``None`` if there is none at all.
@@ -78,31 +79,22 @@ class Checkpoints:
         damaged: list[str] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                progress = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))[
-                    "progress"
-                ]
-                named = self._manager.restore(
-                    step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_named(template)))
-                )["state"]
+                progress = self._read(step, progress=ocp.args.JsonRestore())
+                wanted = template(progress)
+                named = self._read(step, state=ocp.args.StandardRestore(_named(wanted)))
             except Exception as error:  # Orbax raises many kinds for a damaged file
                 damaged.append(f"{self.folder / str(step)}: cannot be read ({str(error).splitlines()[0][:120]})")
                 continue
-            leaves = [named[name] for name in _named(template)]
-            return jax.tree.unflatten(jax.tree.structure(template), leaves), progress, damaged
+            leaves = [named[name] for name in _named(wanted)]
+            return jax.tree.unflatten(jax.tree.structure(wanted), leaves), progress, damaged
         if damaged:
             raise UserError(
-                "no checkpoint of this run can be read; start it again without --resume\n" + "\n".join(damaged)
+                "no checkpoint of this run can be read; start it again without --resume: " + "; ".join(damaged)
             )
         return None
 
-    def progress(self) -> Progress | None:
-        """The progress record of the newest readable checkpoint, without its arrays."""
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                return self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))["progress"]
-            except Exception:
-                continue
-        return None
+    def _read(self, step: int, **item: Any) -> Any:
+        return self._manager.restore(step, args=ocp.args.Composite(**item))[next(iter(item))]
 
     def close(self) -> None:
         """Finish and release the background threads."""

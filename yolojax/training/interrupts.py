@@ -1,0 +1,48 @@
+"""Ctrl-C and SIGTERM end a run cleanly: the first is noted and acted on between two steps, the second quits at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupt:
+    """Whether a signal has asked to stop, and which."""
+
+    def __init__(self) -> None:
+        """Nothing was asked yet."""
+        self.signal: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    @property
+    def status(self) -> int:
+        """The exit status that shells expect after the signal."""
+        return 128 + (self.signal or 0)
+
+
+@contextmanager
+def interruptible() -> Iterator[Interrupt]:
+    """Note SIGINT and SIGTERM inside the block instead of dying of them; the handlers before it come back afterwards."""
+    interrupt = Interrupt()
+
+    def note(number: int, _: FrameType | None) -> None:
+        if interrupt:
+            os._exit(128 + number)
+        interrupt.signal = number
+        print("\nfinishing this step, then saving; once more to quit at once", flush=True)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupt
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,100 @@
+"""What a person sees while training: a bar with losses and speed on a terminal, a line per epoch everywhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LOSSES = ("box", "obj", "cls")
+
+
+class EpochMeter:
+    """Sums of one epoch: losses, images, and the time that the step waited for data.
+
+    The first batch is left out of the times: it compiles, and it fills the pipeline.
+    """
+
+    def __init__(self, batch_size: int, sums: dict[str, float] | None = None, batches: int = 0) -> None:
+        """Start at zero, or where an interrupted epoch stopped."""
+        self.sums = dict(sums or dict.fromkeys(LOSSES, 0.0))
+        self.batches = batches
+        self._batch_size = batch_size
+        self._timed = 0
+        self._started: float | None = None
+        self._ended = 0.0
+        self._waited = 0.0
+
+    def add(self, losses: dict[str, float]) -> None:
+        """Count a finished batch."""
+        for name in LOSSES:
+            self.sums[name] += losses[name]
+        self.batches += 1
+        self._ended = time.perf_counter()
+        if self._started is None:
+            self._started, self._waited = self._ended, 0.0
+        else:
+            self._timed += 1
+
+    def waited_for(self, seconds: float) -> None:
+        """Count a wait for data."""
+        self._waited += seconds
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """Mean of each loss part."""
+        return {name: value / max(self.batches, 1) for name, value in self.sums.items()}
+
+    @property
+    def seconds(self) -> float:
+        """Time of the timed batches."""
+        return 0.0 if self._started is None else self._ended - self._started
+
+    @property
+    def images_per_second(self) -> float:
+        """Speed of the timed batches; nan if there is none."""
+        return self._timed * self._batch_size / self.seconds if self.seconds else float("nan")
+
+    @property
+    def waited(self) -> float:
+        """Fraction of that time that was spent waiting for data."""
+        return self._waited / self.seconds if self.seconds else 0.0
+
+
+class ProgressBar:
+    """A bar for the batches of an epoch; silent where the output is no terminal."""
+
+    def __init__(self, console: Console, epoch: int, epochs: int, batches: int, done: int) -> None:
+        """Describe the epoch; ``done`` batches of it are behind us."""
+        self._progress = Progress(
+            TextColumn("[bold]epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn(
+                "box {task.fields[box]:.4f}  obj {task.fields[obj]:.4f}  cls {task.fields[cls]:.4f}  {task.fields[speed]:.1f} images/s"
+            ),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        fields: dict[str, Any] = {"epoch": f"{epoch + 1}/{epochs}", "speed": 0.0, **dict.fromkeys(LOSSES, 0.0)}
+        self._task = self._progress.add_task("", total=batches, completed=done, **fields)
+
+    def update(self, meter: EpochMeter) -> None:
+        """Show the state of the epoch."""
+        self._progress.update(self._task, completed=meter.batches, speed=meter.images_per_second, **meter.losses)
+
+    def __enter__(self) -> ProgressBar:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()

@@ -1,0 +1,345 @@
+"""Where a run stands, and everything about it that is not the loop: begin, resume, describe, save, finish."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from yolojax.config import from_mapping, read_yaml
+from yolojax.errors import UserError
+from yolojax.evaluation.evaluator import Evaluation
+from yolojax.evaluation.metrics import fitness
+from yolojax.freezing.adapters import merge_adapters
+from yolojax.freezing.labels import FROZEN
+from yolojax.freezing.phases import GRADIENT_NORMS, EpochRecord, History, Phase
+from yolojax.freezing.tree import flatten
+from yolojax.model.network import Network, Variables
+from yolojax.model.weights import Weights, save_weights
+from yolojax.training import plots, records
+from yolojax.training.checkpoints import Checkpoints
+from yolojax.training.optimizer import OptimizerSettings
+from yolojax.training.parallel import replicated
+from yolojax.training.phases import change_phase, enter_phase, fixed_modules, gradient_norms
+from yolojax.training.progress import EpochMeter
+from yolojax.training.settings import TrainSettings
+from yolojax.training.setup import Job
+from yolojax.training.state import TrainState, abstract_state, create_state
+from yolojax.training.step import TrainStep, make_train_step
+
+log = logging.getLogger(__name__)
+
+_GRADIENT_BATCHES = 4
+
+
+@dataclass
+class Progress:
+    """Where a run stands, beside its arrays; saved with every checkpoint.
+
+    Attributes:
+      epoch: the next epoch to train, or the one that was interrupted.
+      history: what strategies decide from.
+      batch: the next batch of the epoch.
+      sums: loss sums of its finished batches.
+      best_fitness: of all validations so far.
+      best_epoch: where it was reached.
+      best: figures of the best validation, as ``results.json`` has them.
+      final: those of the last validation.
+      seconds: time of training and validation so far.
+    """
+
+    epoch: int
+    history: History
+    batch: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    best_fitness: float = 0.0
+    best_epoch: int = 0
+    best: dict[str, Any] = field(default_factory=dict)
+    final: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Progress:
+        """Read what ``dataclasses.asdict`` made."""
+        return cls(**{**content, "history": History.from_dict(content["history"])})
+
+
+@dataclass
+class Session:
+    """A run in progress: its arrays, its phase, and where it stands."""
+
+    job: Job
+    run: Path
+    state: TrainState
+    phase: Phase
+    progress: Progress
+    checkpoints: Checkpoints
+
+    def save(self) -> None:
+        """Save the state for ``--resume``, in the background."""
+        self.checkpoints.save(int(self.state.step), self.state, dataclasses.asdict(self.progress))
+
+    def averaged(self) -> Variables:
+        """The averaged weights, without adapters: what is validated and saved."""
+        return {"params": merge_adapters(self.state.ema_params), "batch_stats": self.state.ema_batch_stats}
+
+    def save_weights(self, name: str) -> None:
+        """Write the averaged weights to ``weights/name``."""
+        if jax.process_index() == 0:
+            source = {**self.job.source, "run": self.run.name, "epoch": self.progress.epoch}
+            weights = Weights(
+                spec=self.job.spec, names=self.job.names, variables=jax.device_get(self.averaged()), source=source
+            )
+            save_weights(self.run / "weights" / name, weights)
+
+
+def begin(job: Job, run: Path) -> Session:
+    """Start at the first step."""
+    history = History(epochs=job.epochs, network=job.spec.name)
+    if GRADIENT_NORMS in job.strategy.needs:
+        gradients, parameters = gradient_norms(
+            job.spec, job.loss, job.variables, islice(job.stream.iterate(), _GRADIENT_BATCHES)
+        )
+        history = dataclasses.replace(history, gradient_norms=gradients, parameter_norms=parameters)
+    phase = job.strategy.phase(0, history, job.paths)
+    variables = enter_phase(job.variables, phase, jax.random.key(job.settings.seed))
+    state = create_state(variables, phase.tree(), optimizer_settings(job), job.mesh)
+    if jax.process_index() == 0:
+        _write_settings(job, run, phase)
+    return Session(job, run, state, phase, Progress(0, history), Checkpoints(run))
+
+
+def resume(job: Job, run: Path) -> Session:
+    """Continue from the newest checkpoint that can be read; from the start if the run was killed before its first."""
+    checkpoints = Checkpoints(run)
+    found = checkpoints.restore(lambda content: _template(job, Progress.from_json(content)))
+    if found is None:
+        log.info("%s has no checkpoint yet: starting it again", run)
+        checkpoints.close()
+        return begin(job, run)
+    state, content, damaged = found
+    for sentence in damaged:
+        log.warning("%s; the one before it is used", sentence)
+    progress = Progress.from_json(content)
+    log.info("continuing %s with epoch %d, batch %d", run, progress.epoch + 1, progress.batch + 1)
+    return Session(job, run, state, _phase_of(job, progress), progress, checkpoints)
+
+
+def read_settings(run: Path) -> TrainSettings:
+    """The settings that a run was started with."""
+    content = read_yaml(run / "settings.yaml")
+    freeze = tuple(map(str, content.pop("freeze", ["0"])))
+    return dataclasses.replace(from_mapping(TrainSettings, content, run / "settings.yaml"), freeze=freeze)
+
+
+def optimizer_settings(job: Job) -> OptimizerSettings:
+    """The optimizer of a run."""
+    return OptimizerSettings.from_hyperparameters(
+        job.hyperparameters, batch_size=job.schedule.batch_size, name=job.settings.optimizer
+    )
+
+
+def make_step(job: Job, phase: Phase) -> TrainStep:
+    """The step of a phase; it compiles at its first call."""
+    dtype = jnp.bfloat16 if job.settings.dtype == "bfloat16" else None
+    network = Network(job.spec, dtype=dtype, fixed_bn=fixed_modules(phase, job.settings.frozen_bn))
+    return make_train_step(network, phase.tree(), job.loss, optimizer_settings(job), job.schedule, job.mesh)
+
+
+def next_phase(session: Session) -> bool:
+    """Let the strategy decide about the coming epoch; whether its labels, and so the step, changed."""
+    job, epoch = session.job, session.progress.epoch
+    before, session.phase = session.phase, job.strategy.phase(epoch, session.progress.history, job.paths)
+    if session.phase == before:
+        return False
+    log.info("epoch %d: phase '%s': %s", epoch + 1, session.phase.name, count(session.state, session.phase))
+    key = jax.random.key(job.settings.seed + epoch)
+    session.state = change_phase(session.state, session.phase, optimizer_settings(job), key, job.mesh)
+    return True
+
+
+def count(state: TrainState, phase: Phase) -> str:
+    """How many parameters train, in words."""
+    sizes = {path: leaf.size for path, leaf in flatten(state.params).items()}
+    labels = dict(phase.labels)
+    total, frozen = sum(sizes.values()), sum(size for path, size in sizes.items() if labels.get(path, FROZEN) == FROZEN)
+    return f"{total - frozen:,} of {total:,} parameters train ({(total - frozen) / total:.1%})"
+
+
+def describe(session: Session) -> None:
+    """Say what is trained on what, and what the BatchNorm of frozen layers does."""
+    job = session.job
+    devices = job.mesh.devices.ravel()
+    log.info(
+        "%s, %d px, batch %d on %d x %s, %s; %d training and %d validation images, %d classes",
+        job.spec.name,
+        job.settings.imgsz,
+        job.schedule.batch_size,
+        devices.size,
+        devices[0].device_kind,
+        job.settings.dtype,
+        len(job.stream.pictures.samples),
+        len(job.validation.pictures.samples),
+        len(job.names),
+    )
+    log.info("freeze %s: %s", job.strategy.name, count(session.state, session.phase))
+    if session.phase.frozen:
+        meaning = {
+            "fixed": "fixed: running statistics are used and kept (YOLOv5 lets them move: --frozen-bn track)",
+            "track": "track: batch statistics are used and running statistics move, as YOLOv5 does it",
+        }
+        log.info("BatchNorm of frozen layers is %s", meaning[job.settings.frozen_bn])
+    log.info("run folder: %s", session.run)
+
+
+def end_epoch(
+    session: Session, meter: EpochMeter, evaluation: Evaluation | None, moved: Mapping[str, float], seconds: float
+) -> bool:
+    """Write an epoch down, save, and move on to the next; whether training should stop early."""
+    job, progress = session.job, session.progress
+    epoch = progress.epoch
+    rate = float(job.schedule.rates((epoch + 1) * job.schedule.batches_per_epoch - 1).learning_rate)
+    score = None if evaluation is None else fitness(evaluation.map50, evaluation.map50_95)
+    record = EpochRecord(fitness=score, loss=sum(meter.losses.values()), learning_rate=rate, movement=moved)
+    progress.history = dataclasses.replace(progress.history, records=(*progress.history.records, record))
+    progress.epoch, progress.batch, progress.sums = epoch + 1, 0, {}
+    progress.seconds += seconds
+    best = evaluation is not None and score is not None and score >= progress.best_fitness
+    if evaluation is not None and score is not None:
+        progress.final = {"epoch": epoch, "fitness": score, **evaluation.figures()}
+        if best:
+            progress.best_fitness, progress.best_epoch, progress.best = score, epoch, progress.final
+    patience = job.settings.patience
+    stop = bool(patience) and evaluation is not None and epoch - progress.best_epoch >= patience
+    last = stop or progress.epoch == job.epochs
+    if jax.process_index() == 0:
+        _write_epoch(session, epoch, meter, evaluation)
+    if last or not job.settings.nosave:
+        session.save_weights("last")
+        if best or not (session.run / "weights" / "best").is_dir():
+            session.save_weights("best")
+        if job.settings.save_period > 0 and progress.epoch % job.settings.save_period == 0:
+            session.save_weights(f"epoch{epoch}")
+        session.save()
+    log.info("%s", _epoch_line(job, epoch, meter, evaluation, seconds))
+    if stop:
+        log.info("no improvement in %d epochs: stopping", patience)
+    return stop
+
+
+def finish(session: Session) -> dict[str, Any]:
+    """Write ``results.json``.
+
+    Returns:
+      Its content.
+    """
+    session.checkpoints.close()
+    progress, job = session.progress, session.job
+    results = {
+        "run": str(session.run),
+        "weights": str(session.run / "weights" / "best"),
+        "model": job.spec.name,
+        "freeze": job.strategy.name,
+        "frozen_bn": job.settings.frozen_bn,
+        "epochs": progress.epoch,
+        "seconds": progress.seconds,
+        "best_epoch": progress.best_epoch,
+        "best": progress.best,
+        "final": progress.final,
+    }
+    if jax.process_index() == 0:
+        records.write_json(session.run / "results.json", results)
+    return results
+
+
+def workers(job: Job) -> int:
+    """Data loading processes: what the user asked for, but no more than processors or images of a batch."""
+    return min(job.settings.workers, os.cpu_count() or 1, job.schedule.batch_size if job.schedule.batch_size > 1 else 0)
+
+
+def not_finite(session: Session, batch: int, index: np.ndarray) -> UserError:
+    """The error for a loss that is NaN or infinite."""
+    files = [session.job.stream.pictures.samples[number].name for number in index.tolist()]
+    saved = sorted((session.run / "checkpoints").glob("[0-9]*"))
+    good = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
+    return UserError(
+        f"epoch {session.progress.epoch + 1}, batch {batch + 1}: the loss is not finite; {good}; "
+        f"lower lr0 in the --hyp file or look at these images (and those of their mosaics): {', '.join(files)}"
+    )
+
+
+def _phase_of(job: Job, progress: Progress) -> Phase:
+    """The phase that a checkpoint was saved in: that of the epoch before where the checkpoint stands between two."""
+    epoch = progress.epoch if progress.batch else max(progress.epoch - 1, 0)
+    history = dataclasses.replace(progress.history, records=progress.history.records[:epoch])
+    return job.strategy.phase(epoch, history, job.paths)
+
+
+def _template(job: Job, progress: Progress) -> TrainState:
+    phase = _phase_of(job, progress)
+    variables = jax.eval_shape(lambda: enter_phase(job.variables, phase, jax.random.key(0)))
+    state = abstract_state(variables, phase.tree(), optimizer_settings(job))
+    everywhere = replicated(job.mesh)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), state)
+
+
+def _write_settings(job: Job, run: Path, phase: Phase) -> None:
+    records.write_yaml(
+        run / "settings.yaml", {**dataclasses.asdict(job.settings), "resume": None, "freeze": list(job.settings.freeze)}
+    )
+    records.write_yaml(run / "hyp.yaml", dataclasses.asdict(job.hyperparameters))
+    records.write_json(run / "environment.json", records.environment())
+    sizes = {path: int(np.prod(leaf.shape)) for path, leaf in flatten(job.variables["params"]).items()}
+    frozen = sorted(phase.frozen, key=list(sizes).index)
+    freeze = {
+        "freeze": job.strategy.name,
+        "frozen_bn": job.settings.frozen_bn,
+        "parameters": sum(sizes.values()),
+        "trainable": sum(size for path, size in sizes.items() if path not in phase.frozen),
+        "frozen_paths": frozen,
+    }
+    records.write_json(run / "freeze.json", freeze)
+    if not job.settings.noplots:
+        boxes = np.concatenate([sample.boxes for sample in job.stream.pictures.samples])
+        plots.plot_labels(boxes, job.names, run / "labels.jpg")
+
+
+def _write_epoch(session: Session, epoch: int, meter: EpochMeter, evaluation: Evaluation | None) -> None:
+    job = session.job
+    rates = job.schedule.rates((epoch + 1) * job.schedule.batches_per_epoch - 1)
+    row: dict[str, float] = {"epoch": epoch, **{f"train/{name}_loss": value for name, value in meter.losses.items()}}
+    if evaluation is not None:
+        row |= {
+            "metrics/precision": evaluation.precision,
+            "metrics/recall": evaluation.recall,
+            "metrics/mAP_0.5": evaluation.map50,
+            "metrics/mAP_0.5:0.95": evaluation.map50_95,
+            **{f"val/{name}_loss": value for name, value in evaluation.losses.items()},
+        }
+    row |= {
+        "x/lr0": float(rates.bias_learning_rate),
+        "x/lr1": float(rates.learning_rate),
+        "x/lr2": float(rates.learning_rate),
+    }
+    table = records.ResultsTable(session.run / "results.csv", keep_epochs=epoch)
+    table.append(row)
+    if not job.settings.noplots:
+        title = f"{job.spec.name} on {job.data.file.stem}, freeze {job.strategy.name}"
+        plots.plot_results(records.read_results(table.path), session.run / "results.png", title)
+
+
+def _epoch_line(job: Job, epoch: int, meter: EpochMeter, evaluation: Evaluation | None, seconds: float) -> str:
+    losses = "  ".join(f"{name} {value:.4f}" for name, value in meter.losses.items())
+    line = f"epoch {epoch + 1:>3}/{job.epochs}  {losses}"
+    if evaluation is not None:
+        line += f"  |  P {evaluation.precision:.3f}  R {evaluation.recall:.3f}  mAP50 {evaluation.map50:.3f}  mAP50-95 {evaluation.map50_95:.3f}"
+    return line + f"  |  {meter.images_per_second:.1f} images/s, {meter.waited:.1%} waiting for data, {seconds:.0f} s"

@@ -1,0 +1,87 @@
+import json
+
+import pytest
+
+from yolojax.cli.main import main
+
+# Parameters, and those that train at --freeze 10 and 24, for 20 classes.
+COUNTS = {"yolov5n": (1_790_977, 744_609, 33_825), "yolov5m": (20_948_097, 8_780_193, 101_025)}
+
+
+def freeze(tmp_path, *words: str) -> dict:
+    file = tmp_path / "freeze.json"
+    assert main(["freeze", *words, "--json", str(file)]) == 0
+    return json.loads(file.read_text())
+
+
+@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("depth", [0, 10, 24])
+def test_the_counts_of_the_original(tmp_path, capsys, name, depth):
+    found = freeze(tmp_path, "--cfg", name, "--nc", "20", "--freeze", str(depth))
+    parameters, ten, all_but_detect = COUNTS[name]
+    trainable = {0: parameters, 10: ten, 24: all_but_detect}[depth]
+    assert (found["parameters"], found["trainable"]) == (parameters, trainable)
+    assert f"{trainable:,} of {parameters:,}" in capsys.readouterr().out
+    rows = found["layers"]
+    assert [row["layer"] for row in rows] == list(range(25))
+    assert [rows[k]["module"] for k in (0, 2, 9, 11, 12, 24)] == ["Conv", "C3", "SPPF", "Upsample", "Concat", "Detect"]
+    assert all(row["trainable"] == (0 if row["layer"] < depth else row["parameters"]) for row in rows)
+    assert {row["bn_mode"] for row in rows[:depth]} <= {"fixed", None}
+    assert {row["bn_mode"] for row in rows[depth:]} <= {"train", None}
+
+
+def test_track_is_told(tmp_path, capsys):
+    found = freeze(tmp_path, "--cfg", "yolov5n", "--freeze", "10", "--frozen-bn", "track")
+    assert [row["bn_mode"] for row in found["layers"][8:11]] == ["track", "track", "train"]
+    assert "as YOLOv5 does" in capsys.readouterr().out
+
+
+def test_every_parameter_is_listed(tmp_path, capsys):
+    found = freeze(tmp_path, "--cfg", "yolov5n", "--freeze", "0", "2", "--list")
+    lines = capsys.readouterr().out.splitlines()
+    assert "frozen     model_0/conv/kernel 6x6x3x16" in lines
+    assert "trainable  model_24/m_2/bias 255" in lines
+    listed = [line.split()[1] for line in lines if line.startswith(("frozen ", "trainable "))]
+    assert len(listed) == 177
+    assert found["frozen_paths"] == [path for path in listed if path.startswith(("model_0/", "model_2/"))]
+
+
+def test_the_phases_of_a_strategy(tmp_path, capsys):
+    found = freeze(tmp_path, "--cfg", "yolov5n", "--freeze", "gradual", "--epochs", "20")
+    assert [phase["start"] for phase in found["phases"]] == [0, 3, 5, 8, 10]
+    assert found["phases"][-1]["trainable"] == found["parameters"]
+    assert found["trainable"] == found["phases"][0]["trainable"] < found["parameters"] / 10
+    assert "phases of 20 epochs" in capsys.readouterr().out
+
+
+def test_adapters_count_as_parameters(tmp_path):
+    plain = freeze(tmp_path, "--cfg", "yolov5n", "--freeze", "24")
+    adapted = freeze(tmp_path, "--cfg", "yolov5n", "--freeze", "adapters")
+    added = adapted["parameters"] - plain["parameters"]
+    assert 0 < added == adapted["trainable"] - plain["trainable"] < plain["parameters"] / 10
+    assert not any("adapter" in path for path in adapted["frozen_paths"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--cfg", "yolov5n", "--freeze", "30"], "yolojax freeze: --freeze 30: yolov5n has layers 0 to 24"),
+        (["--cfg", "yolov5n", "--freeze", "25"], "yolojax freeze: --freeze 25 leaves nothing to train"),
+        (["--cfg", "yolov5n", "--freeze", "backbon"], "did you mean 'backbone'"),
+        (["--cfg", "yolov5z"], "yolov5z"),
+        (["--cfg", "yolov5n", "--nc", "0"], "--nc 0: must be at least 1"),
+        (["--weights", "nowhere.pt"], "nowhere.pt"),
+    ],
+)
+def test_a_mistake_is_one_line(capsys, words, message):
+    assert main(["freeze", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_real_weights(tmp_path, shared_data):
+    pytest.importorskip("torch")
+    found = freeze(tmp_path, "--weights", str(shared_data / "weights" / "yolov5n.pt"), "--freeze", "10")
+    assert found["parameters"] == 1_872_157
+    assert len(found["frozen_paths"]) == 99

@@ -3,7 +3,7 @@
 Two variants share one generator and nothing that can be seen: ``shapes`` is what a first run trains on, ``shapes-pretraining`` (other classes,
 fills and backgrounds) is what the embedded checkpoint was trained on. Every picture is a function of (variant, seed, split, index), computed in
 integers, so that every machine draws the same one: random numbers come from ``RandomState``, whose stream NumPy keeps for ever (NEP 19), rotations
-from a table, and OpenCV only fills polygons and draws lines at whole pixels.
+from a table, and OpenCV only writes the files.
 """
 
 from __future__ import annotations
@@ -232,12 +232,15 @@ def weave(random: RandomState, height: int, width: int) -> Integers:
 
 def grass(random: RandomState, height: int, width: int) -> Integers:
     """Many short strokes."""
-    field = np.full((height, width), 128, np.uint8)
-    slant = random.randint(-12, 13)
+    field = np.full((height, width), 128)
+    slant, count = random.randint(-12, 13), height * width // 60
     lowest, highest = (-9, 0, -5, 6, 0), (width + 9, height + 20, 6, 20, 256)
-    for x, y, lean, length, tone in random.randint(lowest, highest, (height * width // 60, 5)).tolist():
-        cv2.line(field, (x, y), (x + slant + lean, y - length), tone, 1)
-    return field.astype(np.int64)
+    x, root, lean, length, tone = random.randint(lowest, highest, (count, 5)).T[..., None]
+    along = np.arange(20)
+    row, column = root - along, x + (slant + lean) * along // length
+    drawn = (along <= length) & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    field[row[drawn], column[drawn]] = np.broadcast_to(tone, drawn.shape)[drawn]
+    return field
 
 
 def gradient(random: RandomState, height: int, width: int) -> Integers:
@@ -400,13 +403,23 @@ def _turned(random: RandomState, contours: Contours, largest: int) -> Integers:
     extent = np.concatenate(turned).max(0) - corner
     first, second, third = random.randint(len(_SIDES), size=3)
     side = min(_SIDES[(max(first, second) + third) // 2], largest)
-    # fillPoly paints its vertices too, hence one less than the number of fine pixels.
-    fine = [(points - corner) * (side * SUPERSAMPLING - 1) // extent.max() for points in turned]
+    fine = [(points - corner) * side * SUPERSAMPLING // extent.max() for points in turned]
     width, height = extent * side // extent.max() + 1
-    canvas = np.zeros((height * SUPERSAMPLING, width * SUPERSAMPLING), np.uint8)
-    cv2.fillPoly(canvas, [points.astype(np.int32) for points in fine], 255)
-    blocks = canvas.reshape(height, SUPERSAMPLING, width, SUPERSAMPLING)
-    return blocks.sum((1, 3), dtype=np.int64) // SUPERSAMPLING**2
+    inside = _fill(fine, height * SUPERSAMPLING, width * SUPERSAMPLING)
+    blocks = inside.reshape(height, SUPERSAMPLING, width, SUPERSAMPLING)
+    return blocks.sum((1, 3), dtype=np.int64) * 255 // SUPERSAMPLING**2
+
+
+def _fill(contours: Sequence[Integers], height: int, width: int) -> NDArray[np.uint8]:
+    """1 where a pixel's centre lies inside an odd number of contours (OpenCV's ``fillPoly`` differs between its versions)."""
+    x, y = np.concatenate(contours).T * 2  # in half pixels: vertices are even, centres odd, and never meet
+    next_x, next_y = np.concatenate([np.roll(points, -1, 0) for points in contours]).T * 2
+    centre = 2 * np.arange(height)[:, None] + 1
+    row, edge = np.nonzero((y < centre) != (next_y < centre))
+    crossing = x[edge] + (2 * row + 1 - y[edge]) * (next_x - x)[edge] // (next_y - y)[edge]
+    right_of = row * (width + 1) + (crossing + 1) // 2
+    crossings = np.bincount(right_of, minlength=height * (width + 1)).reshape(height, width + 1)
+    return crossings.astype(np.uint8).cumsum(1, dtype=np.uint8)[:, :-1] % 2
 
 
 def _overlap(picture: NDArray[Any], patch: NDArray[Any], corner: tuple[int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -447,10 +460,16 @@ def _surface(
     if random.randint(3) == 0:
         edge = _object_colour(random, [ground, tint, first, second], CONTRAST // 2)
         thickness = 1 + min(coverage.shape) // 20
-        padded = np.pad(coverage.astype(np.uint8), thickness)
-        inner = cv2.erode(padded, np.ones((2 * thickness + 1,) * 2, np.uint8))
-        surface = _blend(edge, surface, inner[thickness:-thickness, thickness:-thickness])
+        surface = _blend(edge, surface, _shrunk(coverage, thickness))
     return surface
+
+
+def _shrunk(coverage: Integers, thickness: int) -> Integers:
+    """The least coverage within ``thickness`` pixels, up, down and sideways."""
+    window, (height, width) = 2 * thickness + 1, coverage.shape
+    padded = np.pad(coverage, thickness)
+    rows = np.minimum.reduce([padded[shift : shift + height] for shift in range(window)])
+    return np.minimum.reduce([rows[:, shift : shift + width] for shift in range(window)])
 
 
 def _paint(image: NDArray[np.uint8], surface: NDArray[np.uint8], coverage: Integers, corner: tuple[int, int]) -> None:

@@ -223,7 +223,7 @@ def flip_up_down(scene: Scene) -> Scene:
 
 def _flip(scene: Scene, axis: int) -> Scene:
     length = scene.image.shape[1 - axis]
-    image = np.ascontiguousarray(scene.image[:, ::-1] if axis == 0 else scene.image[::-1])
+    image = np.asarray(cv2.flip(scene.image, 1 - axis), np.uint8)
     boxes = scene.boxes.copy()
     boxes[:, 1 + axis] = length - scene.boxes[:, 3 + axis]
     boxes[:, 3 + axis] = length - scene.boxes[:, 1 + axis]

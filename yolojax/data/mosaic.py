@@ -74,7 +74,7 @@ def copy_paste(scene: Scene, rng: np.random.Generator, probability: float) -> Sc
             boxes.append(box)
             polygons.append(mirrored)
             cv2.drawContours(mask, [mirrored.astype(np.int32)], -1, 1, cv2.FILLED)
-    image = np.where(mask[..., None] > 0, scene.image[:, ::-1], scene.image)
+    image = np.where(mask[..., None] > 0, cv2.flip(scene.image, 1), scene.image)
     return Scene(image, np.array(boxes), tuple(polygons))
 
 

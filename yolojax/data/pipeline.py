@@ -69,7 +69,7 @@ def epoch_order(count: int, length: int, seed: int, epoch: int) -> NDArray[np.in
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class TrainingStream:
+class TrainingBatches:
     """Batches for training, by their number since the start of the first epoch.
 
     A batch has ``images`` uint8 ``(B, H, W, 3)`` RGB, ``boxes`` float32 ``(B, M, 5)`` (class, x, y, width, height as fractions), ``mask`` bool
@@ -100,7 +100,6 @@ class TrainingStream:
     rect_order: NDArray[np.int64] | None = None
     process_index: int = 0
     process_count: int = 1
-    _reported: set[int] = field(default_factory=set)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -110,35 +109,8 @@ class TrainingStream:
     def __len__(self) -> int:
         return self.batches_per_epoch * self.epochs
 
-    def iterate(self, epoch: int = 0, batch: int = 0, workers: int = 0) -> Iterator[Batch]:
-        """The batches from a given one to the end of the last epoch.
-
-        Args:
-          epoch: epoch to start in, from 0.
-          batch: batch of that epoch to start with, from 0.
-          workers: processes that make batches; 0 makes them in a thread of this one.
-        """
-        for number, found in enumerate(_prefetch(self, epoch * self.batches_per_epoch + batch, workers)):
-            self._report(found.pop("unreadable"), found["boxes"].shape[1], number)
-            yield found
-
-    def _report(self, unreadable: NDArray[np.int32], width: int, number: int) -> None:
-        for index in sorted(set(unreadable.tolist()) - self._reported):
-            self._reported.add(index)
-            name = self.pictures.samples[index].name
-            log.warning("%s: cannot be decoded; the image is left out, and the next one is taken instead", name)
-        if width > self.max_boxes:
-            log.warning(
-                "a picture has over %d boxes: this batch holds %d, which compiles the step anew", self.max_boxes, width
-            )
-
-    @property
-    def unreadable(self) -> tuple[str, ...]:
-        """Names of the pictures that were left out so far because they could not be decoded."""
-        return tuple(self.pictures.samples[index].name for index in sorted(self._reported))
-
     def __getitem__(self, number: int) -> Batch:
-        """The batch with a number, as ``iterate`` gives it, and ``unreadable``: the samples that other ones replaced."""
+        """The batch with a number, and in it ``unreadable``: the samples that other ones had to replace."""
         epoch, batch = divmod(number, self.batches_per_epoch)
         share = self.batch_size // self.process_count
         first = batch * self.batch_size + self.process_index * share
@@ -162,7 +134,7 @@ class TrainingStream:
 class _Item:
     """One picture of a training batch: how it is made."""
 
-    stream: TrainingStream
+    stream: TrainingBatches
     rng: np.random.Generator
     shape: tuple[int, int]
     unreadable: list[int]
@@ -210,6 +182,69 @@ class _Item:
         raise RuntimeError("not one picture of the data set can be read")
 
 
+class TrainingStream:
+    """Training batches, made ahead of time, and a record of what could not be read.
+
+    Attributes:
+      batches: the batches, to be asked for in any order.
+      unreadable: names of the pictures that had to be left out so far.
+    """
+
+    def __init__(self, batches: TrainingBatches) -> None:
+        self.batches = batches
+        self.unreadable: list[str] = []
+        self._ahead: _Ahead | None = None
+
+    @property
+    def pictures(self) -> Pictures:
+        """The samples."""
+        return self.batches.pictures
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of an epoch."""
+        return self.batches.batches_per_epoch
+
+    @property
+    def max_boxes(self) -> int:
+        """M: boxes that one picture of a batch has room for."""
+        return self.batches.max_boxes
+
+    def iterate(self, epoch: int = 0, batch: int = 0, workers: int = 0) -> Iterator[Batch]:
+        """The batches from a given one to the end of the last epoch.
+
+        Iterating may stop anywhere; workers then keep what they have made ahead, and going on from there (as the next epoch does) costs nothing.
+
+        Args:
+          epoch: epoch to start in, from 0.
+          batch: batch of that epoch to start with, from 0.
+          workers: processes that make batches; 0 makes them in a thread of this one.
+        """
+        number = epoch * self.batches_per_epoch + batch
+        if self._ahead is None or (self._ahead.number, self._ahead.workers) != (number, workers):
+            self.close()
+            self._ahead = _Ahead(self.batches, number, workers)
+        for found in self._ahead:
+            self._report(found.pop("unreadable"), found["boxes"].shape[1])
+            yield found
+
+    def close(self) -> None:
+        """Stop the workers."""
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
+
+    def _report(self, unreadable: NDArray[np.int32], room: int) -> None:
+        for index in sorted(set(unreadable.tolist())):
+            name = self.pictures.samples[index].name
+            if name not in self.unreadable:
+                self.unreadable.append(name)
+                log.warning("%s: cannot be decoded; it is left out, and the next image is taken instead", name)
+        if room > self.max_boxes:
+            message = "an image has more than %d boxes: this batch has room for %d, and compiles the step again"
+            log.warning(message, self.max_boxes, room)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ValidationBatches:
     """Batches for validation; every picture once, unchanged but for size and borders.
@@ -226,6 +261,7 @@ class ValidationBatches:
       shapes: (height, width) of each batch.
       process_index: which share of every batch to make.
       process_count: in how many shares batches are made.
+      reported: samples that could not be read, and were named in the log.
     """
 
     pictures: Pictures
@@ -235,19 +271,23 @@ class ValidationBatches:
     shapes: tuple[tuple[int, int], ...]
     process_index: int = 0
     process_count: int = 1
-    _reported: set[int] = field(default_factory=set)
+    reported: set[int] = field(default_factory=set)
 
     def __len__(self) -> int:
         return len(self.shapes)
 
     def iterate(self, workers: int = 0) -> Iterator[Batch]:
         """All batches in order; see ``TrainingStream.iterate``."""
-        for batch in _prefetch(self, 0, workers):
-            for index in batch["index"][~batch["valid"]].tolist():
-                if index >= 0 and index not in self._reported:
-                    self._reported.add(index)
-                    log.warning("%s: cannot be decoded; the image is left out", self.pictures.samples[index].name)
-            yield batch
+        ahead = _Ahead(self, 0, workers)
+        try:
+            for batch in ahead:
+                for index in batch["index"][~batch["valid"]].tolist():
+                    if index >= 0 and index not in self.reported:
+                        self.reported.add(index)
+                        log.warning("%s: cannot be decoded; it is left out", self.pictures.samples[index].name)
+                yield batch
+        finally:
+            ahead.close()
 
     def __getitem__(self, number: int) -> Batch:
         """The batch with a number."""
@@ -324,7 +364,7 @@ def training_stream(
         whole = len(shapes) * batch_size - count
         # A rectangular epoch ends in a full batch too: its pictures are those of the greatest height to width, some of them twice.
         order = np.concatenate([order, np.resize(order[::-1], whole)])
-    return TrainingStream(
+    batches = TrainingBatches(
         pictures=pictures,
         settings=settings,
         batch_size=batch_size,
@@ -337,6 +377,7 @@ def training_stream(
         process_index=process_index,
         process_count=process_count,
     )
+    return TrainingStream(batches)
 
 
 def validation_batches(
@@ -432,25 +473,40 @@ def _collate(items: Sequence[tuple[Pixels, Boxes, int]], max_boxes: int) -> Batc
     return {"images": np.stack(images), "boxes": padded, "mask": mask, "index": np.array(indices, np.int32)}
 
 
-def _prefetch(batches: TrainingStream | ValidationBatches, start: int, workers: int) -> Iterator[Batch]:
-    """Batches from ``start`` on, made ahead by a thread or by worker processes."""
-    cv2.setNumThreads(1)  # workers are the parallelism; OpenCV's own threads would fight them
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain reads its own flags, and the command line is not absl's
-    source: Any = grain.MapDataset.source(batches).slice(slice(start, len(batches)))
-    if workers == 0:
-        iterator = iter(source.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
-    else:
-        options = grain.MultiprocessingOptions(num_workers=min(workers, max(len(source), 1)), per_worker_buffer_size=2)
-        sequential = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        iterator = iter(source.to_iter_dataset(sequential).mp_prefetch(options, worker_init_fn=_start_worker))
-    try:
-        yield from iterator
-    finally:
-        iterator.close()
+class _Ahead:
+    """Batches from a number on, made ahead of time by a thread or by worker processes.
+
+    Attributes:
+      number: of the next batch.
+      workers: processes that make batches; 0 for a thread of this one.
+    """
+
+    def __init__(self, batches: TrainingBatches | ValidationBatches, number: int, workers: int) -> None:
+        self.number, self.workers = number, workers
+        cv2.setNumThreads(1)  # workers are the parallelism; OpenCV's own threads would fight them
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain reads its own flags, and the command line is not absl's
+        source: Any = grain.MapDataset.source(batches).slice(slice(number, len(batches)))
+        if workers == 0:
+            self._iterator = iter(source.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
+        else:
+            one_by_one = source.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+            options = grain.MultiprocessingOptions(min(workers, max(len(source), 1)), per_worker_buffer_size=2)
+            self._iterator = iter(one_by_one.mp_prefetch(options, worker_init_fn=_start_worker))
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        batch = next(self._iterator)
+        self.number += 1
+        return batch
+
+    def close(self) -> None:
+        self._iterator.close()
 
 
-def _start_worker(index: int, count: int) -> None:
+def _start_worker(_index: int, _count: int) -> None:
     cv2.setNumThreads(1)
 
 

@@ -114,8 +114,8 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
             return value
         raise UserError(f"{where}: {value!r} is none of {', '.join(map(repr, get_args(kind)))}")
     options = get_args(kind) or (kind,)
-    if value is None and type(None) in options:
-        return None
+    if type(None) in options:
+        return None if value is None else _typed(options[0], value, where)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if float in options and is_number and math.isfinite(value):
         return float(value)

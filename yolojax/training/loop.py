@@ -102,7 +102,6 @@ def _train_epoch(now: Session, step: TrainStep, interrupt: Interrupt) -> EpochMe
                 break
         while running:
             collect()
-    stream.close()
     return meter
 
 
@@ -121,7 +120,7 @@ def _timed(stream: Iterator[Any], meter: EpochMeter, running: deque[Any]) -> Ite
 def _logged(step: TrainStep, now: Session, batch: dict[str, Any]) -> Any:
     """Call the step; say so if this compiled it."""
     programs, start = step._cache_size(), time.perf_counter()  # type: ignore[attr-defined]
-    result = step(now.state, batch)
+    result = step(now.state, batch, now.phase.factors)
     if step._cache_size() > programs:  # type: ignore[attr-defined]
         shape = " x ".join(map(str, batch["images"].shape[:3]))
         log.info("compiled the step for %s images in %.1f s", shape, time.perf_counter() - start)

@@ -6,7 +6,7 @@ It is built inside the jitted step, around rates that are traced values; the str
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -32,7 +32,6 @@ class OptimizerSettings:
       momentum: β₁ of Adam and AdamW; that of SGD is warmed up and comes with the rates.
       clip: greatest norm of the gradient of all trainable leaves together.
       accumulates: whether an update may sum several batches; if not, no buffer is kept for it.
-      factors: learning-rate factor by label; 1 for labels not listed.
     """
 
     name: Literal["SGD", "Adam", "AdamW"] = "SGD"
@@ -40,7 +39,6 @@ class OptimizerSettings:
     momentum: float = 0.937
     clip: float = 10.0
     accumulates: bool = True
-    factors: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def from_hyperparameters(
@@ -49,7 +47,6 @@ class OptimizerSettings:
         *,
         batch_size: int,
         name: Literal["SGD", "Adam", "AdamW"] = "SGD",
-        factors: Mapping[str, float] | None = None,
     ) -> OptimizerSettings:
         """The optimizer that a hyperparameter file asks for, with its weight decay scaled to the images per update (contract fact 5)."""
         accumulate = max(round(NOMINAL_BATCH / batch_size), 1)
@@ -58,12 +55,16 @@ class OptimizerSettings:
             weight_decay=hyp.weight_decay * batch_size * accumulate / NOMINAL_BATCH,
             momentum=hyp.momentum,
             accumulates=accumulate > 1,
-            factors=factors or {},
         )
 
 
 def make_optimizer(
-    labels: Tree, settings: OptimizerSettings, rates: Rates, ready: Array | bool = True, restart: Array | bool = False
+    labels: Tree,
+    settings: OptimizerSettings,
+    rates: Rates,
+    factors: Mapping[str, Any] | None = None,
+    ready: Array | bool = True,
+    restart: Array | bool = False,
 ) -> optax.GradientTransformation:
     """The transformation of one iteration.
 
@@ -71,6 +72,7 @@ def make_optimizer(
       labels: tree of ``frozen`` or the name of a trainable group, structure of the parameters.
       settings: fixed for the run.
       rates: scalars, may be traced, in the dtype of the parameters.
+      factors: learning-rate factor by label, may be traced; 1 for labels not listed.
       ready: bool scalar: update with the gradients summed so far. Where false they are kept and the updates are zero.
       restart: bool scalar: forget gradients summed before (the first batch of an epoch, contract fact 12).
 
@@ -80,8 +82,8 @@ def make_optimizer(
 
     Source: contract §1.5.
     """
-    factors = map_with_path(lambda _, label: settings.factors.get(label, 1.0), labels)
-    steps = [clip_by_norm(settings.clip), *_direction(settings, rates), _scale_by_rates(rates, factors)]
+    own_factors = map_with_path(lambda _, label: (factors or {}).get(label, 1.0), labels)
+    steps = [clip_by_norm(settings.clip), *_direction(settings, rates), _scale_by_rates(rates, own_factors)]
     trainable = optax.chain(*steps)
     if settings.accumulates:
         trainable = sum_gradients(trainable, ready, restart)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -57,7 +58,7 @@ def change_phase(
     opt_state = jax.tree_util.tree_map_with_path(
         lambda path, leaf: kept.get(jax.tree_util.keystr(path), leaf), fresh.opt_state
     )
-    return state.replace(params=fresh.params, ema_params=averages["params"], opt_state=opt_state)
+    return dataclasses.replace(state, params=fresh.params, ema_params=averages["params"], opt_state=opt_state)
 
 
 def gradient_norms(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -88,7 +88,9 @@ class ProgressBar:
 
     def update(self, meter: EpochMeter) -> None:
         """Show the state of the epoch."""
-        self._progress.update(self._task, completed=meter.batches, speed=meter.images_per_second, **meter.losses)
+        self._progress.update(
+            self._task, completed=meter.batches, speed=meter.images_per_second, **cast(Any, meter.losses)
+        )
 
     def __enter__(self) -> ProgressBar:
         self._progress.start()

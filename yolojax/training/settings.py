@@ -58,7 +58,7 @@ class TrainSettings:
     noval: bool = flag(False, "validate after the final epoch only")
     noautoanchor: bool = flag(False, "keep the anchors even if they fit the boxes badly")
     noplots: bool = flag(False, "write no pictures")
-    cache: str | None = flag(None, "cache decoded images: ram or disk", nargs="?", const="ram")
+    cache: Literal["ram", "disk"] | None = flag(None, "cache decoded images: ram or disk", nargs="?", const="ram")
     image_weights: bool = flag(False, "draw images in proportion to the difficulty of their classes")
     device: str = flag("", "cpu, gpu, tpu, or device numbers as in '0,1'; default: all of the best platform")
     multi_scale: bool = flag(False, "vary the image size by +-50 %% over a fixed ladder of sizes")
@@ -84,8 +84,6 @@ class TrainSettings:
                 raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"--label-smoothing {self.label_smoothing}: must be at least 0 and below 1")
-        if self.cache not in (None, "ram", "disk"):
-            raise UserError(f"--cache {self.cache}: choose ram or disk")
 
     def with_defaults(self, data: DataConfig) -> TrainSettings:
         """These settings with image size, epochs and batch filled in from the data set, else from YOLOv5's defaults."""

@@ -11,6 +11,7 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
+from yolojax.freezing.adapters import merge_adapters
 from yolojax.freezing.labels import trainable_mask
 from yolojax.freezing.tree import map_with_path, merge, partition
 from yolojax.model.network import Network
@@ -23,7 +24,7 @@ from yolojax.training.state import TrainState
 
 Tree = Any
 Batch = Mapping[str, Any]
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
+TrainStep = Callable[..., tuple[TrainState, dict[str, Array]]]
 
 
 def make_train_step(
@@ -45,20 +46,26 @@ def make_train_step(
       mesh: devices that share the batch; None is the default device.
 
     Returns:
-      A jitted ``step(state, batch) -> (state, metrics)``. It consumes ``state``. ``batch`` holds ``images`` uint8 ``(B, H, W, 3)`` RGB, ``boxes``
-      ``(B, M, 5)`` and ``mask`` ``(B, M)``. Metrics are scalars: ``loss`` (times the batch size), its parts ``box``, ``obj``, ``cls``,
+      A jitted ``step(state, batch, factors={}, size=None) -> (state, metrics)``. It consumes ``state``. ``batch`` holds ``images`` uint8
+      ``(B, H, W, 3)`` RGB, ``boxes`` ``(B, M, 5)`` and ``mask`` ``(B, M)``; ``factors`` are the learning-rate factors by label (1 where none is
+      given); ``size``, static, is ``(height, width)`` to which the device resizes the images. Metrics are scalars:
+      ``loss`` (times the batch size), its parts ``box``, ``obj``, ``cls``,
       ``gradient_norm`` of this batch before clipping, and ``finite`` (loss and gradient are).
 
     Frozen leaves, their averages and fixed statistics pass through untouched; gradients are taken of the trainable leaves alone.
     """
     trainable = trainable_mask(labels)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+    def step(
+        state: TrainState, batch: Batch, factors: Mapping[str, Any] | None = None, size: tuple[int, int] | None = None
+    ) -> tuple[TrainState, dict[str, Array]]:
+        if mesh is not None:
+            batch = jax.lax.with_sharding_constraint(batch, split(mesh))
         learned, frozen = partition(state.params, trainable)
-        images = _normalise(batch["images"], jnp.result_type(*jax.tree.leaves(state.params)))
+        images = _normalise(batch["images"], jnp.result_type(*jax.tree.leaves(state.params)), size)
 
         def forward(learned: Tree) -> tuple[Array, tuple[dict[str, Array], Tree]]:
-            variables = {"params": merge(learned, frozen), "batch_stats": state.batch_stats}
+            variables = {"params": merge_adapters(merge(learned, frozen)), "batch_stats": state.batch_stats}
             heads, mutated = network.apply(variables, images, train=True, mutable=["batch_stats"])
             total, parts = compute_loss(heads, batch["boxes"], batch["mask"], network.spec, loss)
             return total, (parts, mutated["batch_stats"])
@@ -66,13 +73,13 @@ def make_train_step(
         (total, (parts, batch_stats)), gradients = jax.value_and_grad(forward, has_aux=True)(learned)
         norm = optax.global_norm(gradients)
         metrics = {"loss": total, **parts, "gradient_norm": norm, "finite": jnp.isfinite(total) & jnp.isfinite(norm)}
-        return _update(state, gradients, batch_stats), metrics
+        return _update(state, gradients, batch_stats, factors or {}), metrics
 
-    def _update(state: TrainState, gradients: Tree, batch_stats: Tree) -> TrainState:
+    def _update(state: TrainState, gradients: Tree, batch_stats: Tree, factors: Mapping[str, Any]) -> TrainState:
         rates = schedule.rates(state.step, jnp.result_type(*jax.tree.leaves(state.params)))
         ready = state.step - state.last_update >= rates.accumulate
         restart = state.step % schedule.batches_per_epoch == 0
-        transformation = make_optimizer(labels, optimizer, rates, ready, restart)
+        transformation = make_optimizer(labels, optimizer, rates, factors, ready, restart)
         # Frozen leaves need a gradient for the shape of the tree alone; zeros made here are folded away.
         full = jax.tree.map(
             lambda learns, gradient, value: gradient if learns else jnp.zeros_like(value),
@@ -101,12 +108,13 @@ def make_train_step(
             last_update=jnp.where(ready, state.step, state.last_update),
         )
 
-    if mesh is None:
-        return jax.jit(step, donate_argnums=0)
-    whole = replicated(mesh)
-    return jax.jit(step, donate_argnums=0, in_shardings=(whole, split(mesh)), out_shardings=(whole, whole))
+    out_shardings = None if mesh is None else replicated(mesh)
+    return jax.jit(step, donate_argnums=0, static_argnames="size", out_shardings=out_shardings)
 
 
-def _normalise(images: Array, dtype: Any) -> Array:
-    """Bytes to 0…1."""
-    return images.astype(dtype) / 255
+def _normalise(images: Array, dtype: Any, size: tuple[int, int] | None) -> Array:
+    """Bytes to 0…1, resized bilinearly if a size is given."""
+    scaled = images.astype(dtype) / 255
+    if size is None or size == images.shape[1:3]:
+        return scaled
+    return jax.image.resize(scaled, (len(images), *size, 3), "linear", antialias=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,10 @@ from yolojax.model.network import Network, Variables
 from yolojax.model.spec import ModelSpec
 from yolojax.training.loss import LossSettings, compute_loss
 
+Heads: TypeAlias = tuple[Array, ...]
 
-def make_predict(
-    spec: ModelSpec, dtype: DTypeLike | None = None
-) -> Callable[[Variables, Array], tuple[Array, tuple[Array, ...]]]:
+
+def make_predict(spec: ModelSpec, dtype: DTypeLike | None = None) -> Callable[[Variables, Array], tuple[Array, Heads]]:
     """A jitted function ``(variables, images) -> (predictions, heads)``.
 
     ``images`` is uint8 ``(B, H, W, 3)`` RGB; predictions are ``(B, N, 5 + classes)`` as in ``model.decode``, heads as the network gives them.
@@ -30,8 +30,8 @@ def make_predict(
     network = Network(spec, dtype=dtype)
 
     @jax.jit
-    def predict(variables: Variables, images: Array) -> tuple[Array, tuple[Array, ...]]:
-        heads = network.apply(variables, images.astype(jnp.float32) / 255)
+    def predict(variables: Variables, images: Array) -> tuple[Array, Heads]:
+        heads = cast(Heads, network.apply(variables, images.astype(jnp.float32) / 255))
         return decode(heads, spec), heads
 
     return predict

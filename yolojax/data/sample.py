@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 Boxes = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -30,9 +31,13 @@ _FORMATS = {
     "MPO": (".mpo", ".jpg", ".jpeg"),
     "PNG": (".png",),
     "PPM": (".ppm", ".pgm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
 }
-_FORMATS |= {"TIFF": (".tif", ".tiff"), "WEBP": (".webp",)}
-_EXIF_ORIENTATION = 274
+_TIFF_WIDTH, _TIFF_HEIGHT, _EXIF_ORIENTATION = 256, 257, 274
+_JPEG_START, _JPEG_END, _PNG_END = b"\xff\xd8", b"\xff\xd9", b"IEND"
+_TAIL = 256  # bytes in which an end marker is looked for: some cameras write a few behind it
+_MOST_MISSING = 0.1  # share of the rows of a JPEG that may be missing at its end
 _TURNED = (5, 6, 7, 8)
 
 
@@ -163,13 +168,24 @@ def decode_image(data: bytes) -> Pixels:
     Raises:
       ImageError: the bytes are no picture that can be decoded.
     """
+    if not data:
+        raise ImageError("is empty")
+    image = _decode(data)
+    if image is None and data.startswith(_JPEG_START):
+        image = _decode(
+            data + _JPEG_END
+        )  # OpenCV refuses a JPEG that breaks off; with an end marker it decodes what there is
+    if image is None:
+        raise ImageError("cannot be decoded")
+    return image
+
+
+def _decode(data: bytes) -> Pixels | None:
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:
         raise ImageError(f"cannot be decoded ({error.err})") from error
-    if image is None:
-        raise ImageError("cannot be decoded" if data else "is empty")
-    return np.asarray(image, np.uint8)
+    return None if image is None else np.asarray(image, np.uint8)
 
 
 def probe_image(path: Path) -> tuple[tuple[int, int], list[Problem]]:
@@ -184,11 +200,14 @@ def probe_image(path: Path) -> tuple[tuple[int, int], list[Problem]]:
     try:
         with Image.open(path) as image:
             kind, (width, height) = image.format or "", image.size
+            if isinstance(image, TiffImageFile):  # Pillow has turned this size already, and no other's
+                width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
             if image.getexif().get(_EXIF_ORIENTATION) in _TURNED:
                 width, height = height, width
     except OSError as error:
-        raise ImageError(f"is no readable image ({error.strerror or 'unknown format'})") from error
-    except (Image.DecompressionBombError, SyntaxError, ValueError, TypeError, OverflowError) as error:
+        reason = error.strerror or ("unknown format" if path.stat().st_size else "empty file")
+        raise ImageError(f"is no readable image ({reason})") from error
+    except (Image.DecompressionBombError, SyntaxError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise ImageError(f"is no readable image ({error})") from error
     if kind not in _FORMATS:
         raise ImageError(f"is a {kind} file; known are {', '.join(_FORMATS)}")
@@ -197,15 +216,26 @@ def probe_image(path: Path) -> tuple[tuple[int, int], list[Problem]]:
     problems = []
     if path.suffix.lower() not in _FORMATS[kind]:
         problems.append(Problem("wrong extension", str(path), f"is a {kind} file, and read as one"))
-    if kind in ("JPEG", "MPO") and not _ends_whole(path):
-        problems.append(
-            Problem("truncated image", str(path), "has no end marker; it is used as far as it can be decoded")
-        )
+    if not _has_end(path, kind):
+        data = path.read_bytes()
+        image = decode_image(data)
+        if _decode(data) is None:
+            missing = _missing_rows(image)
+            if missing > _MOST_MISSING * height:
+                raise ImageError(f"breaks off: the lower {missing} of {height} rows are missing")
+            problems.append(Problem("truncated image", str(path), "breaks off at its end; it is used all the same"))
     return (height, width), problems
 
 
-def _ends_whole(path: Path) -> bool:
-    """Whether a JPEG has its end marker; some cameras write a few bytes behind it."""
+def _has_end(path: Path, kind: str) -> bool:
+    """Whether a JPEG or PNG has its end marker; if not, it may break off, or something may be appended to it."""
+    marker = {"JPEG": _JPEG_END, "MPO": _JPEG_END, "PNG": _PNG_END}.get(kind, b"")
     with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - 256, 0))
-        return b"\xff\xd9" in file.read()
+        file.seek(max(path.stat().st_size - _TAIL, 0))
+        return marker in file.read()
+
+
+def _missing_rows(image: Pixels) -> int:
+    """Rows at the lower end that are all of one colour, as the decoder fills what is missing."""
+    written = (image != image[-1, -1]).any((1, 2)).nonzero()[0]
+    return len(image) - 1 - int(written[-1]) if len(written) else len(image)

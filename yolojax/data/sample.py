@@ -218,9 +218,9 @@ def probe_image(path: Path) -> tuple[tuple[int, int], list[Problem]]:
         problems.append(Problem("wrong extension", str(path), f"is a {kind} file, and read as one"))
     if not _has_end(path, kind):
         data = path.read_bytes()
-        image = decode_image(data)
+        picture = decode_image(data)
         if _decode(data) is None:
-            missing = _missing_rows(image)
+            missing = _missing_rows(picture)
             if missing > _MOST_MISSING * height:
                 raise ImageError(f"breaks off: the lower {missing} of {height} rows are missing")
             problems.append(Problem("truncated image", str(path), "breaks off at its end; it is used all the same"))

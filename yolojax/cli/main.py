@@ -71,12 +71,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show_log() -> None:
-    """Print what yolojax logs; rich keeps the lines and a progress bar apart."""
-    from rich.logging import RichHandler
+    """Print what yolojax logs; on a terminal through rich, which keeps the lines and a progress bar apart."""
+    handler: logging.Handler = logging.StreamHandler(sys.stdout)
+    if sys.stdout.isatty():
+        from rich.logging import RichHandler
 
-    handler = RichHandler(show_time=False, show_level=False, show_path=False, markup=False, highlighter=None)
+        handler = RichHandler(show_time=False, show_level=False, show_path=False)
     log = logging.getLogger("yolojax")
     log.handlers[:] = [handler]
+    log.propagate = False
     log.setLevel(logging.INFO)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -210,7 +210,7 @@ class TrainingStream:
         """M: boxes that one picture of a batch has room for."""
         return self.batches.max_boxes
 
-    def iterate(self, epoch: int = 0, batch: int = 0, workers: int = 0) -> Iterator[Batch]:
+    def iterate(self, epoch: int = 0, batch: int = 0, workers: int = 0) -> Generator[Batch]:
         """The batches from a given one to the end of the last epoch.
 
         Iterating may stop anywhere; workers then keep what they have made ahead, and going on from there (as the next epoch does) costs nothing.

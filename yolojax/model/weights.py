@@ -91,7 +91,8 @@ def save_weights(directory: str | Path, weights: Weights) -> None:
         writing.mkdir()
         with _checkpointer() as checkpointer:
             checkpointer.save(writing / _ARRAYS, arrays)
-        (writing / _RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items())
+        (writing / _RECORD).write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
         _replace(writing, target)
     except Exception as error:  # whichever it was, nothing half-written stays
         shutil.rmtree(writing, ignore_errors=True)

@@ -99,7 +99,7 @@ def test_jpeg_cut_in_its_middle_is_refused(tmp_path):
     Image.fromarray(noise).save(tmp_path / "a.jpg", quality=95)
     data = (tmp_path / "a.jpg").read_bytes()
     (tmp_path / "a.jpg").write_bytes(data[: len(data) // 2])
-    with pytest.raises(ImageError, match="breaks off: the lower [0-9]+ of 200 rows are missing"):
+    with pytest.raises(ImageError, match=r"breaks off: the lower [0-9]+ of 200 rows are missing"):
         probe_image(tmp_path / "a.jpg")
 
 

@@ -1,0 +1,122 @@
+"""Decoded pictures in one file for all workers."""
+
+import os
+from dataclasses import replace
+from itertools import islice
+
+import cv2
+import numpy as np
+import pytest
+
+from yolojax.config import Hyperparameters
+from yolojax.data import cache as cache_module
+from yolojax.data.cache import cache_folder, make_cache
+from yolojax.data.pipeline import training_stream, validation_batches
+from yolojax.data.sample import ImageError
+from yolojax.data.sources import open_split
+
+SETTINGS = Hyperparameters(mosaic=0.5)
+
+
+@pytest.fixture(autouse=True)
+def own_cache_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("YOLOJAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache_module.tempfile, "tempdir", str(tmp_path))
+
+
+def batches(samples, workers=0, **options):
+    stream = training_stream(samples, SETTINGS, image_size=64, batch_size=4, epochs=1, **options)
+    found = list(stream.iterate(workers=workers))
+    stream.close()
+    return found
+
+
+@pytest.mark.parametrize(("kind", "workers"), [("ram", 0), ("ram", 1), ("disk", 0)])
+def test_batches_are_the_same_with_a_cache(samples, kind, workers):
+    for plain, cached in zip(batches(samples), batches(samples, workers, cache=kind), strict=True):
+        for key in plain:
+            np.testing.assert_array_equal(plain[key], cached[key])
+
+
+def test_validation_is_the_same_with_a_cache(samples):
+    plain, cached = (
+        list(validation_batches(samples, image_size=32, batch_size=4, cache=kind).iterate()) for kind in (None, "ram")
+    )
+    for a, b in zip(plain, cached, strict=True):
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key])
+
+
+def test_memory_cache_is_gone_when_it_is_no_longer_used(samples):
+    cache = make_cache(samples, "ram", 64, smooth=False)
+    path = cache.path
+    assert path.stat().st_size == sum(sample_bytes(cache))
+    assert cache[0].shape == (48, 64, 3)
+    with pytest.raises(ValueError, match="read-only"):
+        cache[0][0, 0, 0] = 1
+    del cache
+    assert not path.exists()
+
+
+def sample_bytes(cache):
+    return (int(height) * int(width) * 3 for height, width in cache.shapes)
+
+
+def test_disk_cache_is_used_again_and_made_again_when_a_file_changes(yolo_folder, caplog):
+    config = yolo_folder({"a.png": [], "b.png": []})
+    before = sorted(config.root.rglob("*"))
+
+    def first_picture():
+        samples = open_split(config, "train").samples
+        return make_cache(samples, "disk", 64, smooth=False)[0].copy()
+
+    with caplog.at_level("INFO"):
+        first, again = first_picture(), first_picture()
+        assert (first == again).all()
+        assert sum("filling it" in message for message in caplog.messages) == 1
+        cv2.imwrite(str(config.root / "images" / "train" / "a.png"), 255 - first[..., ::-1])
+        assert (first_picture() == 255 - first).all()
+    assert [path for path in sorted(config.root.rglob("*")) if cache_folder() not in (path, *path.parents)] == before
+
+
+@pytest.mark.parametrize("kind", ["ram", "disk"])
+def test_what_does_not_fit_is_said_and_not_cached(samples, kind, monkeypatch, caplog):
+    monkeypatch.setattr(cache_module, "available_memory", lambda: 1000)
+    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
+    assert make_cache(samples, kind, 64, smooth=False) is None
+    assert f"{kind} cache: 11 images need 0.00 GB, 0.00 GB of " in caplog.text
+    assert "reading from the files instead" in caplog.text
+
+
+def test_unreadable_picture_is_the_same_error_from_a_cache(samples):
+    class Broken:
+        def __call__(self):
+            raise ImageError("cannot be decoded")
+
+    cache = make_cache([replace(samples[0], reader=Broken()), samples[1]], "ram", 64, smooth=False)
+    with pytest.raises(ImageError):
+        cache[0]
+    assert cache[1].shape == (64, 48, 3)
+
+
+def test_cache_that_cannot_be_filled_leaves_nothing_behind(samples, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_module, "_memory_folder", lambda total: tmp_path)
+
+    def full(*_):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(cache_module.os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        make_cache(samples, "ram", 64, smooth=False)
+    assert not list(tmp_path.glob("yolojax-*"))
+
+
+def test_available_memory_is_plausible():
+    assert 0 < cache_module.available_memory() < 2**50
+
+
+def test_streams_start_in_the_middle_from_a_cache(samples):
+    stream = training_stream(samples, SETTINGS, image_size=64, batch_size=4, epochs=2, cache="ram")
+    whole = list(stream.iterate())
+    for a, b in zip(whole[4:], islice(stream.iterate(1, 1), 2), strict=True):
+        np.testing.assert_array_equal(a["images"], b["images"])

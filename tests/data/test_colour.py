@@ -1,0 +1,69 @@
+"""Colours change as the contract says, boxes stay."""
+
+import colorsys
+
+import numpy as np
+import pytest
+
+from yolojax.config import Hyperparameters
+from yolojax.data.colour import mix_up, random_hsv
+from yolojax.data.geometry import Scene
+
+
+def hsv(image: np.ndarray) -> np.ndarray:
+    return np.array(colorsys.rgb_to_hsv(*(image[0, 0] / 255)))
+
+
+def flat(*colour: int) -> np.ndarray:
+    return np.full((2, 2, 3), colour, np.uint8)
+
+
+def test_nothing_changes_without_gains():
+    image = flat(200, 100, 50)
+    assert random_hsv(image, np.random.default_rng(0), Hyperparameters(hsv_h=0, hsv_s=0, hsv_v=0)) is image
+
+
+@pytest.mark.parametrize(("gain", "channel", "start"), [("hsv_h", 0, 0.5), ("hsv_s", 1, 0.5), ("hsv_v", 2, 0.5)])
+def test_each_gain_scales_its_channel_uniformly(gain, channel, start):
+    colour = [0.5, 0.5, 0.5]
+    colour[channel] = start
+    image = flat(*(round(value * 255) for value in colorsys.hsv_to_rgb(*colour)))
+    settings = Hyperparameters(**(dict.fromkeys(("hsv_h", "hsv_s", "hsv_v"), 0.0) | {gain: 0.4}))
+    rng = np.random.default_rng(0)
+    seen = np.array([hsv(random_hsv(image, rng, settings)) for _ in range(1500)])
+    ratios = np.sort(seen[:, channel] / hsv(image)[channel])
+    uniform = 0.6 + 0.8 * (np.arange(1500) + 0.5) / 1500
+    assert np.abs(ratios - uniform).max() < 0.04
+    others = [other for other in range(3) if other != channel]
+    assert np.abs(seen[:, others] - hsv(image)[others]).max() < 0.03
+
+
+def test_hue_wraps_and_the_others_stop():
+    violet, vivid = flat(255, 0, 240), flat(250, 10, 10)
+    settings = Hyperparameters(hsv_h=0.5, hsv_s=0.9, hsv_v=0.9)
+    rng = np.random.default_rng(1)
+    hues = np.array([hsv(random_hsv(violet, rng, Hyperparameters(hsv_h=0.5, hsv_s=0, hsv_v=0)))[0] for _ in range(200)])
+    assert hues.min() < 0.3  # past the end of the circle
+    bright = np.array([random_hsv(vivid, rng, settings)[0, 0] for _ in range(200)])
+    assert (bright.max(1) == 255).any()
+    assert (bright.max(1) > 0).all()
+
+
+def test_red_and_blue_are_not_exchanged():
+    """Only saturation changes: the strongest channel stays the strongest."""
+    changed = random_hsv(flat(200, 100, 50), np.random.default_rng(0), Hyperparameters(hsv_h=0, hsv_s=0.5, hsv_v=0))
+    assert changed[0, 0].argmax() == 0
+    assert changed[0, 0].argmin() == 2
+
+
+def test_mix_up_is_a_weighted_mean_with_all_boxes():
+    rng, shares = np.random.default_rng(0), []
+    first = Scene(flat(0, 0, 200), np.array([[0, 0, 0, 1, 1]], np.float32))
+    second = Scene(flat(200, 0, 0), np.array([[1, 0, 0, 2, 2], [2, 0, 0, 2, 1]], np.float32))
+    for _ in range(2000):
+        mixed = mix_up(first, second, rng)
+        assert abs(int(mixed.image[0, 0, 0]) + int(mixed.image[0, 0, 2]) - 200) <= 2
+        shares.append(mixed.image[0, 0, 2] / 200)
+    assert mixed.boxes[:, 0].tolist() == [0, 1, 2]
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.01)
+    assert np.std(shares) == pytest.approx(np.sqrt(1 / (4 * 65)), abs=0.005)  # Beta(32, 32)

@@ -1,5 +1,7 @@
 """The strategies shown in docs/freezing.md work as printed."""
 
+import doctest
+import importlib
 import re
 from pathlib import Path
 
@@ -55,3 +57,10 @@ def test_every_shipped_strategy_is_told():
     rows = [line for line in table.splitlines() if line.startswith("|")]
     named = {name for line in rows for name in re.findall("`([a-z_]+)`", line.split("|")[1])}
     assert named == {file.stem for file in (configs_root() / "freezing").glob("*.yaml")}
+
+
+@pytest.mark.parametrize("name", ["adapters", "labels", "phases", "selectors", "signals", "tree"])
+def test_examples_in_docstrings(name):
+    results = doctest.testmod(importlib.import_module(f"yolojax.freezing.{name}"))
+    assert results.attempted
+    assert not results.failed

@@ -7,6 +7,7 @@ import logging
 from typing import Literal
 
 from yolojax.config import DataConfig
+from yolojax.data.coco import open_coco
 from yolojax.data.sample import Boxes, Split
 from yolojax.data.shapes import prepare_shapes
 from yolojax.data.voc import open_voc
@@ -37,6 +38,8 @@ def open_split(
         opened = open_yolo(config, split, entries)
     elif config.format == "voc":
         opened = open_voc(config, split, entries)
+    elif config.format == "coco":
+        opened = open_coco(config, split, entries)
     elif config.format == "shapes":
         opened = open_yolo(dataclasses.replace(config, root=prepare_shapes(config)), split, entries)
     else:

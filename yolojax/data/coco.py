@@ -1,0 +1,196 @@
+"""Data sets with COCO annotation files.
+
+An entry is an annotation file (``annotations/instances_train2017.json``). Crowd boxes are left out, as the original does it; corners are clipped to the
+picture; categories are matched by name. Options of the data set's YAML:
+
+  images: folder of the pictures, relative to the root; ``{set}`` in it is what follows the last ``_`` of the annotation file's name. Unless given,
+    the usual places are tried: ``images/{set}``, ``{set}``, ``images``, and the folder of the annotation file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yolojax.config import DataConfig, check_keys
+from yolojax.data.sample import ImageError, Polygons, Problem, Sample, Split, make_split, probe_image, read_image
+from yolojax.errors import UserError
+
+_OPTIONS = ("images",)
+
+
+@dataclass(frozen=True)
+class _Picture:
+    path: Path
+    where: str
+    size: tuple[Any, Any]
+    annotations: list[tuple[int, Mapping[str, Any]]]
+
+
+def open_coco(config: DataConfig, split: str, entries: Sequence[str]) -> Split:
+    """The samples of a split with COCO annotations.
+
+    Raises:
+      UserError: a file is missing or no COCO annotation file, its pictures are not found, or none of its categories has a name of the data set.
+    """
+    check_keys(f"{config.file}: options", config.options, _OPTIONS)
+    problems: list[Problem] = []
+    found, samples = 0, []
+    for entry in entries:
+        file = config.root / entry
+        content = _read(config, split, file)
+        pictures = _pictures(config, file, content, problems)
+        found += len(content["images"])
+        classes = _classes(config, file, content)
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for sample, seen in pool.map(partial(_read_sample, classes), pictures):
+                problems += seen
+                if sample is not None:
+                    samples.append(sample)
+    return make_split(split, found, samples, problems)
+
+
+def _read(config: DataConfig, split: str, file: Path) -> dict[str, list[dict[str, Any]]]:
+    """The lists ``images``, ``annotations`` and ``categories``, each of mappings that have an id."""
+    if not file.is_file():
+        raise UserError(
+            f"{config.file}: key '{split}': {file} does not exist; set 'path' in that file to the folder of the data set"
+        )
+    try:
+        content = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: is no JSON file ({error})") from error
+    content = content if isinstance(content, dict) else {}
+    content.setdefault("annotations", [])  # files of test sets have none
+    for key, needed in (("images", "file_name"), ("annotations", "image_id"), ("categories", "name")):
+        rows = content.get(key)
+        if not isinstance(rows, list):
+            raise UserError(f"{file}: is no COCO annotation file: it has no list '{key}'")
+        for number, row in enumerate(rows):
+            if not isinstance(row, dict) or needed not in row:
+                raise UserError(f"{file}: {key}[{number}] has no '{needed}'")
+    return content
+
+
+def _classes(config: DataConfig, file: Path, content: Mapping[str, list[dict[str, Any]]]) -> dict[Any, int | str]:
+    """From category id to class, or to its name where the data set does not have it."""
+    index = {name: number for number, name in enumerate(config.names)}
+    classes = {_key(row.get("id")): index.get(str(row["name"]), str(row["name"])) for row in content["categories"]}
+    if not any(isinstance(value, int) for value in classes.values()):
+        raise UserError(
+            f"{config.file}: key 'names': {file} has none of these classes, but {', '.join(map(str, classes.values()))}"
+        )
+    return classes
+
+
+def _pictures(
+    config: DataConfig, file: Path, content: Mapping[str, list[dict[str, Any]]], problems: list[Problem]
+) -> list[_Picture]:
+    rows: defaultdict[Any, list[tuple[int, Mapping[str, Any]]]] = defaultdict(list)
+    for number, annotation in enumerate(content["annotations"]):
+        rows[_key(annotation["image_id"])].append((number, annotation))
+    names = [str(image["file_name"]) for image in content["images"]]
+    folder = _image_folder(config, file, names)
+    pictures = []
+    for number, (name, image) in enumerate(zip(names, content["images"], strict=True)):
+        where = f"{file}, images[{number}]"
+        if os.path.isabs(name) or ".." in Path(name).parts:
+            problems.append(Problem("bad path", where, f"'{name}' leads out of the data set", "image"))
+        else:
+            size = image.get("height"), image.get("width")
+            pictures.append(_Picture(folder / name, str(file), size, rows.get(_key(image.get("id")), [])))
+    return sorted(pictures, key=lambda picture: str(picture.path))
+
+
+def _image_folder(config: DataConfig, file: Path, names: Sequence[str]) -> Path:
+    kind = file.stem.rpartition("_")[2]
+    if "images" in config.options:
+        return config.root / str(config.options["images"]).replace("{set}", kind)
+    places = [config.root / "images" / kind, config.root / kind, config.root / "images", file.parent]
+    for place in places:
+        if any((place / name).is_file() for name in names[:100]):
+            return place
+    raise UserError(
+        f"{config.file}: the images of {file} are in none of {', '.join(map(str, places))}; set options: images: to their folder"
+    )
+
+
+def _key(value: Any) -> Any:
+    """An id as a key; hostile ones (lists, mappings) by their text."""
+    return value if isinstance(value, int | str) else repr(value)
+
+
+def _read_sample(classes: Mapping[Any, int | str], picture: _Picture) -> tuple[Sample | None, list[Problem]]:
+    try:
+        size, problems = probe_image(picture.path)
+    except ImageError as error:
+        return None, [Problem("unreadable image", str(picture.path), str(error), "image")]
+    limit = np.array(size[::-1], np.float64)
+    written = np.array([_number(side) for side in picture.size[::-1]])
+    if (written > 0).all() and (written != limit).any():
+        message = (
+            f"is for {written[0]:.0f}x{written[1]:.0f} pixels, the image has {size[1]}x{size[0]}; boxes are scaled"
+        )
+        problems.append(Problem("other size", str(picture.path), message))
+        limit = written
+    boxes: dict[tuple[float, ...], NDArray[np.float32] | None] = {}
+    for number, annotation in picture.annotations:
+        where = f"{picture.where}, annotations[{number}]"
+        if annotation.get("iscrowd"):
+            continue
+        kind = classes.get(_key(annotation.get("category_id")), f"category_id {annotation.get('category_id')}")
+        corners = _corners(annotation.get("bbox"), limit)
+        if isinstance(kind, str):
+            problems.append(Problem("unknown class", where, f"'{kind}' is not among the data set's classes", "box"))
+        elif corners is None:
+            problems.append(Problem("bad annotation", where, "has no four numbers in 'bbox'", "image"))
+        elif (corners[1] <= corners[0]).any():
+            problems.append(Problem("empty box", where, "has no area inside the image", "box"))
+        else:
+            low, high = corners / limit
+            row = (kind, *((low + high) / 2).tolist(), *(high - low).tolist())
+            if row in boxes:
+                problems.append(Problem("duplicate row", where, "repeats an earlier box", "box"))
+            boxes.setdefault(row, _outline(annotation.get("segmentation"), limit))
+    if any(problem.left_out == "image" for problem in problems):
+        return None, problems
+    polygons: Polygons = tuple(boxes.values()) if any(outline is not None for outline in boxes.values()) else ()
+    rows = np.array(list(boxes), np.float32).reshape(-1, 5)
+    reader = partial(read_image, picture.path)
+    return Sample(name=str(picture.path), size=size, boxes=rows, polygons=polygons, reader=reader), problems
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value) if isinstance(value, int | float) else float("nan")
+    except OverflowError:
+        return float("nan")
+
+
+def _corners(box: Any, limit: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Left, top and right, bottom ``(2, 2)`` of a COCO box, clipped to (width, height)."""
+    if not isinstance(box, list) or len(box) != 4:
+        return None
+    left, top, width, height = map(_number, box)
+    corners = np.array([[left, top], [left + width, top + height]])
+    return corners.clip(0, limit) if np.isfinite(corners).all() else None
+
+
+def _outline(segmentation: Any, limit: NDArray[np.float64]) -> NDArray[np.float32] | None:
+    """The polygon ``(k, 2)`` of an object that is in one piece, as fractions of the picture; None for all others."""
+    if not isinstance(segmentation, list) or len(segmentation) != 1 or not isinstance(segmentation[0], list):
+        return None
+    values = np.array([_number(value) for value in segmentation[0]])
+    if len(values) < 6 or len(values) % 2 or not np.isfinite(values).all():
+        return None
+    return (values.reshape(-1, 2) / limit).clip(0, 1).astype(np.float32)

@@ -104,7 +104,8 @@ def test_jpeg_cut_in_its_middle_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(b"", "empty file"), (b"no picture", "unknown format"), (b"\xff\xd8\xff", "unknown format")]
+    ("content", "reason"),
+    [(b"", "is empty"), (b"no picture", "no image of a known kind"), (b"\xff\xd8\xff", "no image of a known kind")],
 )
 def test_what_is_no_picture_is_refused(tmp_path, content, reason):
     (tmp_path / "a.jpg").write_bytes(content)

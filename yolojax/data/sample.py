@@ -7,11 +7,12 @@ alpha is dropped, CMYK is converted, 16 bits are divided by 256.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import cv2
 import numpy as np
@@ -172,9 +173,8 @@ def decode_image(data: bytes) -> Pixels:
         raise ImageError("is empty")
     image = _decode(data)
     if image is None and data.startswith(_JPEG_START):
-        image = _decode(
-            data + _JPEG_END
-        )  # OpenCV refuses a JPEG that breaks off; with an end marker it decodes what there is
+        # OpenCV refuses a JPEG that breaks off; with an end marker it decodes what there is.
+        image = _decode(data + _JPEG_END)
     if image is None:
         raise ImageError("cannot be decoded")
     return image
@@ -198,41 +198,59 @@ def probe_image(path: Path) -> tuple[tuple[int, int], list[Problem]]:
       ImageError: the file is no picture of a known kind, or too small.
     """
     try:
-        with Image.open(path) as image:
+        with path.open("rb") as file:
+            size, kind, problems = probe_stream(file, str(path))
+    except OSError as error:
+        raise ImageError(f"cannot be read ({error.strerror})") from error
+    if path.suffix.lower() not in _FORMATS[kind]:
+        problems.append(Problem("wrong extension", str(path), f"is a {kind} file, and read as one"))
+    return size, problems
+
+
+def probe_stream(file: BinaryIO, name: str) -> tuple[tuple[int, int], str, list[Problem]]:
+    """Size and kind of the picture in an open file that a report calls ``name``; see ``probe_image``."""
+    try:
+        with Image.open(file) as image:
             kind, (width, height) = image.format or "", image.size
             if isinstance(image, TiffImageFile):  # Pillow has turned this size already, and no other's
                 width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
             if image.getexif().get(_EXIF_ORIENTATION) in _TURNED:
                 width, height = height, width
-    except OSError as error:
-        reason = error.strerror or ("unknown format" if path.stat().st_size else "empty file")
-        raise ImageError(f"is no readable image ({reason})") from error
-    except (Image.DecompressionBombError, SyntaxError, ValueError, TypeError, KeyError, OverflowError) as error:
+            if kind not in _FORMATS:
+                raise ImageError(f"is a {kind} file; known are {', '.join(_FORMATS)}")
+            if min(height, width) < SMALLEST_SIDE:
+                raise ImageError(f"is only {width}x{height} pixels; {SMALLEST_SIDE} are needed")
+            return (height, width), kind, _check_end(file, name, kind, height)
+    except Image.UnidentifiedImageError as error:
+        raise ImageError("is no image of a known kind" if file.seek(0, os.SEEK_END) else "is empty") from error
+    except (
+        OSError,
+        Image.DecompressionBombError,
+        SyntaxError,
+        ValueError,
+        TypeError,
+        KeyError,
+        OverflowError,
+    ) as error:
         raise ImageError(f"is no readable image ({error})") from error
-    if kind not in _FORMATS:
-        raise ImageError(f"is a {kind} file; known are {', '.join(_FORMATS)}")
-    if min(height, width) < SMALLEST_SIDE:
-        raise ImageError(f"is only {width}x{height} pixels; {SMALLEST_SIDE} are needed")
-    problems = []
-    if path.suffix.lower() not in _FORMATS[kind]:
-        problems.append(Problem("wrong extension", str(path), f"is a {kind} file, and read as one"))
-    if not _has_end(path, kind):
-        data = path.read_bytes()
-        picture = decode_image(data)
-        if _decode(data) is None:
-            missing = _missing_rows(picture)
-            if missing > _MOST_MISSING * height:
-                raise ImageError(f"breaks off: the lower {missing} of {height} rows are missing")
-            problems.append(Problem("truncated image", str(path), "breaks off at its end; it is used all the same"))
-    return (height, width), problems
 
 
-def _has_end(path: Path, kind: str) -> bool:
-    """Whether a JPEG or PNG has its end marker; if not, it may break off, or something may be appended to it."""
+def _check_end(file: BinaryIO, name: str, kind: str, height: int) -> list[Problem]:
+    """Look for a JPEG's or PNG's end marker; without it the picture may break off, or something may be appended to it."""
     marker = {"JPEG": _JPEG_END, "MPO": _JPEG_END, "PNG": _PNG_END}.get(kind, b"")
-    with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - _TAIL, 0))
-        return marker in file.read()
+    length = file.seek(0, os.SEEK_END)
+    file.seek(max(length - _TAIL, 0))
+    if marker in file.read():
+        return []
+    file.seek(0)
+    data = file.read()
+    picture = decode_image(data)
+    if _decode(data) is not None:
+        return []
+    missing = _missing_rows(picture)
+    if missing > _MOST_MISSING * height:
+        raise ImageError(f"breaks off: the lower {missing} of {height} rows are missing")
+    return [Problem("truncated image", name, "breaks off at its end; it is used all the same")]
 
 
 def _missing_rows(image: Pixels) -> int:

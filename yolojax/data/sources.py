@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from pathlib import Path
 from typing import Literal
 
-from yolojax.config import DataConfig
+from yolojax.config import DataConfig, load_data_config
 from yolojax.data.coco import open_coco
 from yolojax.data.sample import Boxes, Split
 from yolojax.data.shapes import prepare_shapes
+from yolojax.data.tfds import PREFIX, open_tfds, tfds_config
 from yolojax.data.voc import open_voc
 from yolojax.data.yolo import open_yolo
 from yolojax.errors import UserError
 
 log = logging.getLogger(__name__)
+
+
+def load_data(name: str | Path, root: str | Path | None = None) -> DataConfig:
+    """A data set's settings from what a user gives as ``--data``: a YAML file, a shipped name, or ``tfds:…``.
+
+    Raises:
+      UserError: see ``load_data_config`` and ``tfds_config``.
+    """
+    return tfds_config(str(name)) if str(name).startswith(PREFIX) else load_data_config(name, root)
 
 
 def open_split(
@@ -40,10 +51,10 @@ def open_split(
         opened = open_voc(config, split, entries)
     elif config.format == "coco":
         opened = open_coco(config, split, entries)
-    elif config.format == "shapes":
-        opened = open_yolo(dataclasses.replace(config, root=prepare_shapes(config)), split, entries)
+    elif config.format == "tfds":
+        opened = open_tfds(config, split, entries)
     else:
-        raise UserError(f"{config.file}: key 'format': '{config.format}' cannot be read yet")
+        opened = open_yolo(dataclasses.replace(config, root=prepare_shapes(config)), split, entries)
     left_out = [problem for problem in opened.report.problems if problem.left_out]
     if not opened.samples:
         raise UserError(f"{config.file}: key '{split}': no usable image; {left_out[0]}")

@@ -1,0 +1,131 @@
+"""Data sets of TensorFlow Datasets, prepared by the tests from files, without TensorFlow."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from yolojax.config import Hyperparameters
+from yolojax.data.pipeline import training_stream
+from yolojax.data.sources import load_data, open_split
+from yolojax.errors import UserError
+
+tfds = pytest.importorskip("tensorflow_datasets")
+
+
+def builder_like(name: str, objects: dict[str, Any], mark: str):
+    """A builder with the features of ``voc`` or ``coco``: five training pictures and three for testing, with 0 to 2 boxes each."""
+
+    def features(self):
+        described = {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "image/filename": tfds.features.Text(),
+            "objects": tfds.features.Sequence(objects),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(described))
+
+    def examples(self, folder: Path, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        for number in range(count):
+            path = folder / f"{number}.png"
+            cv2.imwrite(str(path), np.full((40, 60, 3), 40 * number, np.uint8))
+            box = {"bbox": tfds.features.BBox(0.1, 0.2, 0.5, 0.8), "label": number % 2, mark: False}
+            rows = [box | {mark: row == 1} for row in range(number % 3)]
+            yield number, {"image": str(path), "image/filename": path.name, "objects": rows}
+
+    def splits(self, manager) -> dict[str, Any]:
+        folder = Path(self.data_dir).parent / "pictures"
+        folder.mkdir(parents=True, exist_ok=True)
+        return {"train": examples(self, folder, 5), "test": examples(self, folder, 3)}
+
+    members = {
+        "VERSION": tfds.core.Version("1.2.0"),
+        "_info": features,
+        "_split_generators": splits,
+        "_generate_examples": examples,
+    }
+    return type(name, (tfds.core.GeneratorBasedBuilder,), members)
+
+
+def marked(mark: str) -> dict[str, Any]:
+    labels = tfds.features.ClassLabel(names=["cat", "dog"])
+    return {"bbox": tfds.features.BBoxFeature(), "label": labels, mark: np.bool_}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    home = tmp_path_factory.mktemp("tfds")
+    for name, mark in (("LikeVoc", "is_difficult"), ("LikeCoco", "is_crowd")):
+        builder_like(name, marked(mark), mark)(data_dir=str(home), file_format="array_record").download_and_prepare()
+    return home
+
+
+@pytest.fixture(autouse=True)
+def data_dir(prepared, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
+
+
+@pytest.mark.parametrize("name", ["like_voc", "like_coco"])
+def test_boxes_and_pictures(name):
+    config = load_data(f"tfds:{name}")
+    assert (config.names, config.train, config.val) == (("cat", "dog"), ("train",), ("test",))
+    split = open_split(config, "train")
+    assert (split.report.found, split.report.images, split.report.problems) == (5, 5, ())
+    for sample in split.samples:
+        number = int(sample.name.partition("(")[2].partition(".")[0])
+        expected = [[number % 2, 0.5, 0.3, 0.6, 0.4]] * min(number % 3, 1)
+        np.testing.assert_allclose(sample.boxes, np.array(expected).reshape(-1, 5), rtol=1e-6)
+        assert sample.size == (40, 60)
+        assert (sample.load() == 40 * number).all()
+    assert "tensorflow" not in sys.modules
+
+
+def test_marked_boxes_are_kept_when_asked_for():
+    config = replace(load_data("tfds:like_voc"), options={"difficult": True})
+    assert open_split(config, "train").report.boxes == 4
+
+
+def test_a_folder_and_split_expressions(prepared):
+    config = load_data(f"tfds:{prepared}/like_voc/1.2.0[train[:40%]+test,test[:1]]")
+    assert len(open_split(config, "train").samples) == 5
+    assert len(open_split(config, "val").samples) == 1
+
+
+@pytest.mark.parametrize("name", ["like_voc", "like_coco"])
+def test_a_training_epoch_with_workers(name):
+    samples = open_split(load_data(f"tfds:{name}"), "train").samples
+    stream = training_stream(samples, Hyperparameters(), image_size=64, batch_size=2, epochs=2)
+    plain = list(islice(stream.iterate(), 3))
+    assert set(range(5)) == {int(index) for batch in plain for index in batch["index"]}
+    if name == "like_voc":
+        for a, b in zip(plain, islice(stream.iterate(workers=1), 3), strict=True):
+            np.testing.assert_array_equal(a["images"], b["images"])
+    stream.close()
+
+
+def test_what_is_not_prepared_says_what_to_run(tmp_path):
+    with pytest.raises(
+        UserError, match=r"tfds:coco/2017: .* holds no prepared data set; prepare it where TensorFlow is installed"
+    ):
+        load_data("tfds:coco/2017")
+    with pytest.raises(UserError, match="holds no prepared data set"):
+        load_data(f"tfds:{tmp_path}")
+
+
+def test_several_data_sets_in_a_folder_have_to_be_chosen_from(prepared):
+    with pytest.raises(UserError, match=r"choose one of .*like_coco, .*like_voc"):
+        load_data(f"tfds:{prepared}")
+
+
+def test_other_classes_and_splits_are_errors():
+    config = load_data("tfds:like_voc")
+    with pytest.raises(UserError, match="has none of these classes, but cat, dog"):
+        open_split(replace(config, names=("cow",)), "train")
+    with pytest.raises(UserError, match="'nonsense' is no split of"):
+        open_split(replace(config, train=("nonsense",)), "train")
+    assert open_split(replace(config, names=("dog",)), "train").report.boxes == 1

@@ -1,0 +1,195 @@
+"""Detection data sets of TensorFlow Datasets, without TensorFlow.
+
+A data set that somebody has prepared in a random-access format (ArrayRecord, Parquet) is read through ``tfds``'s own data sources. It is named
+``tfds:voc/2007`` (looked for in ``$TFDS_DATA_DIR``, else ``~/tensorflow_datasets``) or ``tfds:/folder``. Any data set will do whose features have
+``image``, ``objects/bbox`` and ``objects/label``; boxes marked ``is_difficult`` or ``is_crowd`` are left out. Options of a YAML of this format:
+
+  builder: what follows ``tfds:``; the YAML's ``path`` unless given.
+  difficult: whether to keep boxes marked ``is_difficult``; false unless given.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yolojax.config import DataConfig, check_keys
+from yolojax.data.sample import (
+    Boxes,
+    ImageError,
+    Pixels,
+    Problem,
+    Sample,
+    Split,
+    decode_image,
+    make_split,
+    no_boxes,
+    probe_stream,
+)
+from yolojax.errors import UserError
+
+PREFIX = "tfds:"
+_OPTIONS = ("builder", "difficult")
+_LEVELS = ("", "*", "*/*")  # a folder of versions, of configurations, or the version itself
+
+
+def tfds_config(name: str) -> DataConfig:
+    """The settings of a prepared data set, for ``--data tfds:…``.
+
+    Args:
+      name: ``tfds:`` and a data set (``voc/2007``) or a folder; split expressions for training and validation may follow in brackets:
+        ``tfds:voc/2007[train+validation,test]``.
+
+    Raises:
+      UserError: it is not prepared, or has no boxes.
+    """
+    builder, _, splits = name.removeprefix(PREFIX).removesuffix("]").partition("[")
+    folder = _prepared(name, builder)
+    info = _builder(folder).info
+    train, _, val = splits.partition(",")
+    if not train:
+        held_out = [split for split in ("validation", "val", "test") if split in info.splits]
+        train, val = "train", held_out[0] if held_out else "train"
+    return DataConfig(
+        file=Path(name),
+        root=folder,
+        format="tfds",
+        train=(train,),
+        val=(val or train,),
+        names=tuple(_label_names(name, info.features)),
+    )
+
+
+def open_tfds(config: DataConfig, split: str, entries: Sequence[str]) -> Split:
+    """The samples of a split of a prepared data set.
+
+    Args:
+      config: the data set.
+      split: which part of it.
+      entries: split expressions (``train+validation``, ``test[:10%]``).
+
+    Raises:
+      UserError: it is not prepared in a random-access format, has no boxes or other classes, or has no such split.
+    """
+    check_keys(f"{config.file}: options", config.options, _OPTIONS)
+    folder = _prepared(str(config.file), str(config.options.get("builder", config.root)))
+    labels = _label_names(str(config.file), _builder(folder).info.features)
+    index = {name: number for number, name in enumerate(config.names)}
+    classes = [index.get(name, name) for name in labels]
+    if not any(isinstance(kind, int) for kind in classes):
+        raise UserError(f"{config.file}: key 'names': {folder} has none of these classes, but {', '.join(labels)}")
+    samples: list[Sample] = []
+    problems: list[Problem] = []
+    found = 0
+    for expression in entries:
+        try:
+            source = _source(folder, expression)
+        except NotImplementedError as error:
+            raise UserError(f"{config.file}: {folder} is in a format without random access; {_PREPARE}") from error
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{config.file}: key '{split}': '{expression}' is no split of {folder} ({reason})"
+            ) from error
+        found += len(source)
+        for number in range(len(source)):
+            sample, seen = _read_sample(config, classes, folder, expression, number)
+            problems += seen
+            if sample is not None:
+                samples.append(sample)
+    return make_split(split, found, samples, problems)
+
+
+_PREPARE = "prepare it where TensorFlow is installed ('tfds build NAME --file_format=array_record'), and set TFDS_DATA_DIR to the folder of the data sets"
+
+
+def _prepared(name: str, builder: str) -> Path:
+    """The newest version of a data set; its folder has a ``dataset_info.json``."""
+    home = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    start = home / builder.replace(":", "/")
+    for level in _LEVELS:
+        found = [file.parent for file in start.glob(f"{level}/dataset_info.json".lstrip("/"))]
+        if len({folder.parent for folder in found}) > 1:
+            raise UserError(f"{name}: choose one of {', '.join(sorted(str(folder.parent) for folder in found))}")
+        if found:
+            return max(found, key=lambda folder: [int(part) for part in folder.name.split(".") if part.isdigit()])
+    raise UserError(f"{name}: {start} holds no prepared data set; {_PREPARE}")
+
+
+@functools.lru_cache(maxsize=8)
+def _builder(folder: Path) -> Any:
+    import tensorflow_datasets  # takes a second, and most runs do not need it
+
+    return tensorflow_datasets.builder_from_directory(str(folder))
+
+
+@functools.lru_cache(maxsize=8)
+def _source(folder: Path, expression: str) -> Any:
+    """The examples of a split expression by number, their pictures as bytes; every process opens its own."""
+    import tensorflow_datasets
+
+    decoders = {"image": tensorflow_datasets.decode.SkipDecoding()}
+    return _builder(folder).as_data_source(split=expression, decoders=decoders)
+
+
+def _label_names(name: str, features: Any) -> list[str]:
+    known = dict(features.items())
+    objects = dict(getattr(known.get("objects"), "feature", {})) if "image" in known else {}
+    if "bbox" not in objects or getattr(objects.get("label"), "names", None) is None:
+        raise UserError(
+            f"{name}: is no detection data set: it needs image, objects/bbox and objects/label, and has {', '.join(known)}"
+        )
+    return objects["label"].names
+
+
+def _read_sample(
+    config: DataConfig, classes: Sequence[int | str], folder: Path, expression: str, number: int
+) -> tuple[Sample | None, list[Problem]]:
+    example = _source(folder, expression)[number]
+    where = f"{folder}, {expression}, example {number}"
+    if "image/filename" in example:
+        where += f" ({example['image/filename'].decode(errors='replace')})"
+    try:
+        size, _, problems = probe_stream(io.BytesIO(example["image"]), where)
+    except ImageError as error:
+        return None, [Problem("unreadable image", where, str(error), "image")]
+    boxes, found = _read_boxes(config, classes, where, example["objects"])
+    problems += found
+    if any(problem.left_out == "image" for problem in problems):
+        return None, problems
+    return Sample(name=where, size=size, boxes=boxes, reader=partial(_read_image, folder, expression, number)), problems
+
+
+def _read_image(folder: Path, expression: str, number: int) -> Pixels:
+    return decode_image(_source(folder, expression)[number]["image"])
+
+
+def _read_boxes(
+    config: DataConfig, classes: Sequence[int | str], where: str, objects: Mapping[str, Any]
+) -> tuple[Boxes, list[Problem]]:
+    """Boxes ``(n, 5)`` from (top, left, bottom, right) fractions, clipped to the picture."""
+    corners = np.array(objects["bbox"], np.float64).reshape(-1, 4)
+    if not np.isfinite(corners).all():
+        return no_boxes(), [Problem("bad annotation", where, "has a box that is not four numbers", "image")]
+    hidden = np.zeros(len(corners), bool)
+    for mark in ("is_crowd",) if config.options.get("difficult") else ("is_crowd", "is_difficult"):
+        hidden |= np.array(objects.get(mark, hidden), bool)
+    boxes, problems = [], []
+    for row, (label, box) in enumerate(zip(objects["label"], corners.clip(0, 1), strict=True)):
+        kind, low, high = classes[int(label)], box[1::-1], box[:1:-1]
+        if hidden[row]:
+            continue
+        if isinstance(kind, str):
+            problems.append(Problem("unknown class", where, f"class '{kind}' is not in {config.file}", "box"))
+        elif (high <= low).any():
+            problems.append(Problem("empty box", f"{where}, object {row}", "has no area inside the image", "box"))
+        else:
+            boxes.append([kind, *((low + high) / 2), *(high - low)])
+    return np.array(boxes, np.float32).reshape(-1, 5), problems

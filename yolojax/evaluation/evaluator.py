@@ -161,9 +161,8 @@ def evaluate(
             matches.append(np.concatenate([match(detections, true), detections[:, 4:]], 1))
             labels.append(true[:, 0])
             matrix += confusion(detections, true, len(names))
-        if loss is not None and len(valid):
-            own = heads if len(valid) == len(images) else jax.tree.map(lambda head, rows=np.array(valid): head[rows], heads)
-            parts = loss(own, batch["boxes"][valid], batch["mask"][valid])
+        if loss is not None and valid:
+            parts = loss(_rows(heads, valid, len(images)), batch["boxes"][valid], batch["mask"][valid])
             loss_parts.append({name: float(part) for name, part in parts.items()})
         if observe is not None:
             observe(batch, found)
@@ -222,6 +221,10 @@ def true_boxes(batch: Batch, image: int) -> np.ndarray:
     centre, half = boxes[:, 1:3], boxes[:, 3:5] / 2
     corners = np.concatenate([centre - half, centre + half], 1) * np.array([width, height] * 2, boxes.dtype)
     return np.concatenate([boxes[:, :1], to_photo(corners, batch, image)], 1)
+
+
+def _rows(heads: Any, rows: Sequence[int], size: int) -> Any:
+    return heads if len(rows) == size else jax.tree.map(lambda head: head[np.array(rows)], heads)
 
 
 def _suppress(predictions: Any, rows: Sequence[int], settings: NmsSettings, on_device: bool) -> list[np.ndarray]:

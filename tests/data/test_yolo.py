@@ -150,16 +150,7 @@ def test_only_the_last_images_folder_becomes_labels(tmp_path):
 def test_any_label_file_gives_boxes_or_problems(tmp_path, yolo_folder, content):
     path = tmp_path / "a.txt"
     path.write_bytes(content)
-    config = yolo_folder({})
-    try:
-        boxes, polygons, problems = read_labels(path, config)
-    except UserError as error:
-        outcome = str(error)
-    else:
-        outcome = None
-    if outcome is not None:
-        assert "a.txt, line" in outcome
-        return
+    boxes, polygons, problems = read_labels(path, yolo_folder({}))
     assert boxes.shape[1] == 5
     assert ((boxes[:, 1:] >= 0) & (boxes[:, 1:] <= 1.001)).all()
     assert len(polygons) in (0, len(boxes))

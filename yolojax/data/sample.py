@@ -26,6 +26,7 @@ Polygons = tuple[NDArray[np.float32] | None, ...]
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".mpo", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 SMALLEST_SIDE = 10
+NO_SUCH_CLASS = "no such class"  # the problem that is an error: labels and names of the data set do not belong together
 _FORMATS = {
     "BMP": (".bmp",),
     "JPEG": (".jpg", ".jpeg"),

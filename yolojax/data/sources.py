@@ -9,7 +9,7 @@ from typing import Literal
 
 from yolojax.config import DataConfig, load_data_config
 from yolojax.data.coco import open_coco
-from yolojax.data.sample import Boxes, Split
+from yolojax.data.sample import NO_SUCH_CLASS, Boxes, Split
 from yolojax.data.shapes import prepare_shapes
 from yolojax.data.tfds import PREFIX, open_tfds, tfds_config
 from yolojax.data.voc import open_voc
@@ -17,6 +17,8 @@ from yolojax.data.yolo import open_yolo
 from yolojax.errors import UserError
 
 log = logging.getLogger(__name__)
+
+SplitName = Literal["train", "val", "test"]
 
 
 def load_data(name: str | Path, root: str | Path | None = None) -> DataConfig:
@@ -28,9 +30,23 @@ def load_data(name: str | Path, root: str | Path | None = None) -> DataConfig:
     return tfds_config(str(name)) if str(name).startswith(PREFIX) else load_data_config(name, root)
 
 
-def open_split(
-    config: DataConfig, split: Literal["train", "val", "test"], *, single_class: bool = False, strict: bool = False
-) -> Split:
+def read_split(config: DataConfig, split: SplitName) -> Split:
+    """The samples of a split and all its problems, without judging them; see ``open_split``."""
+    entries = getattr(config, split)
+    if not entries:
+        raise UserError(f"{config.file}: key '{split}' is missing")
+    if config.format == "yolo":
+        return open_yolo(config, split, entries)
+    if config.format == "voc":
+        return open_voc(config, split, entries)
+    if config.format == "coco":
+        return open_coco(config, split, entries)
+    if config.format == "tfds":
+        return open_tfds(config, split, entries)
+    return open_yolo(dataclasses.replace(config, root=prepare_shapes(config)), split, entries)
+
+
+def open_split(config: DataConfig, split: SplitName, *, single_class: bool = False, strict: bool = False) -> Split:
     """The usable samples of a split, checked; what was left out is in the report, and logged by name.
 
     Args:
@@ -42,19 +58,11 @@ def open_split(
     Raises:
       UserError: the data is missing, empty or mislabelled; the message names file, line and remedy.
     """
-    entries = getattr(config, split)
-    if not entries:
-        raise UserError(f"{config.file}: key '{split}' is missing")
-    if config.format == "yolo":
-        opened = open_yolo(config, split, entries)
-    elif config.format == "voc":
-        opened = open_voc(config, split, entries)
-    elif config.format == "coco":
-        opened = open_coco(config, split, entries)
-    elif config.format == "tfds":
-        opened = open_tfds(config, split, entries)
-    else:
-        opened = open_yolo(dataclasses.replace(config, root=prepare_shapes(config)), split, entries)
+    opened = read_split(config, split)
+    wrong = [problem for problem in opened.report.problems if problem.kind == NO_SUCH_CLASS]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more such rows)" if len(wrong) > 1 else ""
+        raise UserError(f"{wrong[0].where}: {wrong[0].message}{more}")
     left_out = [problem for problem in opened.report.problems if problem.left_out]
     if not opened.samples:
         raise UserError(f"{config.file}: key '{split}': no usable image; {left_out[0]}")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from yolojax.config import DataConfig
 from yolojax.data.sample import (
     IMAGE_SUFFIXES,
+    NO_SUCH_CLASS,
     ImageError,
     Polygons,
     Problem,
@@ -46,7 +47,7 @@ def open_yolo(config: DataConfig, split: str, entries: Sequence[str]) -> Split:
       entries: folders (searched recursively) or ``.txt`` lists, relative to ``config.root``.
 
     Raises:
-      UserError: an entry is missing or empty, or a label has a class that the data set does not name.
+      UserError: an entry is missing or empty.
     """
     problems: list[Problem] = []
     images = sorted((path for entry in entries for path in _list_images(config, split, entry, problems)), key=str)
@@ -135,9 +136,6 @@ def read_labels(path: Path, config: DataConfig) -> tuple[NDArray[np.float32], Po
     Returns:
       Boxes ``(n, 5)``, their outlines (nothing where no row has one), and what is wrong. A row that means nothing makes the whole picture
       useless (training would learn its object as background): its problem says ``left_out == "image"``.
-
-    Raises:
-      UserError: a class that the data set does not name.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -156,10 +154,9 @@ def read_labels(path: Path, config: DataConfig) -> tuple[NDArray[np.float32], Po
             continue
         classes = len(config.names)
         if row[0] >= classes:
-            raise UserError(
-                f"{where}: class {row[0]:.0f}, but {config.file.name} names {classes} classes (0 to {classes - 1})"
-            )
-        if row in rows:
+            message = f"class {row[0]:.0f}, but {config.file.name} names {classes} classes (0 to {classes - 1})"
+            problems.append(Problem(NO_SUCH_CLASS, where, message, "image"))
+        elif row in rows:
             problems.append(Problem("duplicate row", where, "repeats an earlier row", "box"))
         elif row[3] * row[4] == 0:
             problems.append(Problem("empty box", where, "has no area", "box"))
@@ -173,20 +170,18 @@ def read_labels(path: Path, config: DataConfig) -> tuple[NDArray[np.float32], Po
 def _parse_row(line: str) -> tuple[tuple[float, ...], NDArray[np.float32] | None]:
     fields = line.split()
     try:
-        values = np.array([float(field) for field in fields])
+        values = [float(field) for field in fields]
     except ValueError as error:
         raise RowError(f"{error}") from error
     if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
         raise RowError(f"{len(values)} numbers; a box has 5, an outline 7 or more, always odd")
-    if values[0] < 0 or not float(values[0]).is_integer():
+    if values[0] < 0 or not values[0].is_integer():
         raise RowError(f"class {fields[0]} is no whole number from 0")
-    outside = ~((values[1:] >= 0) & (values[1:] <= 1 + _ROUNDING))  # true for NaN as well
-    if outside.any():
-        raise RowError(
-            f"coordinate {fields[1 + int(outside.argmax())]} is outside 0 to 1 (fractions of the image, not pixels)"
-        )
+    for field, value in zip(fields[1:], values[1:], strict=True):
+        if not 0 <= value <= 1 + _ROUNDING:  # true for NaN as well
+            raise RowError(f"coordinate {field} is outside 0 to 1 (fractions of the image, not pixels)")
     if len(values) == 5:
-        return tuple(values.tolist()), None
-    polygon = values[1:].reshape(-1, 2)
+        return tuple(values), None
+    polygon = np.array(values[1:]).reshape(-1, 2)
     low, high = polygon.min(0), polygon.max(0)
-    return (values[0].item(), *((low + high) / 2).tolist(), *(high - low).tolist()), polygon.astype(np.float32)
+    return (values[0], *((low + high) / 2).tolist(), *(high - low).tolist()), polygon.astype(np.float32)

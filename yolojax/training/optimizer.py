@@ -125,7 +125,7 @@ def clip_by_norm(limit: float) -> optax.GradientTransformation:
     """Scale a gradient by ``min(1, limit / (norm + 1e-6))``, as PyTorch clips; optax leaves the 1e-6 out."""
 
     def update(updates: Tree, _: Tree) -> Tree:
-        scale = jnp.minimum(limit / (optax.global_norm(updates) + 1e-6), 1)
+        scale = jnp.minimum(limit / (optax.tree.norm(updates) + 1e-6), 1)
         return jax.tree.map(lambda gradient: gradient * scale, updates)
 
     return optax.stateless(update)

@@ -71,7 +71,7 @@ def make_train_step(
             return total, (parts, mutated["batch_stats"])
 
         (total, (parts, batch_stats)), gradients = jax.value_and_grad(forward, has_aux=True)(learned)
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         metrics = {"loss": total, **parts, "gradient_norm": norm, "finite": jnp.isfinite(total) & jnp.isfinite(norm)}
         return _update(state, gradients, batch_stats, factors or {}), metrics
 

@@ -48,17 +48,15 @@ def build_targets(boxes: Array, mask: Array, anchors: np.ndarray, grid: tuple[in
 
     Source: contract §1.4 and facts 7 and 8.
     """
-    size = np.array([grid[1], grid[0]])
-    # The barriers keep the compiler from fusing or reordering these roundings: a centre on a grid line or a ratio at the threshold must fall as it does
-    # in the original.
-    centre, side, shapes = jax.lax.optimization_barrier(
-        (boxes[..., 1:3] * size, boxes[..., 3:5] * size, jnp.asarray(anchors, boxes.dtype))
-    )
-    ratio, inverse = jax.lax.optimization_barrier((side[:, None] / shapes[:, None], size - centre))
+    boxes, size = jnp.asarray(boxes), np.array([grid[1], grid[0]])
+    centre, side = _rounded(boxes[..., 1:3] * size), _rounded(boxes[..., 3:5] * size)
+    # A divisor that depends on data: by a constant the compiler would divide as a product, which rounds differently.
+    shapes = jnp.where(mask[:, None, :, None], jnp.asarray(anchors, boxes.dtype)[:, None], 1)
+    ratio = _rounded(side[:, None] / shapes)
     matched = (jnp.maximum(ratio, 1 / ratio).max(-1) < threshold) & mask[:, None]
 
     # Of a centre exactly on a grid line both neighbours are near.
-    near = jnp.concatenate([_near(centre), _near(inverse)], -1).swapaxes(1, 2)
+    near = jnp.concatenate([_near(centre), _near(size - centre)], -1).swapaxes(1, 2)
     near = jnp.concatenate([jnp.ones_like(near[:, :1]), near], 1)
 
     # The original clamps the cell before it subtracts it from the centre, so a centre on the border is regressed from the clamped cell.
@@ -75,3 +73,14 @@ def build_targets(boxes: Array, mask: Array, anchors: np.ndarray, grid: tuple[in
 def _near(distance: Array) -> Array:
     """Whether a point is in the first half of its cell and has a neighbour on that side; ``distance`` to the border of the grid, in cells."""
     return (distance - jnp.floor(distance) < 0.5) & (distance > 1)
+
+
+def _rounded(values: Array) -> Array:
+    """The same numbers (0 or more), rounded to their dtype before anything else is done to them.
+
+    Without it compilers fuse a product and the subtraction behind it into one operation with one rounding, and a centre on a grid line falls on
+    another side than in the original; or they turn 1 / (a / b) into b / a. They see through barriers and through ``reduce_precision``; the maximum
+    of the bits, as integers, stops them.
+    """
+    bits = jax.lax.bitcast_convert_type(values, jnp.int64 if values.dtype.itemsize == 8 else jnp.int32)
+    return jax.lax.bitcast_convert_type(jnp.maximum(bits, 0), values.dtype)

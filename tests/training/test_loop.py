@@ -1,0 +1,221 @@
+"""Whole runs: what they leave behind, how they stop, and that a resumed one ends with the same bits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from yolojax.errors import UserError
+from yolojax.model.weights import load_weights
+from yolojax.training.checkpoints import Checkpoints
+from yolojax.training.loop import train
+from yolojax.training.records import read_results
+from yolojax.training.settings import TrainSettings
+
+# Runs the command line in a process that sends itself a signal when it hands a given batch to the device.
+SIGNALLED = """
+import os, sys
+from yolojax.cli.main import main
+from yolojax.training import loop
+
+put_batch, calls = loop.put_batch, 0
+
+def counted(batch, mesh):
+    global calls
+    calls += 1
+    if calls == int(sys.argv[1]):
+        os.kill(os.getpid(), int(sys.argv[2]))
+    return put_batch(batch, mesh)
+
+if __name__ == "__main__":
+    loop.put_batch = counted
+    sys.exit(main(sys.argv[3:]))
+"""
+BATCHES = 3  # of an epoch: ten pictures, four at a time
+
+
+@pytest.fixture
+def settings(tiny_model, tiny_data, tmp_path):
+    def make(**changes):
+        fixed = {
+            "weights": "",
+            "cfg": str(tiny_model),
+            "data": str(tiny_data),
+            "imgsz": 64,
+            "batch_size": 4,
+            "epochs": 2,
+            "workers": 0,
+        }
+        return TrainSettings(**{**fixed, "freeze": ("2",), "project": str(tmp_path), "noplots": True, **changes})
+
+    return make
+
+
+@pytest.fixture
+def command(tiny_model, tiny_data, tmp_path):
+    """Runs ``yolojax train`` in a process of its own, optionally signalled at a batch."""
+    script = tmp_path / "signalled.py"
+    script.write_text(SIGNALLED)
+    environment = os.environ | {"YOLOJAX_CACHE": str(tmp_path / "cache")}
+
+    def run(*arguments, at=0, number=signal.SIGKILL):
+        words = [
+            sys.executable,
+            str(script),
+            str(at),
+            str(int(number)),
+            "train",
+            *arguments,
+            "--project",
+            str(tmp_path),
+        ]
+        return subprocess.run(words, capture_output=True, text=True, timeout=300, env=environment, check=False)
+
+    fixed = [
+        "--weights=",
+        f"--cfg={tiny_model}",
+        f"--data={tiny_data}",
+        "--img=64",
+        "--batch=4",
+        "--epochs=4",
+        "--freeze=2",
+        "--noplots",
+    ]
+    return lambda *arguments, resume=None, **options: run(
+        *([f"--resume={tmp_path / resume}"] if resume else [*fixed, "--workers=2"]), *arguments, **options
+    )
+
+
+def bits(run: Path) -> dict[str, bytes]:
+    """Everything that two equal runs must agree on."""
+    newest = Checkpoints(run)
+    names = sorted(file.name for file in newest.folder.iterdir())
+    step = newest._manager.restore(int(names[-1]))
+    weights = load_weights(run / "weights" / "last").variables
+    leaves = {f"state{key}": np.asarray(leaf) for key, leaf in step["state"].items()}
+    for collection, tree in weights.items():
+        leaves |= {f"{collection}/{path}": leaf for path, leaf in _flat(tree).items()}
+    return {name: leaf.tobytes() for name, leaf in leaves.items()} | {"csv": (run / "results.csv").read_bytes()}
+
+
+def _flat(tree, prefix=""):
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {path: leaf for key, value in tree.items() for path, leaf in _flat(value, f"{prefix}/{key}").items()}
+
+
+def test_a_run_leaves_its_records(settings, tmp_path):
+    results = train(settings(noplots=False))
+    run = tmp_path / "exp"
+    files = {file.name for file in run.iterdir()}
+    pictures = {"results.png", "labels.jpg", "train_batch0.jpg", "train_batch1.jpg", "train_batch2.jpg"}
+    assert files >= {
+        "results.csv",
+        "results.json",
+        "settings.yaml",
+        "hyp.yaml",
+        "freeze.json",
+        "environment.json",
+        *pictures,
+    }
+    assert json.loads((run / "results.json").read_text()) == json.loads(json.dumps(results))
+    assert results["final"]["epoch"] == 1
+    assert [row["epoch"] for row in read_results(run / "results.csv")] == [0, 1]
+    assert all(row["train/box_loss"] > 0 for row in read_results(run / "results.csv"))
+    frozen = json.loads((run / "freeze.json").read_text())
+    assert frozen["frozen_paths"] == [
+        f"model_{layer}/{leaf}" for layer in (0, 1) for leaf in ("bn/bias", "bn/scale", "conv/kernel")
+    ]
+    assert load_weights(run).names == ("blue", "red")
+
+
+def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(command, tmp_path):
+    assert command("--name=whole").returncode == 0
+    killed = command("--name=killed", at=2 * BATCHES + 2)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    resumed = command(resume="killed")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "continuing" in resumed.stdout
+    whole = bits(tmp_path / "whole")
+    assert bits(tmp_path / "killed") == whole
+    # The runs mean something: gradients were summed over several batches, and the weights moved.
+    assert any("total" in name and any(leaf) for name, leaf in whole.items())
+
+    stopped = command("--name=stopped", at=BATCHES + 2, number=signal.SIGTERM)
+    assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
+    assert f"--resume {tmp_path / 'stopped'}" in stopped.stdout
+    assert command(resume="stopped").returncode == 0
+    assert bits(tmp_path / "stopped") == whole
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(command, tmp_path):
+    assert command("--name=killed", at=2).returncode == -signal.SIGKILL
+    again = command(resume="killed")
+    assert again.returncode == 0, again.stderr
+    assert "starting it again" in again.stdout
+    assert len(read_results(tmp_path / "killed" / "results.csv")) == 4
+
+
+def test_two_runs_with_one_seed_have_the_same_bits_and_another_seed_has_not(settings, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(settings(name=name, seed=seed))
+    assert bits(tmp_path / "a") == bits(tmp_path / "b") != bits(tmp_path / "c")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_files(settings, tmp_path):
+    hyp = tmp_path / "hyp.yaml"
+    hyp.write_text("warmup_bias_lr: 1.0e+30\n")
+    with pytest.raises(UserError, match=r"epoch 1, batch \d: the loss is not finite; .*\d\.png"):
+        train(settings(hyp=str(hyp)))
+
+
+def test_early_stopping_counts_epochs_without_improvement(settings, tmp_path):
+    hyp = tmp_path / "hyp.yaml"
+    hyp.write_text("lr0: 0\nwarmup_bias_lr: 0\n")  # nothing moves, so every epoch equals the best
+    results = train(settings(hyp=str(hyp), patience=1, epochs=3))
+    assert results["epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": "nowhere.yaml"}, "nowhere.yaml: no such file"),
+        ({"data_root": "nowhere"}, "nowhere"),
+        ({"weights": "yolov9"}, "yolov9: no such weights"),
+        ({"cfg": ""}, "add --cfg"),
+        ({"freeze": ("30",)}, "has layers 0 to 6"),
+        ({"freeze": ("7",)}, "nothing to train"),
+        ({"hyp": "nothing"}, "nothing: no such file"),
+        ({"device": "tpu"}, "--device tpu: not available here"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_written(settings, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        train(settings(**changes))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "--batch-size 0: must be at least 1"),
+        ({"epochs": 0}, "--epochs 0: must be at least 1"),
+        ({"imgsz": 8}, "--imgsz 8: must be at least 32"),
+        ({"label_smoothing": 1.0}, "--label-smoothing"),
+    ],
+)
+def test_a_setting_that_no_run_can_have_is_refused(settings, changes, message):
+    with pytest.raises(UserError, match=message):
+        settings(**changes)
+
+
+def test_an_image_size_between_two_strides_is_rounded_up(settings, caplog):
+    with caplog.at_level("WARNING", "yolojax"):
+        results = train(settings(imgsz=50, epochs=1))
+    assert "--img 50 is not a multiple of the stride 16: 64 is used" in caplog.text
+    assert results["epochs"] == 1

@@ -215,7 +215,9 @@ def probe_stream(file: BinaryIO, name: str) -> tuple[tuple[int, int], str, list[
             kind, (width, height) = image.format or "", image.size
             if isinstance(image, TiffImageFile):  # Pillow has turned this size already, and no other's
                 width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
-            if image.getexif().get(_EXIF_ORIENTATION) in _TURNED:
+            # Asked for what it has not met yet, Pillow would decode a whole PNG to look behind its pixels.
+            has_exif = kind != "PNG" or "exif" in image.info
+            if has_exif and image.getexif().get(_EXIF_ORIENTATION) in _TURNED:
                 width, height = height, width
             if kind not in _FORMATS:
                 raise ImageError(f"is a {kind} file; known are {', '.join(_FORMATS)}")

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from yolojax.errors import UserError
 
@@ -41,6 +42,8 @@ def _convert(source: str, target: str) -> int:
     from convert.writer import write_checkpoint
     from yolojax.model.weights import load_weights, save_weights
 
+    if target.endswith(".pt") and Path(target).exists():
+        raise UserError(f"{target}: exists; it is left as it is, name another file")
     weights = load_weights(source)
     if target.endswith(".pt"):
         write_checkpoint(target, weights)

@@ -262,7 +262,7 @@ def _find_root(written: Any, file: Path) -> Path:
         return folder
     home = os.environ.get("YOLOJAX_DATA")
     candidates = [Path(home) / folder.name] if home and folder.name else []
-    candidates += [folder, file.parent / folder]
+    candidates += [folder, file.parent / folder] if folder.name else [file.parent]  # '.' is where the YAML is
     return next((candidate for candidate in candidates if candidate.is_dir()), candidates[0])
 
 

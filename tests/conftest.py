@@ -4,6 +4,8 @@ import os
 import tempfile
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 # Tests compile many small programs and run each a few times: compile quickly, and compile each only once over all processes of a test run.
@@ -22,3 +24,48 @@ def shared_data() -> Path:
     if not (folder / "weights" / "yolov5n.pt").is_file():
         pytest.skip(f"real weights and photos are not at {folder} (set YOLOJAX_DATA)")
     return folder
+
+
+TINY = """
+nc: 2
+anchors: [[8, 8, 16, 12, 12, 16], [20, 20, 32, 24, 24, 32]]
+backbone:
+  - [-1, 1, Conv, [8, 3, 2]]
+  - [-1, 1, Conv, [16, 3, 2]]
+  - [-1, 1, C3, [16]]
+  - [-1, 1, Conv, [24, 3, 2]]
+  - [-1, 1, SPPF, [24, 5]]
+head:
+  - [-1, 1, Conv, [32, 3, 2]]
+  - [[4, 5], 1, Detect, []]
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model YAML: two levels, seven layers; layers 0 to 4 are the backbone, 6 is Detect."""
+    file = tmp_path_factory.mktemp("model") / "tiny.yaml"
+    file.write_text(TINY)
+    return file
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data YAML in YOLO layout: ten training and four validation pictures of 64 px with one to three coloured squares."""
+    folder = tmp_path_factory.mktemp("data")
+    for split, count in (("train", 10), ("val", 4)):
+        for kind in ("images", "labels"):
+            (folder / kind / split).mkdir(parents=True)
+        for number in range(count):
+            rng = np.random.default_rng([number, count])
+            image = rng.integers(90, 130, (64, 64, 3)).astype(np.uint8)
+            rows = []
+            for _ in range(rng.integers(1, 4)):
+                category, (x, y), side = rng.integers(2), rng.integers(0, 40, 2), rng.integers(10, 24)
+                image[y : y + side, x : x + side] = (220, 30, 30) if category else (30, 30, 220)
+                rows.append(f"{category} {(x + side / 2) / 64} {(y + side / 2) / 64} {side / 64} {side / 64}")
+            cv2.imwrite(str(folder / "images" / split / f"{number}.png"), image)
+            (folder / "labels" / split / f"{number}.txt").write_text("\n".join(rows))
+    file = folder / "squares.yaml"
+    file.write_text(f"path: {folder}\ntrain: images/train\nval: images/val\nnames: [blue, red]\n")
+    return file

@@ -10,6 +10,9 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import multiprocessing
+import os
+import threading
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -508,6 +511,15 @@ class _Ahead:
 
 def _start_worker(_index: int, _count: int) -> None:
     cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for ever: nobody takes its batches."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _check_share(batch_size: int, process_count: int) -> None:

@@ -47,15 +47,19 @@ def test_validation_is_the_same_with_a_cache(samples):
             np.testing.assert_array_equal(a[key], b[key])
 
 
-def test_memory_cache_is_gone_when_it_is_no_longer_used(samples):
+def test_memory_cache_has_no_name_and_is_gone_when_it_is_no_longer_used(samples, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_module, "_roomy", lambda *_: tmp_path)
     cache = make_cache(samples, "ram", 64, smooth=False)
     path = cache.path
     assert path.stat().st_size == sum(sample_bytes(cache))
     assert cache[0].shape == (48, 64, 3)
     with pytest.raises(ValueError, match="read-only"):
         cache[0][0, 0, 0] = 1
+    if path.parent.name == "fd":  # where the system has /proc
+        assert not list(tmp_path.glob("*.bin"))
     del cache
     assert not path.exists()
+    assert not list(tmp_path.glob("*.bin"))
 
 
 def sample_bytes(cache):
@@ -99,16 +103,17 @@ def test_unreadable_picture_is_the_same_error_from_a_cache(samples):
     assert cache[1].shape == (64, 48, 3)
 
 
-def test_cache_that_cannot_be_filled_leaves_nothing_behind(samples, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache_module, "_memory_folder", lambda total: tmp_path)
+@pytest.mark.parametrize("kind", ["ram", "disk"])
+def test_full_disk_is_said_and_leaves_nothing_behind(samples, kind, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(cache_module, "_roomy", lambda *_: tmp_path)
 
     def full(*_):
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(cache_module.os, "posix_fallocate", full)
-    with pytest.raises(OSError, match="No space left"):
-        make_cache(samples, "ram", 64, smooth=False)
-    assert not list(tmp_path.glob("yolojax-*"))
+    assert make_cache(samples, kind, 64, smooth=False) is None
+    assert "cannot be written (No space left on device): reading from the files instead" in caplog.text
+    assert not list(tmp_path.rglob("*.bin"))
 
 
 def test_available_memory_is_plausible():

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,48 +86,61 @@ def make_cache(samples: Sequence[Sample], kind: CacheKind, size: int, *, smooth:
     Returns:
       The filled cache, or None (and a log line) where it does not fit.
     """
-    target = size if kind == "ram" else None
-    shapes = [resized_shape(sample.size, size) if target else sample.size for sample in samples]
-    room = np.cumsum([0] + [height * width * 3 for height, width in shapes], dtype=np.int64)
-    total = int(room[-1])
-    folder = cache_folder() / "images"
     if kind == "ram":
-        folder = _memory_folder(total)
-        free, place = available_memory(), "memory"
+        folder, target, free, place = Path(tempfile.gettempdir()), size, available_memory(), "memory"
     else:
+        folder, target = cache_folder() / "images", None
         folder.mkdir(parents=True, exist_ok=True)
+        finished = folder / f"{_fingerprint(samples)}.npz"
+        if finished.is_file():
+            log.info("disk cache: %s", finished)
+            with np.load(finished, allow_pickle=False) as content:
+                return ImageCache(finished.with_suffix(".bin"), content["offsets"], content["shapes"], None)
         free, place = shutil.disk_usage(folder).free, f"disk space in {folder}"
-    needed = f"{len(samples)} images need {_gigabytes(total)}, {_gigabytes(free)} of {place} are free"
-    finished = folder / f"{_fingerprint(samples)}.npz"
-    if kind == "disk" and finished.is_file():
-        log.info("disk cache: %s", finished)
-        with np.load(finished, allow_pickle=False) as content:
-            return ImageCache(finished.with_suffix(".bin"), content["offsets"], content["shapes"], None)
+    shapes = [resized_shape(sample.size, size) if target else sample.size for sample in samples]
+    ends = np.cumsum([height * width * 3 for height, width in shapes], dtype=np.int64)
+    total = int(ends[-1])
+    needed = f"{len(samples)} images need {total / 1e9:.2f} GB, {free / 1e9:.2f} GB of {place} are free"
     if total * _MARGIN > free:
         log.warning("%s cache: %s: reading from the files instead", kind, needed)
         return None
     log.info("%s cache: %s: filling it", kind, needed)
-    handle, name = tempfile.mkstemp(prefix="yolojax-", suffix=".bin", dir=folder)
-    path = Path(name)
+    offsets = np.concatenate([[0], ends[:-1]])
+    handle, name = tempfile.mkstemp(
+        prefix="yolojax-", suffix=".bin", dir=_roomy(folder, total) if kind == "ram" else folder
+    )
+    file, path = os.fdopen(handle, "r+b", buffering=0), Path(name)
     try:
         with contextlib.suppress(AttributeError):  # not on every system; without it a full disk is found while writing
-            os.posix_fallocate(handle, 0, max(total, 1))
-        found = _fill(handle, samples, room, target, smooth)
+            os.posix_fallocate(handle, 0, total)
+        found = _fill(handle, samples, np.append(offsets, total), target, smooth)
+        if kind == "disk":
+            file.close()
+            return _finish(path, finished, offsets, found)
+    except OSError as error:
+        _remove(path, file, os.getpid())
+        log.warning("%s cache: cannot be written (%s): reading from the files instead", kind, error.strerror)
+        return None
     except BaseException:
-        path.unlink()
+        _remove(path, file, os.getpid())
         raise
-    finally:
-        os.close(handle)
-    if kind == "disk":
-        path.replace(finished.with_suffix(".bin"))
-        path = finished.with_suffix(".bin")
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".npz", delete=False) as file:
-            np.savez(file, offsets=room[:-1], shapes=found)
-        Path(file.name).replace(finished)
-    cache = ImageCache(path, room[:-1], found, target)
-    if kind == "ram":
-        weakref.finalize(cache, _remove, path, os.getpid())
+    open_file = Path(f"/proc/{os.getpid()}/fd/{handle}")
+    if open_file.exists():  # the file can lose its name at once: nothing is left behind even by a run that is killed
+        path.unlink()
+        path = open_file
+    cache = ImageCache(path, offsets, found, target)
+    weakref.finalize(cache, _remove, path, file, os.getpid())
     return cache
+
+
+def _finish(path: Path, finished: Path, offsets: NDArray[np.int64], shapes: NDArray[np.int32]) -> ImageCache:
+    """Give a disk cache its name; what describes the pictures comes last and makes it valid."""
+    pictures = finished.with_suffix(".bin")
+    path.replace(pictures)
+    with tempfile.NamedTemporaryFile(dir=finished.parent, suffix=".npz", delete=False) as file:
+        np.savez(file, offsets=offsets, shapes=shapes)
+    Path(file.name).replace(finished)
+    return ImageCache(pictures, offsets, shapes, None)
 
 
 def _fill(
@@ -153,18 +166,18 @@ def _fill(
     return shapes
 
 
-def _remove(path: Path, owner: int) -> None:
+def _remove(path: Path, file: IO[bytes], owner: int) -> None:
     if os.getpid() == owner:
         _maps.pop(path, None)
-        path.unlink(missing_ok=True)
+        file.close()
+        path.unlink(missing_ok=True)  # a path in /proc has gone with the file
 
 
-def _memory_folder(total: int) -> Path:
-    """A file system in memory where it is large enough (containers have tiny ones), else the folder of temporary files."""
+def _roomy(folder: Path, total: int) -> Path:
+    """A file system in memory where it is large enough (containers have tiny ones), else ``folder``."""
     memory = Path("/dev/shm")
-    if memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > total * _MARGIN:
-        return memory
-    return Path(tempfile.gettempdir())
+    usable = memory.is_dir() and os.access(memory, os.W_OK)
+    return memory if usable and shutil.disk_usage(memory).free > total * _MARGIN else folder
 
 
 def available_memory() -> int:
@@ -188,7 +201,3 @@ def _fingerprint(samples: Sequence[Sample]) -> str:
             status = Path(sample.name).stat()
             digest.update(f"{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.2f} GB"

@@ -53,19 +53,19 @@ def train(settings: TrainSettings) -> dict[str, Any]:
     validate = Validator(
         job.spec, job.loss, job.names, dtype=jnp.bfloat16 if job.settings.dtype == "bfloat16" else None
     )
-    stream = job.stream.iterate(now.progress.epoch, now.progress.batch, session.workers(job))
     step: TrainStep | None = None
 
-    with interruptible() as interrupt, closing(stream):
+    with interruptible() as interrupt, closing(job.stream):
         while now.progress.epoch < job.epochs:
             began = time.perf_counter()
             if session.next_phase(now) or step is None:
                 step = session.make_step(job, now.phase)
-            before = _trained(now) if MOVEMENT in job.strategy.needs else None
-            meter = _train_epoch(now, step, stream, interrupt)
+            if MOVEMENT in job.strategy.needs and now.progress.batch == 0:
+                now.epoch_start = _trained(now)
+            meter = _train_epoch(now, step, interrupt)
             if interrupt:
                 _save_and_exit(now, meter, interrupt, time.perf_counter() - began)
-            moved = {} if before is None else movement(before, _trained(now))
+            moved = movement(now.epoch_start, _trained(now)) if now.epoch_start else {}
             skip = job.settings.noval and now.progress.epoch + 1 < job.epochs
             evaluation = None if skip else validate(now.averaged(), job.validation)
             if session.end_epoch(now, meter, evaluation, moved, time.perf_counter() - began):
@@ -73,11 +73,12 @@ def train(settings: TrainSettings) -> dict[str, Any]:
     return session.finish(now)
 
 
-def _train_epoch(now: Session, step: TrainStep, stream: Iterator[Any], interrupt: Interrupt) -> EpochMeter:
+def _train_epoch(now: Session, step: TrainStep, interrupt: Interrupt) -> EpochMeter:
     """Train from the next batch to the end of the epoch, or to an interruption."""
     job, progress = now.job, now.progress
     batches = job.schedule.batches_per_epoch
     meter = EpochMeter(job.schedule.batch_size, progress.sums, progress.batch)
+    stream = job.stream.iterate(progress.epoch, progress.batch, session.workers(job))
     running: deque[Any] = deque()
 
     def collect() -> None:

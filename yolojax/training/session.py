@@ -20,9 +20,10 @@ from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import Evaluation
 from yolojax.evaluation.metrics import fitness
 from yolojax.freezing.adapters import merge_adapters
-from yolojax.freezing.labels import FROZEN
-from yolojax.freezing.phases import GRADIENT_NORMS, EpochRecord, History, Phase
-from yolojax.freezing.tree import flatten
+from yolojax.freezing.labels import FROZEN, trainable_mask
+from yolojax.freezing.phases import GRADIENT_NORMS, MOVEMENT, EpochRecord, History, Phase
+from yolojax.freezing.summary import BN_MODES, summarise
+from yolojax.freezing.tree import flatten, partition
 from yolojax.model.network import Network, Variables
 from yolojax.model.weights import Weights, save_weights
 from yolojax.training import plots, records
@@ -83,10 +84,12 @@ class Session:
     phase: Phase
     progress: Progress
     checkpoints: Checkpoints
+    epoch_start: Any = None  # what trains, as it was when the epoch began; for strategies that watch movement
 
     def save(self) -> None:
         """Save the state for ``--resume``, in the background."""
-        self.checkpoints.save(int(self.state.step), self.state, dataclasses.asdict(self.progress))
+        arrays = {"state": self.state, "epoch_start": self.epoch_start if self.progress.batch else None}
+        self.checkpoints.save(int(self.state.step), arrays, dataclasses.asdict(self.progress))
 
     def averaged(self) -> Variables:
         """The averaged weights, without adapters: what is validated and saved."""
@@ -114,7 +117,7 @@ def begin(job: Job, run: Path) -> Session:
     variables = enter_phase(job.variables, phase, jax.random.key(job.settings.seed))
     state = create_state(variables, phase.tree(), optimizer_settings(job), job.mesh)
     if jax.process_index() == 0:
-        _write_settings(job, run, phase)
+        _write_settings(job, run, phase, state.params)
     return Session(job, run, state, phase, Progress(0, history), Checkpoints(run))
 
 
@@ -126,12 +129,12 @@ def resume(job: Job, run: Path) -> Session:
         log.info("%s has no checkpoint yet: starting it again", run)
         checkpoints.close()
         return begin(job, run)
-    state, content, damaged = found
+    arrays, content, damaged = found
     for sentence in damaged:
         log.warning("%s; the one before it is used", sentence)
     progress = Progress.from_json(content)
     log.info("continuing %s with epoch %d, batch %d", run, progress.epoch + 1, progress.batch + 1)
-    return Session(job, run, state, _phase_of(job, progress), progress, checkpoints)
+    return Session(job, run, arrays["state"], _phase_of(job, progress), progress, checkpoints, arrays["epoch_start"])
 
 
 def read_settings(run: Path) -> TrainSettings:
@@ -193,11 +196,7 @@ def describe(session: Session) -> None:
     )
     log.info("freeze %s: %s", job.strategy.name, count(session.state, session.phase))
     if session.phase.frozen:
-        meaning = {
-            "fixed": "fixed: running statistics are used and kept (YOLOv5 lets them move: --frozen-bn track)",
-            "track": "track: batch statistics are used and running statistics move, as YOLOv5 does it",
-        }
-        log.info("BatchNorm of frozen layers is %s", meaning[job.settings.frozen_bn])
+        log.info(BN_MODES[job.settings.frozen_bn])
     log.info("run folder: %s", session.run)
 
 
@@ -284,30 +283,28 @@ def _phase_of(job: Job, progress: Progress) -> Phase:
     return job.strategy.phase(epoch, history, job.paths)
 
 
-def _template(job: Job, progress: Progress) -> TrainState:
+def _template(job: Job, progress: Progress) -> dict[str, Any]:
     phase = _phase_of(job, progress)
     variables = jax.eval_shape(lambda: enter_phase(job.variables, phase, jax.random.key(0)))
     state = abstract_state(variables, phase.tree(), optimizer_settings(job))
     everywhere = replicated(job.mesh)
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), state)
+    template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), state)
+    watched = MOVEMENT in job.strategy.needs and progress.batch > 0
+    start = partition(template.params, trainable_mask(phase.tree()))[0] if watched else None
+    return {"state": template, "epoch_start": start}
 
 
-def _write_settings(job: Job, run: Path, phase: Phase) -> None:
+def _write_settings(job: Job, run: Path, phase: Phase, params: Any) -> None:
     records.write_yaml(
         run / "settings.yaml", {**dataclasses.asdict(job.settings), "resume": None, "freeze": list(job.settings.freeze)}
     )
     records.write_yaml(run / "hyp.yaml", dataclasses.asdict(job.hyperparameters))
     records.write_json(run / "environment.json", records.environment())
-    sizes = {path: int(np.prod(leaf.shape)) for path, leaf in flatten(job.variables["params"]).items()}
-    frozen = sorted(phase.frozen, key=list(sizes).index)
-    freeze = {
-        "freeze": job.strategy.name,
-        "frozen_bn": job.settings.frozen_bn,
-        "parameters": sum(sizes.values()),
-        "trainable": sum(size for path, size in sizes.items() if path not in phase.frozen),
-        "frozen_paths": frozen,
-    }
-    records.write_json(run / "freeze.json", freeze)
+    modules = [layer.module for layer in job.spec.layers]
+    freeze = summarise(params, phase, modules, job.settings.frozen_bn)
+    records.write_json(
+        run / "freeze.json", {"freeze": job.strategy.name, "frozen_bn": job.settings.frozen_bn, **freeze}
+    )
     if not job.settings.noplots:
         boxes = np.concatenate([sample.boxes for sample in job.stream.pictures.samples])
         plots.plot_labels(boxes, job.names, run / "labels.jpg")

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from yolojax.config import DataConfig, Hyperparameters, configs_root, load_data_config, load_hyperparameters
+from yolojax.data.anchors import check_anchors
 from yolojax.data.pipeline import TrainingStream, ValidationBatches, training_stream, validation_batches
 from yolojax.data.sample import Sample
 from yolojax.data.sources import open_split
@@ -95,12 +96,11 @@ def prepare(settings: TrainSettings) -> Job:
     batch_size = settings.batch_size or 16
     if batch_size % len(devices):
         raise UserError(f"--batch-size {batch_size}: must be a multiple of the {len(devices)} devices")
-    variables, source = _place(weights, spec, settings.seed)
-    rehearse(strategy, tuple(flatten(variables["params"])), settings.epochs or 1, spec.name)
-
     train = open_split(data, "train", single_class=settings.single_cls, strict=settings.strict)
     val = open_split(data, "val", single_class=settings.single_cls, strict=settings.strict)
-    spec = _fitting_anchors(settings, hyperparameters, spec, weights, train.samples, image_size)
+    spec = _fit_anchors(settings, hyperparameters, spec, train.samples, image_size)
+    variables, source = _place(weights, spec, settings.seed)
+    rehearse(strategy, tuple(flatten(variables["params"])), settings.epochs or 1, spec.name)
     share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     stream = training_stream(
         train.samples,
@@ -200,12 +200,25 @@ def _place(weights: Weights | None, spec: ModelSpec, seed: int) -> tuple[Variabl
     return moved.variables, {**weights.source, "trained_by": "yolojax", "trained_from": weights.source.get("file")}
 
 
-def _fitting_anchors(
+def _fit_anchors(
     settings: TrainSettings,
     hyperparameters: Hyperparameters,
     spec: ModelSpec,
-    weights: Weights | None,
     samples: Sequence[Sample],
     image_size: int,
 ) -> ModelSpec:
-    return spec
+    """The network with anchors that fit the boxes: its own where they do, or where ``--noautoanchor`` says so."""
+    if settings.noautoanchor:
+        return spec
+    anchors = spec.anchors
+    if hyperparameters.anchors:
+        # As in the original, the key asks for this many anchors of no use, which are then always replaced.
+        sides = range(1, 2 * round(hyperparameters.anchors), 2)
+        anchors = tuple(tuple((float(side), float(side + 1)) for side in sides) for _ in spec.anchors)
+    check = check_anchors(samples, anchors, image_size, hyperparameters.anchor_t, settings.seed)
+    if check.anchors is None:
+        log.info(check.reason)
+        return spec
+    shown = " | ".join(" ".join(f"{w:g},{h:g}" for w, h in level) for level in check.anchors)
+    log.warning("%s; they replace those of %s (--noautoanchor keeps them): %s", check.reason, spec.name, shown)
+    return spec.with_anchors(check.anchors)

@@ -7,7 +7,7 @@ import pytest
 
 from yolojax.errors import UserError
 from yolojax.evaluation import coco
-from yolojax.evaluation.coco import Picture, average_precision, coco_files, official_figures, with_ids_of
+from yolojax.evaluation.coco import Picture, against, average_precision, coco_files, official_figures
 
 
 def pictures(seed: int, classes: int, count: int = 12, detections: int = 60) -> list[Picture]:
@@ -84,14 +84,17 @@ def test_image_ids_are_the_numbers_of_coco_file_names():
     assert [image["id"] for image in truth["images"]] == [1, 2]
 
 
-def test_ids_of_another_file_are_found_by_name():
+def test_another_file_is_joined_by_names():
     truth, results = coco_files(pictures(0, 2), ["cat", "dog"])
     other = {
-        "images": [{"id": 1000 + image["id"], "file_name": image["file_name"]} for image in truth["images"]],
+        "images": [{"id": 1000 + image["id"], "file_name": image["file_name"]} for image in truth["images"]]
+        + [{"id": 1, "file_name": "not ours.jpg"}],
+        "annotations": [],
         "categories": [{"id": 18, "name": "dog"}, {"id": 17, "name": "cat"}],
     }
-    moved = with_ids_of(other, truth, results)
+    joined, moved = against(other, truth, results)
     assert {result["category_id"] for result in moved} == {17, 18}
     assert [result["image_id"] - 1000 for result in moved] == [result["image_id"] for result in results]
+    assert [image["file_name"] for image in joined["images"]] == [image["file_name"] for image in truth["images"]]
     with pytest.raises(UserError, match="cat"):
-        with_ids_of(other | {"categories": other["categories"][:1]}, truth, results)
+        against(other | {"categories": other["categories"][:1]}, truth, results)

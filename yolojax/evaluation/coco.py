@@ -136,15 +136,18 @@ def _from_corners(corners: Sequence[float]) -> list[float]:
     return [x1, y1, x2 - x1, y2 - y1]
 
 
-def with_ids_of(
+def against(
     annotations: Mapping[str, Any], ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """Results with the image and category ids of another annotations file, found by file name and class name.
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Make results comparable with another annotations file; images and classes are found by their names.
 
     Args:
       annotations: content of that file.
       ground_truth: what ``coco_files`` made, to which the results belong.
       results: of ``coco_files``.
+
+    Returns:
+      The annotations with no other images than ours, and the results with the ids of that file.
 
     Raises:
       UserError: the file lacks an image or a class.
@@ -156,7 +159,8 @@ def with_ids_of(
         if missing:
             raise UserError(f"--annotations: {len(missing)} of our {kind} are not in that file, '{missing[0]}' for one")
         identities[kind] = {item["id"]: known[item[key]] for item in ground_truth[kind]}
-    return [
+    ours = set(identities["images"].values())
+    moved = [
         {
             **result,
             "image_id": identities["images"][result["image_id"]],
@@ -164,6 +168,7 @@ def with_ids_of(
         }
         for result in results
     ]
+    return {**annotations, "images": [image for image in annotations["images"] if image["id"] in ours]}, moved
 
 
 def official_figures(

@@ -109,6 +109,7 @@ def evaluate(
     loss: Loss | None = None,
     single_class: bool = False,
     nms_on_device: bool | None = None,
+    place: Callable[[np.ndarray], Any] = jax.device_put,
     observe: Callable[[Batch, list[np.ndarray]], None] | None = None,
 ) -> Evaluation:
     """Predict, suppress, match and average.
@@ -126,6 +127,7 @@ def evaluate(
       loss: heads, boxes and mask of a batch to its named parts.
       single_class: all predictions and labels count as class 0.
       nms_on_device: suppress in JAX; by default on every platform but the CPU, where NumPy is faster.
+      place: moves the images of a batch to the device or devices.
       observe: is called with every batch and the detections of each of its images, ``(n, 6)`` ``x1 y1 x2 y2 score class`` in pixels of the photo; none where
         the image is not valid.
 
@@ -145,7 +147,7 @@ def evaluate(
 
     stopwatch.start()
     for batch in batches:
-        images = jax.device_put(batch["images"])
+        images = place(batch["images"])
         stopwatch.lap("preprocess")
         predictions, heads = jax.block_until_ready(predict(images))
         stopwatch.lap("inference")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,27 @@ def plot_confusion(matrix: np.ndarray, names: Sequence[str], path: Path) -> None
             ink = "white" if fraction > 0.5 else "black"
             axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=min(font, 8))
     figure.savefig(path, dpi=150, bbox_inches="tight")
+
+
+def plot_study(rows: Sequence[Mapping[str, float]], title: str, path: Path) -> None:
+    """Draw accuracy and time over the image size.
+
+    Args:
+      rows: one per size: ``image_size map50 map50_95 inference_ms`` and whatever else.
+      title: line above the panels.
+      path: PNG file to write.
+    """
+    figure = _figure((11, 4.5))
+    sizes = [row["image_size"] for row in rows]
+    for place, (label, columns) in enumerate((("mAP", ("map50", "map50_95")), ("ms per image", ("inference_ms",))), 1):
+        axes = figure.add_subplot(1, 2, place)
+        for column in columns:
+            axes.plot(sizes, [row[column] for row in rows], marker="o", label=column)
+        axes.set(xlabel="image size in pixels", ylabel=label, ylim=(0, None))
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False)
+    figure.suptitle(title, fontsize=9)
+    figure.savefig(path, dpi=150)
 
 
 def draw_sheet(

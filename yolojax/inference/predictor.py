@@ -18,7 +18,7 @@ from yolojax.model.network import Network
 from yolojax.model.spec import ModelSpec
 from yolojax.model.weights import Weights
 
-Predict = Callable[[Array], tuple[Array, tuple[Array, ...]]]
+Predict = Callable[[Any], tuple[Array, tuple[Array, ...]]]
 Run = Callable[[Array], tuple[Array, ...]]
 
 # Test-time augmentation: the images as they are, then smaller and mirrored, then smaller still.

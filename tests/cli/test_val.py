@@ -1,0 +1,259 @@
+"""``yolojax val``, end to end: with a network that sees coloured rectangles, with a random one, and with the real one on real photos."""
+
+import json
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from yolojax.cli.main import main
+from yolojax.inference import validation
+from yolojax.model.network import init_variables
+from yolojax.model.spec import load_spec
+from yolojax.model.weights import Weights, save_weights
+
+CLASSES = ("red", "green", "blue")
+SIZES = ((90, 120), (120, 80), (100, 100), (60, 128), (128, 60))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Grey photos of several shapes, with one rectangle of each colour; the last photo shows nothing."""
+    folder = tmp_path_factory.mktemp("rectangles")
+    for part in ("images", "labels"):
+        (folder / part).mkdir()
+    for number, (height, width) in enumerate(SIZES):
+        image = np.full((height, width, 3), 128, np.uint8)
+        lines = []
+        for label in range(3 if number < len(SIZES) - 1 else 0):
+            x1, y1 = 4 + label * width // 3, 8 + 10 * label
+            x2, y2 = x1 + width // 4, y1 + height // 3
+            image[y1:y2, x1:x2] = np.eye(3)[label] * 255
+            box = (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height
+            lines.append(f"{label} " + " ".join(f"{value:.6f}" for value in box))
+        cv2.imwrite(str(folder / "images" / f"{number}.png"), image[..., ::-1])
+        (folder / "labels" / f"{number}.txt").write_text("\n".join(lines))
+    file = folder / "rectangles.yaml"
+    file.write_text(f"path: .\ntrain: images\nval: images\nnames: [{', '.join(CLASSES)}]\ndefaults: {{img: 128}}\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Random weights for three classes."""
+    spec = load_spec("yolov5n", classes=3)
+    variables = jax.tree.map(np.asarray, init_variables(spec, jax.random.key(0)))
+    folder = tmp_path_factory.mktemp("weights") / "random"
+    save_weights(folder, Weights(spec=spec, names=CLASSES, variables=variables, source={"file": "random.pt"}))
+    return folder
+
+
+def sees_colours(weights, *, dtype=None, augment=False):
+    """A network that finds the rectangle of each colour and nothing else."""
+
+    def predict(images):
+        found = np.zeros((len(images), 3, 8), np.float32)
+        for row, image in zip(found, np.asarray(images).astype(int), strict=True):
+            for label in range(3):
+                others = np.delete(image, label, 2).max(2)
+                y, x = np.nonzero(image[..., label] - others > 100)
+                if len(x):
+                    x1, y1, x2, y2 = x.min(), y.min(), x.max() + 1, y.max() + 1
+                    row[label, :5] = (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, 1
+                    row[label, 5 + label] = 0.9 - label / 10
+        return jnp.asarray(found), ()
+
+    return predict
+
+
+@pytest.fixture
+def val(data, weights, tmp_path, monkeypatch):
+    """Run the command in an empty folder; gives status, figures and run folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str, network=sees_colours):
+        if network is not None:
+            monkeypatch.setattr(validation, "make_predict", network)
+        known = ["--data", str(data), "--weights", str(weights), "--device", "cpu", "--json", "figures.json"]
+        status = main(["val", *known, *words])
+        file = tmp_path / "figures.json"
+        return status, json.loads(file.read_text()) if file.exists() else None, tmp_path / "runs" / "val" / "exp"
+
+    return run
+
+
+def test_figures_of_a_perfect_network(val, capsys):
+    status, figures, folder = val("--batch", "2")
+    assert status == 0
+    assert figures["map50"] == pytest.approx(0.995)
+    assert figures["map50_95"] > 0.9  # not all edges survive the resizing to the pixel
+    assert (figures["precision"], figures["recall"]) == pytest.approx((1, 1))
+    assert (figures["images"], figures["instances"]) == (5, 12)
+    assert [row["name"] for row in figures["per_class"]] == list(CLASSES)
+    assert set(figures["speed_ms"]) == {"preprocess", "inference", "nms"}
+    assert figures["settings"]["image_size"] == 128  # the data set's own default
+    assert json.loads((folder / "results.json").read_text()) == figures
+    printed = capsys.readouterr().out
+    for text in (
+        "mAP50-95",
+        "green",
+        "0.9950",
+        "random.pt on rectangles (val), 128 px",
+        "confidence > 0.001",
+        "NMS IoU 0.6",
+    ):
+        assert text in " ".join(printed.split())
+
+
+def test_pictures(val):
+    _, _, folder = val("--batch", "2")
+    curves = {f"{name}_curve.png" for name in ("PR", "P", "R", "F1")}
+    sheets = {f"val_batch{number}_{kind}.jpg" for number in range(3) for kind in ("labels", "pred")}
+    assert {file.name for file in folder.iterdir()} == {*curves, *sheets, "confusion_matrix.png", "results.json"}
+    for name in (*curves, *sheets, "confusion_matrix.png"):
+        picture = cv2.imread(str(folder / name))
+        assert min(picture.shape[:2]) > 100
+        assert np.ptp(picture) > 100
+
+
+def test_noplots_and_the_next_folder(val):
+    for _ in range(2):
+        _, _, folder = val("--noplots")
+    assert [file.name for file in folder.iterdir()] == ["results.json"]
+    assert (folder.parent / "exp2").is_dir()
+
+
+def test_save_txt_gives_the_labels_back(val, data):
+    _, _, folder = val("--noplots", "--save-txt", "--save-conf")
+    for number in range(len(SIZES)):
+        expected = np.loadtxt(data.parent / "labels" / f"{number}.txt", ndmin=2) if number < 4 else np.zeros((0, 5))
+        found = np.array(
+            [line.split() for line in (folder / "labels" / f"{number}.txt").read_text().splitlines()], float
+        )
+        assert len(found) == len(expected)
+        if len(expected):
+            np.testing.assert_array_equal(found[:, 0], expected[:, 0])
+            np.testing.assert_allclose(found[:, 1:5], expected[:, 1:], atol=0.02)
+            np.testing.assert_allclose(found[:, 5], [0.9, 0.8, 0.7], rtol=1e-6)
+
+
+def test_save_json_and_coco_figures(val, data, tmp_path):
+    _, figures, folder = val("--noplots", "--save-json")
+    results = json.loads((folder / "predictions.json").read_text())
+    assert len(results) == 12
+    assert {result["image_id"] for result in results} == {0, 1, 2, 3}
+    assert results[0].keys() == {"image_id", "category_id", "bbox", "score"}
+    assert figures["coco_map50"] == pytest.approx(1)
+    if "official_tool" in figures:
+        assert figures["official_map50_95"] == pytest.approx(figures["coco_map50_95"], abs=1e-6)
+
+
+def test_annotations_of_others(val, tmp_path):
+    pytest.importorskip("pycocotools")
+    val("--noplots", "--save-json")  # what the labels give
+    images = [{"id": 50 + number, "file_name": f"{number}.png"} for number in range(len(SIZES))]
+    categories = [{"id": 10 - label, "name": name} for label, name in enumerate(CLASSES)]
+    box = {
+        "id": 1,
+        "image_id": 51,
+        "category_id": 10,
+        "bbox": [4, 8, 20, 40],
+        "area": 800,
+        "iscrowd": 0,
+    }  # red, in 1.png
+    file = tmp_path / "annotations.json"
+    file.write_text(json.dumps({"info": {}, "images": images, "annotations": [box], "categories": categories}))
+    status, figures, _ = val("--noplots", "--save-json", "--annotations", str(file))
+    assert status == 0
+    assert figures["official_map50"] > 0.2  # one of four detections of that class is right, and not the first
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[]"])
+def test_annotations_that_are_none(val, tmp_path, content):
+    file = tmp_path / "annotations.json"
+    file.write_text(content)
+    status, _, folder = val("--noplots", "--save-json", "--annotations", str(file))
+    assert status == 2
+    assert not folder.exists()
+
+
+def test_single_class(val):
+    _, figures, _ = val("--noplots", "--single-cls")
+    assert [row["name"] for row in figures["per_class"]] == ["item"]
+    assert figures["instances"] == 12
+    assert figures["map50"] == pytest.approx(0.995)
+
+
+def test_speed_takes_square_images_and_the_thresholds_of_detection(val):
+    _, figures, _ = val("--noplots", "--task", "speed", "--img", "64")
+    settings = figures["settings"]
+    assert (settings["rectangular"], settings["confidence"], settings["iou"]) == (False, 0.25, 0.45)
+
+
+def test_study(val, monkeypatch):
+    monkeypatch.setattr("yolojax.cli.val.STUDY_SIZES", (64, 128))
+    status, figures, folder = val("--task", "study")
+    assert status == 0
+    assert [row["image_size"] for row in figures["study"]] == [64, 128]
+    assert {file.name for file in folder.iterdir()} == {"study.csv", "study.png", "results.json"}
+    assert (folder / "study.csv").read_text().startswith("image_size,precision,recall,map50,map50_95,preprocess_ms")
+
+
+def test_random_weights_find_nothing(val):
+    status, figures, _ = val("--noplots", "--img", "64", "--batch", "5", "--task", "speed", network=None)
+    assert status == 0
+    assert figures["map50"] < 0.1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--img", "100"], "100 is not a multiple of the stride 32: 128 is used"),
+        (["--batch", "0"], "--batch-size 0: must be at least 1"),
+        (["--conf-thres", "1.5"], "--conf-thres 1.5: must be from 0 to 1"),
+        (["--weights", "nowhere.pt"], "nowhere.pt"),
+        (["--data", "nowhere.yaml"], "nowhere"),
+        (["--task", "test"], "key 'test'"),
+        (["--save-hybrid"], "--save-hybrid"),
+        (["--device", "99"], "--device 99"),
+    ],
+)
+def test_messages(val, capsys, words, message):
+    status, _, folder = val("--noplots", *words)
+    captured = capsys.readouterr()
+    assert message in captured.out + captured.err
+    if "is used" not in message:
+        assert status == 2
+        assert captured.err.startswith("yolojax val: ")
+        assert len(captured.err.splitlines()) == 1
+        assert not folder.exists()
+
+
+def test_weights_of_other_classes(val, data, tmp_path, capsys):
+    other = tmp_path / "other.yaml"
+    other.write_text(data.read_text().replace("path: .", f"path: {data.parent}").replace(", blue", ""))
+    assert val("--data", str(other))[0] == 2
+    assert "random.pt has 3 classes" in capsys.readouterr().err
+
+
+# The original's figures on the same photos: yolov5==7.0.14, float32, batch 8, rectangular batches.
+ORIGINAL = {640: (0.610881, 0.416038, 0.468320, 0.311636), 320: (0.622634, 0.360772, 0.422598, 0.281068)}
+
+
+@pytest.mark.parametrize("size", [320, pytest.param(640, marks=pytest.mark.slow)])
+def test_real_weights_on_real_photos(shared_data, tmp_path, monkeypatch, size):
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    known = [
+        "--weights",
+        str(shared_data / "weights" / "yolov5n.pt"),
+        "--data",
+        str(shared_data / "coco128" / "coco128.yaml"),
+    ]
+    assert main(["val", *known, "--img", str(size), "--batch", "8", "--noplots", "--json", "figures.json"]) == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert (figures["images"], figures["instances"]) == (128, 929)
+    found = [figures[name] for name in ("precision", "recall", "map50", "map50_95")]
+    assert found == pytest.approx(ORIGINAL[size], abs=0.001)

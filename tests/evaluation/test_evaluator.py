@@ -1,0 +1,174 @@
+"""The evaluator on batches with known answers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from yolojax.evaluation.evaluator import evaluate, to_photo, true_boxes
+from yolojax.evaluation.nms import NmsSettings
+
+NAMES = ("cat", "dog")
+
+
+def batch(boxes, valid=None, size=64):
+    """Square images; ``boxes`` per image: rows ``class x y w h`` as fractions. Each photo is twice as large, without border."""
+    count = len(boxes)
+    room = max([len(rows) for rows in boxes] + [1])
+    padded = np.zeros((count, room, 5), np.float32)
+    mask = np.zeros((count, room), bool)
+    for index, rows in enumerate(boxes):
+        padded[index, : len(rows)] = np.reshape(rows, (-1, 5))
+        mask[index, : len(rows)] = True
+    return {
+        "images": np.full((count, size, size, 3), 114, np.uint8),
+        "boxes": padded,
+        "mask": mask,
+        "valid": np.ones(count, bool) if valid is None else np.array(valid),
+        "original_size": np.full((count, 2), 2 * size, np.int32),
+        "gain": np.full((count, 2), 0.5),
+        "padding": np.zeros((count, 2)),
+        "index": np.arange(count, dtype=np.int32),
+    }
+
+
+def oracle(batches, classes=2, score=0.9):
+    """A predict function that knows the answers, in the order of the batches; the heads are the numbers of the images."""
+    answers = iter(batches)
+
+    def predict(images):
+        known = next(answers)
+        height, width = known["images"].shape[1:3]
+        predictions = np.zeros((*known["mask"].shape, 5 + classes), np.float32)
+        predictions[..., :4] = known["boxes"][..., 1:] * np.array([width, height] * 2)
+        predictions[..., 4] = known["mask"]
+        labels = known["boxes"][..., 0].astype(int)
+        np.put_along_axis(predictions[..., 5:], labels[..., None], score, 2)
+        return jnp.asarray(predictions), (jnp.arange(len(images), dtype=jnp.float32),)
+
+    return predict
+
+
+BOXES = [[(0, 0.3, 0.3, 0.2, 0.2), (1, 0.7, 0.7, 0.3, 0.2)], [(1, 0.5, 0.5, 0.5, 0.9)], []]
+
+
+def test_perfect_predictions():
+    batches = [batch(BOXES), batch(BOXES)]
+    result = evaluate(oracle(batches), batches, NAMES)
+    assert (result.precision, result.recall) == pytest.approx((1, 1))
+    assert result.map50 == pytest.approx(0.995)
+    assert (result.images, result.instances, result.shapes) == (6, 6, 1)
+    assert result.confusion.tolist() == [[2, 0, 0], [0, 4, 0], [0, 0, 0]]
+    rows = result.per_class()
+    assert [(row["class"], row["name"], row["instances"]) for row in rows] == [(0, "cat", 2), (1, "dog", 4)]
+    assert set(result.figures()) == {
+        "precision", "recall", "map50", "map50_95", "images", "instances", "per_class", "speed_ms",
+    }  # fmt: skip
+
+
+def test_both_suppressions_give_the_same():
+    rng = np.random.default_rng(0)
+    raw = rng.random((3, 50, 7)).astype(np.float32) * np.array([64, 64, 40, 40, 1, 1, 1], np.float32)
+    seen = {True: [], False: []}
+    for on_device, found in seen.items():
+        evaluate(
+            lambda images: (jnp.asarray(raw), ()),
+            [batch(BOXES)],
+            NAMES,
+            NmsSettings(max_detections=20),
+            nms_on_device=on_device,
+            observe=lambda _, detections, found=found: found.extend(detections),
+        )
+    for device, host in zip(seen[True], seen[False], strict=True):
+        assert len(host) == 20
+        np.testing.assert_array_equal(device, host)
+
+
+def test_invalid_images_are_counted_nowhere():
+    batches = [batch([*BOXES, BOXES[0]], valid=[True, True, True, False])]
+    losses = []
+
+    def loss(heads, boxes, mask):
+        losses.append((np.asarray(heads[0]).tolist(), len(boxes), len(mask)))
+        return {"box": jnp.float32(1.0)}
+
+    result = evaluate(oracle(batches), batches, NAMES, loss=loss)
+    assert (result.images, result.instances, int(result.confusion.sum())) == (3, 3, 3)
+    assert losses == [([0.0, 1.0, 2.0], 3, 3)]
+
+
+def test_losses_are_means_over_batches():
+    batches = [batch(BOXES), batch(BOXES[:1]), batch(BOXES[1:])]
+    values = iter([1.0, 2.0, 6.0])
+    result = evaluate(oracle(batches), batches, NAMES, loss=lambda *_: {"box": next(values), "obj": 1.0})
+    assert result.losses == {"box": 3.0, "obj": 1.0}
+
+
+def test_single_class():
+    batches = [batch(BOXES)]
+    wrong = oracle([batch([[(1 - label, *box) for label, *box in rows] for rows in BOXES])])
+    assert evaluate(wrong, batches, NAMES).map50 == 0
+    wrong = oracle([batch([[(1 - label, *box) for label, *box in rows] for rows in BOXES])])
+    result = evaluate(wrong, batches, ("item",), single_class=True)
+    assert result.map50 == pytest.approx(0.995)
+    assert result.curves.classes.tolist() == [0]
+
+
+def test_no_images():
+    result = evaluate(oracle([]), [], NAMES)
+    assert (result.images, result.map50, result.precision) == (0, 0, 0)
+    assert result.per_class() == []
+
+
+def test_observe_sees_pixels_of_the_photo():
+    batches = [batch(BOXES)]
+    seen = []
+    evaluate(oracle(batches), batches, NAMES, observe=lambda batch, found: seen.append(found))
+    # .3 of 64 pixels, at half size: the photo has 128.
+    np.testing.assert_allclose(seen[0][0][0, :4], np.array([0.2, 0.2, 0.4, 0.4]) * 128, rtol=1e-6)
+    assert [len(found) for found in seen[0]] == [2, 1, 0]
+
+
+def test_boxes_are_clipped_to_the_photo_without_the_border():
+    one = batch([[(0, 0.5, 0.5, 1.0, 1.0)]])
+    one["padding"][0] = (8, 4)
+    one["gain"][0] = 0.5
+    one["original_size"][0] = (100, 90)  # height, width
+    box = to_photo(np.array([[0, 0, 64, 64, 0.5, 1]], np.float32), one, 0)
+    np.testing.assert_array_equal(box, [[0, 0, 90, 100, 0.5, 1]])
+    box = to_photo(np.array([[18, 14, 28, 24, 0.5, 1]], np.float32), one, 0)
+    np.testing.assert_array_equal(box, [[20, 20, 40, 40, 0.5, 1]])
+    np.testing.assert_array_equal(true_boxes(one, 0), [[0, 0, 0, 90, 100]])
+
+
+def test_speed_leaves_the_first_batch_of_a_shape_out(monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock) * 1.0)
+    batches = [batch(BOXES), batch(BOXES, size=96), batch(BOXES), batch(BOXES)]
+    result = evaluate(oracle(batches), batches, NAMES)
+    assert result.shapes == 2
+    assert result.speed_ms["inference"] == pytest.approx(1000 / 3)  # one tick of a second for three images
+
+
+def test_one_program_per_shape():
+    from yolojax.data.pipeline import validation_batches
+    from yolojax.data.sample import Sample
+
+    def sample(height, width):
+        image = np.full((height, width, 3), 90, np.uint8)
+        box = np.array([[0, 0.5, 0.5, 0.4, 0.4]], np.float32)
+        return Sample(name=f"{height}x{width}.png", size=(height, width), boxes=box, reader=lambda: image)
+
+    sizes = [(60, 100), (50, 100), (100, 60), (90, 90), (33, 100), (100, 50), (98, 100), (64, 64), (61, 99)]
+    batches = validation_batches([sample(*size) for size in sizes], image_size=96, batch_size=2)
+    traces = 0
+
+    @jax.jit
+    def predict(images):
+        nonlocal traces
+        traces += 1
+        return jnp.zeros((len(images), 3, 7)) + images.mean() * 0, ()
+
+    result = evaluate(predict, batches.iterate(), NAMES)
+    assert result.images == len(sizes)
+    assert traces == result.shapes == len(set(batches.shapes)) < len(batches)

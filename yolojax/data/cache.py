@@ -170,7 +170,8 @@ def _remove(path: Path, file: IO[bytes], owner: int) -> None:
     if os.getpid() == owner:
         _maps.pop(path, None)
         file.close()
-        path.unlink(missing_ok=True)  # a path in /proc has gone with the file
+        with contextlib.suppress(OSError):  # a path in /proc has gone with the file
+            path.unlink()
 
 
 def _roomy(folder: Path, total: int) -> Path:

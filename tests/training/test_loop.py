@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from yolojax.errors import UserError
@@ -93,11 +94,10 @@ def command(tiny_model, tiny_data, tmp_path):
 
 def bits(run: Path) -> dict[str, bytes]:
     """Everything that two equal runs must agree on."""
-    newest = Checkpoints(run)
-    names = sorted(file.name for file in newest.folder.iterdir())
-    step = newest._manager.restore(int(names[-1]))
+    checkpoints = Checkpoints(run)
+    newest = checkpoints._read(checkpoints._manager.latest_step(), state=ocp.args.StandardRestore())
     weights = load_weights(run / "weights" / "last").variables
-    leaves = {f"state{key}": np.asarray(leaf) for key, leaf in step["state"].items()}
+    leaves = {f"state{key}": np.asarray(leaf) for key, leaf in newest.items()}
     for collection, tree in weights.items():
         leaves |= {f"{collection}/{path}": leaf for path, leaf in _flat(tree).items()}
     return {name: leaf.tobytes() for name, leaf in leaves.items()} | {"csv": (run / "results.csv").read_bytes()}

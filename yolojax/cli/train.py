@@ -23,6 +23,7 @@ REFUSED = {
     "quad": "the quad loader is not part of yolojax",
     "bucket": "download the data with your cloud's own tool and name its folder",
     "evolve": "hyperparameter evolution is not part of this version",
+    "image_weights": "images cannot be drawn by the difficulty of their classes in this version",
 }
 
 

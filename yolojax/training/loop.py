@@ -96,7 +96,9 @@ def _train_epoch(now: Session, step: TrainStep, interrupt: Interrupt) -> EpochMe
             index = batch.pop("index")
             if progress.epoch == 0 and number < 3 and not job.settings.noplots:
                 plots.draw_batch(batch, job.names, now.run / f"train_batch{number}.jpg")
-            now.state, metrics = _logged(step, now, put_batch(batch, job.mesh))
+            now.state, metrics = _logged(
+                step, now, put_batch(batch, job.mesh), session.image_size(job, progress.epoch, number)
+            )
             running.append((metrics, index))
             if len(running) > 1:  # one step runs while the next batch is fetched
                 collect()
@@ -119,13 +121,16 @@ def _timed(stream: Iterator[Any], meter: EpochMeter, running: deque[Any]) -> Ite
         yield batch
 
 
-def _logged(step: TrainStep, now: Session, batch: dict[str, Any]) -> Any:
+def _logged(step: TrainStep, now: Session, batch: dict[str, Any], size: tuple[int, int] | None) -> Any:
     """Call the step; say so if this compiled it."""
     programs, start = step._cache_size(), time.perf_counter()  # type: ignore[attr-defined]
-    result = step(now.state, batch, now.phase.factors)
+    result = step(now.state, batch, now.phase.factors, size=size)
     if step._cache_size() > programs:  # type: ignore[attr-defined]
-        shape = " x ".join(map(str, batch["images"].shape[:3]))
-        log.info("compiled the step for %s images in %.1f s", shape, time.perf_counter() - start)
+        height, width = size or batch["images"].shape[1:3]
+        seconds = time.perf_counter() - start
+        log.info(
+            "compiled the step for %d images of %d x %d px in %.1f s", len(batch["images"]), width, height, seconds
+        )
     return result
 
 

@@ -260,6 +260,20 @@ def finish(session: Session) -> dict[str, Any]:
     return results
 
 
+def image_sizes(job: Job) -> tuple[int, ...]:
+    """The sides that ``--multi-scale`` draws from: seven between half and one and a half of the image size, in whole strides."""
+    size, stride = job.settings.imgsz or 640, max(job.spec.strides)
+    return tuple(sorted({max(round(factor * size / stride), 1) * stride for factor in np.linspace(0.5, 1.5, 7)}))
+
+
+def image_size(job: Job, epoch: int, batch: int) -> tuple[int, int] | None:
+    """The size of a batch's images on the device; None for that of the input stream."""
+    if not job.settings.multi_scale:
+        return None
+    side = int(np.random.default_rng([job.settings.seed, epoch, batch]).choice(image_sizes(job)))
+    return side, side
+
+
 def workers(job: Job) -> int:
     """Data loading processes: what the user asked for, but no more than processors or images of a batch."""
     return min(job.settings.workers, os.cpu_count() or 1, job.schedule.batch_size if job.schedule.batch_size > 1 else 0)

@@ -135,6 +135,20 @@ def test_without_augmentation_pictures_are_only_boxed(samples):
             np.testing.assert_array_equal(boxes[mask], geometry.fraction_boxes(expected))
 
 
+def test_outlines_serve_the_mosaic_alone(samples):
+    diamond = np.array([[0.5, 0.1], [0.9, 0.5], [0.5, 0.9], [0.1, 0.5]], np.float32)
+    boxes = np.array([[0, 0.5, 0.5, 0.8, 0.8]], np.float32)
+    plain = [replace(sample, boxes=boxes) for sample in samples]
+    outlined = [replace(sample, boxes=boxes, polygons=(diamond,)) for sample in samples]
+    for mosaic_share, same in ((0.0, True), (1.0, False)):
+        settings = Hyperparameters(mosaic=mosaic_share, degrees=45)
+        first, second = (
+            next(iter(stream_of(data, settings=settings, max_boxes=16).iterate())) for data in (plain, outlined)
+        )
+        assert (first["images"] == second["images"]).all()
+        assert (first["boxes"] == second["boxes"]).all() == same
+
+
 def test_probabilities_decide_how_often_an_operation_runs(samples, monkeypatch):
     counts = dict.fromkeys(("mosaic4", "mix_up", "flip_up_down", "flip_left_right", "letterbox"), 0)
 

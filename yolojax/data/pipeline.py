@@ -145,13 +145,13 @@ class _Item:
     def make(self, index: int) -> tuple[Pixels, Boxes, int]:
         stream, rng, settings = self.stream, self.rng, self.stream.settings
         if not stream.augment:
-            scene = geometry.letterbox(self.scene(index), self.shape, enlarge=False)[0]
+            scene = geometry.letterbox(self.alone(index), self.shape, enlarge=False)[0]
         elif not stream.rect_shapes and rng.random() < settings.mosaic:
             scene = self.mosaic(index)
             if rng.random() < settings.mixup:
                 scene = colour.mix_up(scene, self.mosaic(self.any_index()), rng)
         else:
-            scene = geometry.letterbox(self.scene(index), self.shape, enlarge=True)[0]
+            scene = geometry.letterbox(self.alone(index), self.shape, enlarge=True)[0]
             scene = geometry.random_perspective(scene, rng, settings, self.shape)
         if stream.augment:
             scene = Scene(colour.random_hsv(scene.image, rng, settings), scene.boxes)
@@ -168,6 +168,11 @@ class _Item:
         scene = mosaic.mosaic4([self.scene(part) for part in indices], self.rng, size)
         scene = mosaic.copy_paste(scene, self.rng, self.stream.settings.copy_paste)
         return geometry.random_perspective(scene, self.rng, self.stream.settings, (size, size))
+
+    def alone(self, index: int) -> Scene:
+        """A scene that is no part of a mosaic: there the original moves the corners of boxes, even where it knows outlines."""
+        scene = self.scene(index)
+        return Scene(scene.image, scene.boxes)
 
     def any_index(self) -> int:
         return int(self.rng.integers(len(self.stream.pictures.samples)))

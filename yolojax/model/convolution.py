@@ -1,7 +1,7 @@
 """Convolution, the one place that knows how it is computed.
 
-On GPU and TPU a convolution and its two gradients are plain ``lax`` convolutions. XLA's CPU backend is slow for some of the gradients, so there they take
-another form with the same value; which one is chosen when the program is lowered, by its platform.
+On GPU and TPU a convolution and its two gradients are plain ``lax`` convolutions. XLA's CPU backend is slow at some of them, so there they take another
+form of the same value. Which one is chosen when the program is lowered, by its platform.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 
@@ -25,7 +26,37 @@ def convolve(images: Array, kernel: Array, stride: int = 1, padding: int = 0) ->
     Returns:
       ``(batch, height', width', outputs)`` of the same dtype.
     """
-    return _plain(images, kernel, stride, padding)
+    plain, on_cpu = (partial(form, stride=stride, padding=padding) for form in (_plain, _on_cpu))
+    return jax.lax.platform_dependent(images, kernel, cpu=on_cpu, default=plain)
+
+
+def _forward(images: Array, kernel: Array, stride: int, padding: int) -> tuple[Array, tuple[Array, Array]]:
+    return convolve(images, kernel, stride, padding), (images, kernel)
+
+
+def _backward(stride: int, padding: int, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    images, kernel = residuals
+    plain, on_cpu = (partial(form, stride=stride, padding=padding) for form in (_plain, _on_cpu))
+
+    def images_gradient(form: partial[Array], kernel: Array, gradient: Array) -> Array:
+        return jax.linear_transpose(lambda x: form(x, kernel), images)(gradient)[0]
+
+    def kernel_gradient(form: partial[Array], images: Array, gradient: Array) -> Array:
+        return jax.linear_transpose(lambda w: form(images, w), kernel)(gradient)[0]
+
+    kernel_gradient_on_cpu = partial(kernel_gradient, on_cpu)
+    side = kernel.shape[0]
+    if side == 1 or (stride > 1 and not _folds(images, kernel, stride, padding)):
+        kernel_gradient_on_cpu = partial(_kernel_gradient_by_taps, side=side, stride=stride, padding=padding)
+    # Two separate choices, so that a gradient that nobody asks for is dead code.
+    choose = jax.lax.platform_dependent
+    return (
+        choose(kernel, gradient, cpu=partial(images_gradient, on_cpu), default=partial(images_gradient, plain)),
+        choose(images, gradient, cpu=kernel_gradient_on_cpu, default=partial(kernel_gradient, plain)),
+    )
+
+
+convolve.defvjp(_forward, _backward)
 
 
 def _plain(images: Array, kernel: Array, stride: int, padding: int) -> Array:
@@ -34,32 +65,35 @@ def _plain(images: Array, kernel: Array, stride: int, padding: int) -> Array:
     )
 
 
-def _forward(images: Array, kernel: Array, stride: int, padding: int) -> tuple[Array, tuple[Array, Array]]:
-    return _plain(images, kernel, stride, padding), (images, kernel)
+def _on_cpu(images: Array, kernel: Array, stride: int, padding: int) -> Array:
+    if kernel.shape[:2] == (1, 1) and stride == 1 and padding == 0:
+        return jax.lax.dot_general(images, kernel[0, 0], (((3,), (0,)), ((), ())))
+    if _folds(images, kernel, stride, padding):
+        # Few channels and large kernels are slow, so blocks of pixels become channels (6×6 on 3 channels: 3×3 on 12).
+        kernel = _fold(kernel.transpose(3, 0, 1, 2), stride).transpose(1, 2, 3, 0)
+        return _plain(_fold(images, stride), kernel, 1, padding // stride)
+    return _plain(images, kernel, stride, padding)
 
 
-def _backward(stride: int, padding: int, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    images, kernel = residuals
-
-    def image_gradient(kernel: Array, gradient: Array) -> Array:
-        (result,) = jax.linear_transpose(lambda x: _plain(x, kernel, stride, padding), images)(gradient)
-        return result
-
-    def kernel_gradient(images: Array, gradient: Array) -> Array:
-        (result,) = jax.linear_transpose(lambda w: _plain(images, w, stride, padding), kernel)(gradient)
-        return result
-
-    def kernel_gradient_on_cpu(images: Array, gradient: Array) -> Array:
-        if kernel.shape[:2] == (1, 1) and stride == 1 and padding == 0:
-            rows = images.reshape(-1, images.shape[-1])
-            return (rows.T @ gradient.reshape(-1, gradient.shape[-1])).reshape(kernel.shape)
-        return kernel_gradient(images, gradient)
-
-    # Two separate choices, so that whichever gradient nobody asks for is dead code.
-    return (
-        image_gradient(kernel, gradient),
-        jax.lax.platform_dependent(images, gradient, cpu=kernel_gradient_on_cpu, default=kernel_gradient),
-    )
+def _folds(images: Array, kernel: Array, stride: int, padding: int) -> bool:
+    return stride > 1 and all(size % stride == 0 for size in (*images.shape[1:3], *kernel.shape[:2], padding))
 
 
-convolve.defvjp(_forward, _backward)
+def _fold(images: Array, block: int) -> Array:
+    """``(B, H, W, C)`` to ``(B, H / block, W / block, block² C)``."""
+    batch, height, width, channels = images.shape
+    blocks = images.reshape(batch, height // block, block, width // block, block, channels)
+    return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // block, width // block, -1)
+
+
+def _kernel_gradient_by_taps(images: Array, gradient: Array, side: int, stride: int, padding: int) -> Array:
+    """One matrix product per kernel position: the pixels that it meets, times the gradient."""
+    batch, rows, columns, outputs = gradient.shape
+    padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    products = []
+    for y in range(side):
+        for x in range(side):
+            last = (batch, y + stride * (rows - 1) + 1, x + stride * (columns - 1) + 1, images.shape[3])
+            met = jax.lax.slice(padded, (0, y, x, 0), last, (1, stride, stride, 1))
+            products.append(met.reshape(-1, images.shape[3]).T @ gradient.reshape(-1, outputs))
+    return jnp.stack(products).reshape(side, side, images.shape[3], outputs)

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from yolojax.model.convolution import convolve
+from yolojax.model.normalisation import batch_norm_silu, fixed_norm_silu
 
-EPSILON = 1e-3
 MOMENTUM = 0.03
 
 
@@ -48,29 +48,28 @@ class Convolution(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """BatchNorm with PyTorch's bookkeeping: the running variance averages the unbiased variance of the batch.
+    """BatchNorm and the SiLU that always follows it, with PyTorch's bookkeeping: the running variance averages the unbiased variance of the batch.
 
     With the batch sharded over devices the statistics are those of the whole batch.
     """
 
     @nn.compact
     def __call__(self, x: Array, mode: Mode) -> Array:
-        """Normalise ``(B, H, W, C)`` per channel."""
+        """Normalise ``(B, H, W, C)`` per channel and apply SiLU."""
         channels = x.shape[-1:]
         scale = self.param("scale", _declared, channels)
         bias = self.param("bias", _declared, channels)
         running_mean = self.variable("batch_stats", "mean", lambda: jnp.zeros(channels))
         running_var = self.variable("batch_stats", "var", lambda: jnp.zeros(channels))
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        if mode.train and "/".join(self.path) not in mode.fixed_bn:
-            mean, var = jnp.mean(wide, (0, 1, 2)), jnp.var(wide, (0, 1, 2))
+        if not mode.train or "/".join(self.path) in mode.fixed_bn:
+            return fixed_norm_silu(x, scale, bias, running_mean.value, running_var.value)
+        y, mean, variance = batch_norm_silu(x, scale, bias)
+        if not self.is_initializing():
             count = x.size // x.shape[-1]
-            if not self.is_initializing():
-                running_mean.value = (1 - MOMENTUM) * running_mean.value + MOMENTUM * mean
-                running_var.value = (1 - MOMENTUM) * running_var.value + MOMENTUM * var * (count / max(count - 1, 1))
-        else:
-            mean, var = running_mean.value, running_var.value
-        return ((wide - mean) * (jax.lax.rsqrt(var + EPSILON) * scale) + bias).astype(x.dtype)
+            unbiased = variance * (count / max(count - 1, 1))
+            running_mean.value = (1 - MOMENTUM) * running_mean.value + MOMENTUM * mean
+            running_var.value = (1 - MOMENTUM) * running_var.value + MOMENTUM * unbiased
+        return y
 
 
 class Conv(nn.Module):
@@ -85,7 +84,7 @@ class Conv(nn.Module):
     def __call__(self, x: Array, mode: Mode) -> Array:
         """``(B, H, W, C)`` to ``(B, H', W', features)``."""
         x = Convolution(self.features, self.kernel, self.stride, self.padding, name="conv")(x)
-        return nn.silu(BatchNorm(name="bn")(x, mode))
+        return BatchNorm(name="bn")(x, mode)
 
 
 class Bottleneck(nn.Module):
@@ -148,6 +147,13 @@ class SPPF(nn.Module):
         for _ in range(3):
             pyramid.append(shifted_maxima(pyramid[-1], self.kernel))
         return Conv(self.features, name="cv2")(jnp.concatenate(pyramid, -1), mode)
+
+
+def upsample(x: Array, factor: int) -> Array:
+    """Repeat every row and column of ``(B, H, W, C)`` ``factor`` times."""
+    batch, height, width, channels = x.shape
+    repeated = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, factor, width, factor, channels))
+    return repeated.reshape(batch, height * factor, width * factor, channels)
 
 
 class Head(nn.Module):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from yolojax.model.layers import C3, SPPF, Conv, Detect, Mode
+from yolojax.model.layers import C3, SPPF, Conv, Detect, Mode, upsample
 from yolojax.model.spec import Layer, ModelSpec
 
 Variables = dict[str, dict[str, Any]]
@@ -69,7 +69,7 @@ def _apply(layer: Layer, sources: list[Array], mode: Mode) -> Array:
         case "SPPF":
             return SPPF(layer.channels, layer.kernel, name=name)(x, mode)
         case "Upsample":
-            return jnp.repeat(jnp.repeat(x, layer.stride, 1), layer.stride, 2)
+            return upsample(x, layer.stride)
         case _:
             return jnp.concatenate(sources, -1)
 

@@ -33,8 +33,8 @@ def test_a_path_that_does_not_exist_is_not_taken_for_a_shipped_name():
 
 def test_every_shipped_hyperparameter_file_is_valid_and_differs():
     files = sorted((configs_root() / "hyps").glob("*.yaml"))
-    assert len(files) == 7
-    assert len({load_hyperparameters(file) for file in files}) == 7
+    assert len(files) == 8
+    assert len({load_hyperparameters(file) for file in files}) == 8
 
 
 def test_the_default_hyperparameters_are_scratch_low():

@@ -1,51 +1,50 @@
-"""A network and a data set small enough to train for several epochs in a test."""
+"""A network small enough to train in a test, and batches for it."""
 
-from pathlib import Path
+from collections.abc import Callable
 
-import cv2
 import numpy as np
 import pytest
 
-TINY = """
-nc: 2
-anchors: [[8, 8, 16, 12, 12, 16], [20, 20, 32, 24, 24, 32]]
-backbone:
-  - [-1, 1, Conv, [8, 3, 2]]
-  - [-1, 1, Conv, [16, 3, 2]]
-  - [-1, 1, C3, [16]]
-  - [-1, 1, Conv, [24, 3, 2]]
-  - [-1, 1, SPPF, [24, 5]]
-head:
-  - [-1, 1, Conv, [32, 3, 2]]
-  - [[4, 5], 1, Detect, []]
-"""
+from yolojax.model.spec import ModelSpec
+
+Batch = dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model YAML: two levels, seven layers; layers 0 to 4 are the backbone, 6 is Detect."""
-    file = tmp_path_factory.mktemp("model") / "tiny.yaml"
-    file.write_text(TINY)
-    return file
+def mini_spec() -> ModelSpec:
+    """Two levels and six layers, with every kind of block but the ones without parameters."""
+    return ModelSpec.from_dict(
+        {
+            "nc": 3,
+            "depth_multiple": 1.0,
+            "width_multiple": 1.0,
+            "anchors": [[5, 6, 8, 15, 17, 12], [15, 30, 31, 23, 30, 60]],
+            "backbone": [
+                [-1, 1, "Conv", [8, 6, 2, 2]],
+                [-1, 1, "Conv", [16, 3, 2]],
+                [-1, 1, "C3", [16]],
+                [-1, 1, "Conv", [16, 3, 2]],
+                [-1, 1, "SPPF", [16, 5]],
+            ],
+            "head": [[[2, 4], 1, "Detect", ["nc", "anchors"]]],
+        }
+    )
 
 
 @pytest.fixture(scope="session")
-def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data YAML in YOLO layout: ten training and four validation pictures of 64 px with one to three coloured squares."""
-    folder = tmp_path_factory.mktemp("data")
-    for split, count in (("train", 10), ("val", 4)):
-        for kind in ("images", "labels"):
-            (folder / kind / split).mkdir(parents=True)
-        for number in range(count):
-            rng = np.random.default_rng([number, count])
-            image = rng.integers(90, 130, (64, 64, 3)).astype(np.uint8)
-            rows = []
-            for _ in range(rng.integers(1, 4)):
-                category, (x, y), side = rng.integers(2), rng.integers(0, 40, 2), rng.integers(10, 24)
-                image[y : y + side, x : x + side] = (220, 30, 30) if category else (30, 30, 220)
-                rows.append(f"{category} {(x + side / 2) / 64} {(y + side / 2) / 64} {side / 64} {side / 64}")
-            cv2.imwrite(str(folder / "images" / split / f"{number}.png"), image)
-            (folder / "labels" / split / f"{number}.txt").write_text("\n".join(rows))
-    file = folder / "squares.yaml"
-    file.write_text(f"path: {folder}\ntrain: images/train\nval: images/val\nnames: [blue, red]\n")
-    return file
+def make_batch() -> Callable[..., Batch]:
+    """``make_batch(seed, images=2, size=64, most=8, classes=3)``: noise, and at least one box in every image but the second."""
+
+    def make(seed: int, images: int = 2, size: int = 64, most: int = 8, classes: int = 3) -> Batch:
+        rng = np.random.default_rng(seed)
+        boxes = np.zeros((images, most, 5), np.float32)
+        mask = np.zeros((images, most), bool)
+        for image in range(images):
+            count = 0 if image == 1 else rng.integers(2, most + 1)
+            boxes[image, :count, 0] = rng.integers(0, classes, count)
+            boxes[image, :count, 1:3] = rng.uniform(0, 1, (count, 2))
+            boxes[image, :count, 3:] = rng.uniform(0.1, 0.8, (count, 2))
+            mask[image, :count] = True
+        return {"images": rng.integers(0, 256, (images, size, size, 3), np.uint8), "boxes": boxes, "mask": mask}
+
+    return make

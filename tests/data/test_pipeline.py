@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import threading
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
@@ -156,7 +157,8 @@ def test_probabilities_decide_how_often_an_operation_runs(samples, monkeypatch):
         original = getattr(module, name)
 
         def counted(*arguments, **options):
-            counts[name] += 1
+            # Threads of other tests' streams may still be making batches ahead.
+            counts[name] += threading.current_thread() is threading.main_thread()
             return original(*arguments, **options)
 
         monkeypatch.setattr(module, name, counted)
@@ -167,7 +169,7 @@ def test_probabilities_decide_how_often_an_operation_runs(samples, monkeypatch):
             name,
         )
     settings = Hyperparameters(mosaic=0.75, mixup=0.5, flipud=0.2, fliplr=0.6)
-    stream = stream_of(samples, settings=settings, image_size=32, epochs=50)
+    stream = stream_of(samples, settings=settings, image_size=32, epochs=40)
     items = len(stream.batches) * 4
     for number in range(len(stream.batches)):
         stream.batches[number]

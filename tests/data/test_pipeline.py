@@ -110,6 +110,12 @@ def test_seed_changes_everything(samples):
     assert not (first["images"] == second["images"]).all((1, 2, 3)).any()
 
 
+def test_a_sample_never_looks_the_same_twice(samples):
+    """One sample, several times in a batch and in several epochs."""
+    images = [image.tobytes() for batch in stream_of(samples[4:5]).iterate() for image in batch["images"]]
+    assert len(set(images)) == len(images) == 12
+
+
 def test_processes_share_every_batch(samples):
     whole = list(stream_of(samples).iterate())
     shares = [list(stream_of(samples, process_index=index, process_count=2).iterate()) for index in range(2)]

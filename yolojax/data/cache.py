@@ -24,16 +24,12 @@ from numpy.typing import NDArray
 
 from yolojax.data.geometry import resize_long_side, resized_shape
 from yolojax.data.sample import ImageError, Pixels, Sample
+from yolojax.runtime import cache_folder
 
 log = logging.getLogger(__name__)
 
 CacheKind = Literal["ram", "disk"]
 _MARGIN = 1.1
-
-
-def cache_folder() -> Path:
-    """Where files that can be made again are kept: ``$YOLOJAX_CACHE``, else ``~/.cache/yolojax``."""
-    return Path(os.environ.get("YOLOJAX_CACHE") or Path.home() / ".cache" / "yolojax")
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,8 +24,8 @@ from numpy.random import RandomState
 from numpy.typing import NDArray
 
 from yolojax.config import DataConfig, from_mapping
-from yolojax.data.cache import cache_folder
 from yolojax.errors import UserError
+from yolojax.runtime import cache_folder
 
 log = logging.getLogger(__name__)
 

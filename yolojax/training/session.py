@@ -252,6 +252,7 @@ def finish(session: Session) -> dict[str, Any]:
         "epochs": progress.epoch,
         "seconds": progress.seconds,
         "best_epoch": progress.best_epoch,
+        "unreadable_images": job.stream.unreadable,
         "best": progress.best,
         "final": progress.final,
     }

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from yolojax.config import DataConfig, Hyperparameters, configs_root, load_data_config, load_hyperparameters
+from yolojax.config import DataConfig, Hyperparameters, configs_root, load_hyperparameters
 from yolojax.data.anchors import check_anchors
 from yolojax.data.pipeline import TrainingStream, ValidationBatches, training_stream, validation_batches
 from yolojax.data.sample import Sample
-from yolojax.data.sources import open_split
+from yolojax.data.sources import load_data, open_split
 from yolojax.errors import UserError
 from yolojax.freezing.strategies import Strategy, load_strategy, rehearse
 from yolojax.freezing.tree import flatten
@@ -84,7 +84,7 @@ def prepare(settings: TrainSettings) -> Job:
       UserError: something does not fit; the message says what, where and what to do.
     """
     devices = select_devices(settings.device)
-    data = load_data_config(settings.data, settings.data_root)
+    data = load_data(settings.data, settings.data_root)
     settings = settings.with_defaults(data)
     _tell_defaults(settings, data)
     hyperparameters = load_hyperparameters(settings.hyp)

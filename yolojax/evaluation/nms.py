@@ -70,13 +70,16 @@ def suppress(predictions: np.ndarray, settings: NmsSettings) -> np.ndarray:
     kept = np.empty(0, np.int64)
     for start in range(0, len(candidates), BLOCK):
         block = np.arange(start, min(start + BLOCK, len(candidates)))
-        block = block[~_overlaps(boxes, areas, kept, block, threshold).any(0)]
-        # A survivor is kept unless a kept one before it in the block suppresses it. Starting from "all kept", each round settles at least one more
-        # of them from the front, and most chains are short.
-        suppresses = np.triu(_overlaps(boxes, areas, block, block, threshold), 1)
-        keep: np.ndarray = np.ones(len(block), bool)
+        _, beaten = _overlapping(boxes, areas, kept, block, threshold)
+        block = np.delete(block, beaten)
+        # A survivor is kept unless a kept one before it in the block beats it. Starting from "all kept", each round settles at least one more of them
+        # from the front, and most chains are short.
+        better, worse = _overlapping(boxes, areas, block, block, threshold)
+        better, worse = better[better < worse], worse[better < worse]
+        keep = np.ones(len(block), bool)
         while True:
-            settled = ~suppresses[keep].any(0)
+            settled = np.ones(len(block), bool)
+            settled[worse[keep[better]]] = False
             if np.array_equal(settled, keep):
                 break
             keep = settled
@@ -92,7 +95,7 @@ def _candidates(predictions: np.ndarray, settings: NmsSettings) -> np.ndarray:
     rows = predictions[predictions[:, 4] > threshold]
     scores = rows[:, 5:] * rows[:, 4:5]
     if settings.multi_label and scores.shape[1] > 1:
-        row, label = np.nonzero(scores > threshold)
+        row, label = np.divmod(np.flatnonzero(scores > threshold), scores.shape[1])
     else:
         label = scores.argmax(1)
         row = np.flatnonzero(scores[np.arange(len(scores)), label] > threshold)
@@ -107,18 +110,22 @@ def _candidates(predictions: np.ndarray, settings: NmsSettings) -> np.ndarray:
     return np.concatenate([centre - half, centre + half, score[:, None], label[:, None].astype(score.dtype)], 1)
 
 
-def _overlaps(
+def _overlapping(
     boxes: np.ndarray, areas: np.ndarray, first: np.ndarray, second: np.ndarray, threshold: np.floating
-) -> np.ndarray:
-    """``(len(first), len(second))`` bool: IoU of the boxes with these indices exceeds the threshold."""
-    x1, y1, x2, y2 = boxes[:, first, None]
-    u1, v1, u2, v2 = boxes[:, second]
-    width = np.minimum(x2, u2) - np.maximum(x1, u1)
-    height = np.minimum(y2, v2) - np.maximum(y1, v1)
-    intersection = np.maximum(width, 0) * np.maximum(height, 0)
-    union = areas[first, None] + areas[second] - intersection
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions in ``first`` and ``second`` of all pairs whose IoU exceeds the threshold."""
+    x1, y1, x2, y2 = boxes
+    # Few pairs meet in x, since classes lie far apart: the rest is computed for these only.
+    width = np.minimum(x2[first, None], x2[second])
+    width -= np.maximum(x1[first, None], x1[second])
+    meet = np.flatnonzero(width > 0)  # much faster than nonzero in two dimensions
+    row, column = np.divmod(meet, len(second))
+    width, a, b = width.ravel()[meet], first[row], second[column]
+    height = np.maximum(np.minimum(y2[a], y2[b]) - np.maximum(y1[a], y1[b]), 0)
+    intersection = width * height
     with np.errstate(divide="ignore", invalid="ignore"):  # two boxes of zero area: 0 / 0 exceeds nothing
-        return intersection / union > threshold
+        exceeds = intersection / (areas[a] + areas[b] - intersection) > threshold
+    return row[exceeds], column[exceeds]
 
 
 def _round_down(threshold: float, dtype: np.dtype) -> np.floating:

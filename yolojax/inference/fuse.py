@@ -6,11 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
 from jax import Array
 
-from yolojax.model.layers import EPSILON, BatchNorm
+from yolojax.model.convolution import convolve
+from yolojax.model.layers import Conv
 from yolojax.model.network import Network, Variables
+from yolojax.model.normalisation import EPSILON
 
 
 def fuse(variables: Variables) -> Variables:
@@ -23,7 +26,7 @@ def fuse(variables: Variables) -> Variables:
       variables: ``params`` and ``batch_stats`` of a network.
 
     Returns:
-      ``{"params": ...}`` of the same paths and dtypes, without ``batch_stats`` and without the scales of BatchNorm; for ``apply_fused``.
+      ``{"params": ...}`` of the same dtypes, with ``conv/bias`` instead of ``bn``, without ``batch_stats``; for ``apply_fused``.
 
     Source: contract §1.1, fusion for inference.
     """
@@ -43,21 +46,22 @@ def _fold(params: Mapping[str, Any], statistics: Mapping[str, Any]) -> dict[str,
     )
     factor = scale / np.sqrt(var + EPSILON)
     return {
-        "conv": {"kernel": (kernel * factor).astype(kernel.dtype)},
-        "bn": {"bias": (bias - mean * factor).astype(kernel.dtype)},
+        "conv": {"kernel": (kernel * factor).astype(kernel.dtype), "bias": (bias - mean * factor).astype(kernel.dtype)}
     }
 
 
 def apply_fused(network: Network, variables: Variables, images: Array) -> tuple[Array, ...]:
-    """``network.apply`` for the result of ``fuse``: what is left of BatchNorm is its bias."""
+    """``network.apply`` for the result of ``fuse``: every ``Conv`` is a convolution with bias, then SiLU."""
 
-    def add_bias(
+    def without_norm(
         call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: nn.module.InterceptorContext
     ) -> Any:
-        if isinstance(context.module, BatchNorm) and context.method_name == "__call__":
-            return args[0] + context.module.get_variable("params", "bias").astype(args[0].dtype)
-        return call(*args, **kwargs)
+        module = context.module
+        if not isinstance(module, Conv) or context.method_name != "__call__":
+            return call(*args, **kwargs)
+        folded = jax.tree.map(lambda leaf: leaf.astype(args[0].dtype), module.variables["params"]["conv"])
+        return nn.silu(convolve(args[0], folded["kernel"], module.stride, module.padding) + folded["bias"])
 
-    with nn.intercept_methods(add_bias):
+    with nn.intercept_methods(without_norm):
         heads: Any = network.apply(variables, images)
     return heads

@@ -88,8 +88,10 @@ def test_duplicates_lower_precision(scenes):
 
 def test_a_worse_box_matches_fewer_thresholds():
     true = np.array([[0, 0, 0, 100, 100]], np.float32)
-    right = [int(match(np.array([[0, 0, side, 100, 0.9, 0]], np.float32), true).sum()) for side in (100, 88, 72, 49)]
-    assert right == [10, 8, 5, 0]
+    right = [
+        int(match(np.array([[0, 0, side, 100, 0.9, 0]], np.float32), true).sum()) for side in (100, 88, 72, 50, 49)
+    ]
+    assert right == [10, 8, 5, 1, 0]  # 50: the threshold is reached
 
 
 def test_another_class_is_no_match():
@@ -166,6 +168,10 @@ def test_precision_and_recall_are_read_at_one_confidence():
     result = average_precision(correct, np.array([0.9, 0.8, 0.7, 0.6]), np.zeros(4), np.zeros(4))
     assert result.mean_recall == pytest.approx(0.75, abs=0.02)
     assert result.mean_precision == pytest.approx(0.75, abs=0.02)
+    assert (result.precision[0, -1], result.recall[0, -1]) == (
+        1,
+        0,
+    )  # above every score nothing is found, nothing wrong
 
 
 def test_fitness():

@@ -27,8 +27,9 @@ class Mode:
     fixed_bn: frozenset[str] = frozenset()
 
 
-# Modules only declare their parameters; ``network.init_variables`` gives all of them their first values in one draw.
-_declared = nn.initializers.zeros_init()
+def _declared(_: Array, shape: tuple[int, ...]) -> Array:
+    """Modules only declare their parameters; ``network.init_variables`` gives all of them their first values in one draw."""
+    return jnp.zeros(shape, jnp.float32)
 
 
 class Convolution(nn.Module):
@@ -59,8 +60,8 @@ class BatchNorm(nn.Module):
         channels = x.shape[-1:]
         scale = self.param("scale", _declared, channels)
         bias = self.param("bias", _declared, channels)
-        running_mean = self.variable("batch_stats", "mean", lambda: jnp.zeros(channels))
-        running_var = self.variable("batch_stats", "var", lambda: jnp.zeros(channels))
+        running_mean = self.variable("batch_stats", "mean", _declared, None, channels)
+        running_var = self.variable("batch_stats", "var", _declared, None, channels)
         if not mode.train or "/".join(self.path) in mode.fixed_bn:
             return fixed_norm_silu(x, scale, bias, running_mean.value, running_var.value)
         y, mean, variance = batch_norm_silu(x, scale, bias)

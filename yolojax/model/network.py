@@ -112,7 +112,7 @@ def _draw(spec: ModelSpec, key: Array) -> Variables:
 def _uniform_fan_in(key: Array, shapes: dict[str, Any]) -> dict[str, Any]:
     """PyTorch's defaults: kernels and the biases beside them uniform within ``1 / sqrt(fan in)``; BatchNorm 1 and 0."""
     # One draw for all: sixty small ones take half a minute to compile.
-    random = jax.random.uniform(key, (sum(leaf.size for leaf in jax.tree.leaves(shapes)),), minval=-1)
+    random = jax.random.uniform(key, (sum(leaf.size for leaf in jax.tree.leaves(shapes)),), jnp.float32, -1)
     used = 0
 
     def fill(module: dict[str, Any]) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def _uniform_fan_in(key: Array, shapes: dict[str, Any]) -> dict[str, Any]:
 def _prior_logits(spec: ModelSpec, stride: int) -> Array:
     """What a level's bias starts from: 8 objects in an image of 640 px, spread over all cells, and classes alike."""
     prior = [0.0] * 4 + [math.log(8 / (640 / stride) ** 2)] + [math.log(0.6 / (spec.classes - 0.99999))] * spec.classes
-    return jnp.tile(jnp.asarray(prior), len(spec.anchors[0]))
+    return jnp.tile(jnp.asarray(prior, jnp.float32), len(spec.anchors[0]))
 
 
 def _initial_statistic(path: tuple[jax.tree_util.DictKey, ...], leaf: jax.ShapeDtypeStruct) -> Array:

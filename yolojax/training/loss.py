@@ -73,7 +73,8 @@ def compute_loss(
     Source: contract §1.4.
     """
     balance = (4.0, 1.0, 0.4) if len(heads) == 3 else (4.0, 1.0, 0.25, 0.06, 0.02)
-    boxes = boxes.astype(heads[0].dtype)  # in double precision all of it is, the arctangents of the boxes' own shapes too
+    # In double precision all of it is, the arctangents of the boxes' own shapes too.
+    boxes = boxes.astype(heads[0].dtype)
     box, obj, cls = jnp.zeros((3,), heads[0].dtype)
     for head, anchors, stride, weight in zip(heads, spec.anchors, spec.strides, balance, strict=False):
         shapes = np.asarray(anchors) / stride

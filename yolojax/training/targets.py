@@ -70,7 +70,7 @@ def build_targets(boxes: Array, mask: Array, anchors: np.ndarray, grid: tuple[in
     )
 
 
-def _near(distance: Array) -> Array:
+def _near(distance: Array | np.ndarray) -> Array:
     """Whether a point is in the first half of its cell and has a neighbour on that side; ``distance`` to the border of the grid, in cells."""
     return (distance - jnp.floor(distance) < 0.5) & (distance > 1)
 

@@ -56,7 +56,7 @@ def build_targets(boxes: Array, mask: Array, anchors: np.ndarray, grid: tuple[in
     matched = (jnp.maximum(ratio, 1 / ratio).max(-1) < threshold) & mask[:, None]
 
     # Of a centre exactly on a grid line both neighbours are near.
-    near = jnp.concatenate([_near(centre), _near(size - centre)], -1).swapaxes(1, 2)
+    near = jnp.concatenate([_near(centre), _near(jnp.asarray(size) - centre)], -1).swapaxes(1, 2)
     near = jnp.concatenate([jnp.ones_like(near[:, :1]), near], 1)
 
     # The original clamps the cell before it subtracts it from the centre, so a centre on the border is regressed from the clamped cell.
@@ -70,7 +70,7 @@ def build_targets(boxes: Array, mask: Array, anchors: np.ndarray, grid: tuple[in
     )
 
 
-def _near(distance: Array | np.ndarray) -> Array:
+def _near(distance: Array) -> Array:
     """Whether a point is in the first half of its cell and has a neighbour on that side; ``distance`` to the border of the grid, in cells."""
     return (distance - jnp.floor(distance) < 0.5) & (distance > 1)
 

@@ -99,7 +99,13 @@ class ModelSpec:
     backbone: int
 
     def __post_init__(self) -> None:
-        _check_anchors(self)
+        levels = len(self.resolved[-1].sources)
+        if len(self.anchors) != levels:
+            raise UserError(f"key 'anchors': {len(self.anchors)} lines, but Detect has {levels} levels")
+        if len({len(level) for level in self.anchors}) != 1:
+            raise UserError("key 'anchors': every level needs the same number of anchors")
+        if min(side for level in self.anchors for anchor in level for side in anchor) <= 0:
+            raise UserError("key 'anchors': widths and heights are positive")
 
     @cached_property
     def resolved(self) -> tuple[Layer, ...]:
@@ -153,20 +159,19 @@ class ModelSpec:
         classes = content.get("nc")
         if not _is_integer(classes) or classes < 1:
             raise UserError(f"{where}: key 'nc': expected a number of classes, found {classes!r}")
-        spec = cls(
-            name=str(content.get("name", Path(str(where)).stem)),
-            classes=classes,
-            anchors=_read_anchors(content.get("anchors"), where),
-            depth_multiple=_positive(content, "depth_multiple", where),
-            width_multiple=_positive(content, "width_multiple", where),
-            layers=tuple(_read_layer(line, f"{where}: layer {index}") for index, line in enumerate(layers)),
-            backbone=backbone,
-        )
+        settings: dict[str, Any] = {
+            "name": str(content.get("name", Path(str(where)).stem)),
+            "classes": classes,
+            "anchors": _read_anchors(content.get("anchors"), where),
+            "depth_multiple": _positive(content, "depth_multiple", where),
+            "width_multiple": _positive(content, "width_multiple", where),
+            "layers": tuple(_read_layer(line, f"{where}: layer {index}") for index, line in enumerate(layers)),
+        }
         try:
-            strides = spec.strides
+            spec = cls(backbone=backbone, **settings)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-        return spec if _areas_follow(spec.anchors, strides) else spec.with_anchors(spec.anchors[::-1])
+        return spec if _areas_follow(spec.anchors, spec.strides) else spec.with_anchors(spec.anchors[::-1])
 
     def with_classes(self, classes: int) -> ModelSpec:
         """The same network for another number of classes."""
@@ -225,16 +230,6 @@ def _read_anchors(value: Any, where: str | Path) -> Anchors:
     return tuple(tuple((float(w), float(h)) for w, h in zip(row[::2], row[1::2], strict=True)) for row in rows)
 
 
-def _check_anchors(spec: ModelSpec) -> None:
-    levels = len(spec.layers[-1].sources)
-    if len(spec.anchors) != levels:
-        raise UserError(f"{spec.name}: key 'anchors': {len(spec.anchors)} lines, but Detect has {levels} levels")
-    if len({len(level) for level in spec.anchors}) != 1:
-        raise UserError(f"{spec.name}: key 'anchors': every level needs the same number of anchors")
-    if min(side for level in spec.anchors for anchor in level for side in anchor) <= 0:
-        raise UserError(f"{spec.name}: key 'anchors': widths and heights are positive")
-
-
 def _areas_follow(anchors: Anchors, strides: Sequence[int]) -> bool:
     """Whether anchors grow with the stride from the first level to the last, as Detect expects them to."""
     first, last = (sum(w * h for w, h in level) for level in (anchors[0], anchors[-1]))
@@ -261,7 +256,9 @@ def _read_layer(line: Any, where: str) -> LayerSpec:
         _is_integer(value) or (module == "C3" and place == 1 and isinstance(value, bool))
         for place, value in enumerate(values)
     )
-    if not least <= len(values) <= most or not good or any(value < 1 for value in values[:3] if _is_integer(value)):
+    # Only a padding, the fourth argument, may be 0.
+    small = any(_is_integer(value) and value < int(place < 3) for place, value in enumerate(values))
+    if not least <= len(values) <= most or not good or small:
         raise UserError(f"{where}: {module} cannot be made with arguments {list(arguments)!r}")
     return LayerSpec(sources=tuple(sources), repeats=repeats, module=cast(Module, module), arguments=tuple(values))
 
@@ -301,6 +298,10 @@ def _resolve(spec: ModelSpec) -> tuple[Layer, ...]:
                 kernel = values[1] if len(values) > 1 else 1
                 stride = values[2] if len(values) > 2 else 1
                 padding = values[3] if len(values) > 3 else kernel // 2
+                if not 1 <= kernel - 2 * padding <= stride:
+                    raise UserError(
+                        f"layer {index}: Conv with kernel {kernel}, stride {stride}, padding {padding} does not divide sizes by its stride"
+                    )
                 reduction *= stride
             case "C3":
                 channels = scaled(values[0])
@@ -310,6 +311,8 @@ def _resolve(spec: ModelSpec) -> tuple[Layer, ...]:
             case "SPPF":
                 channels = scaled(values[0])
                 kernel = values[1] if len(values) > 1 else 5
+                if kernel % 2 == 0:
+                    raise UserError(f"layer {index}: SPPF needs an odd kernel, not {kernel}")
             case "Upsample":
                 stride = values[0]
                 if reduction % stride:

@@ -37,7 +37,7 @@ def select_devices(device: str = "") -> list[jax.Device]:
     if name in _PLATFORMS:
         jax.config.update("jax_platforms", _PLATFORMS[name])
     try:
-        devices = jax.devices()
+        devices = jax.devices(_PLATFORMS.get(name))
     except RuntimeError as error:
         jax.config.update("jax_platforms", None)
         raise UserError(f"--device {device}: not available here ({str(error).splitlines()[0]})") from error

@@ -28,16 +28,17 @@ from yolov5.val import process_batch
 
 FOLDER = Path(__file__).resolve().parent
 SEED = 0
-CLASSES = 6
+CLASSES = {"n": 80}  # of the networks with seeded weights; "n" and "real" can then share a compiled program
+OTHER_CLASSES = 6
 NETWORKS = ("n", "s", "m", "l", "x", "n6")
 CONSTANT = ("large-batch.accumulate", "large-batch.steps")
 
 
-def network(name: str, data: Path, dtype: torch.dtype = torch.float64, classes: int = CLASSES) -> torch.nn.Module:
+def network(name: str, data: Path, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
     """``real`` is the published yolov5n (80 classes), every other name a size with seeded weights."""
     if name == "real":
         return oracle.pretrained(data / "weights" / "yolov5n.pt", dtype)
-    return oracle.seeded(name, classes, SEED, dtype)
+    return oracle.seeded(name, CLASSES.get(name, OTHER_CLASSES), SEED, dtype)
 
 
 def write(name: str, content: Arrays) -> None:
@@ -56,7 +57,7 @@ def write(name: str, content: Arrays) -> None:
 
 def inference(name: str, data: Path) -> Arrays:
     """Decoded boxes in both precisions, every layer and head in float64, heads in float32; test-time augmentation once."""
-    images = seeding.images(f"inference {name}", 1 if name == "real" else 2, 64)
+    images = seeding.images(f"inference {name}", 1 if name in ("n", "real") else 2, 64)
     result: Arrays = {}
     for dtype, suffix in ((torch.float64, "64"), (torch.float32, "32")):
         model = network(name, data, dtype).eval()
@@ -85,7 +86,7 @@ def inference(name: str, data: Path) -> Arrays:
 def training(name: str, data: Path) -> Arrays:
     """One training step: targets, loss parts, gradients, statistics after the forward pass, parameters after SGD."""
     model = network(name, data).train()
-    size = {"n": 128, "real": 128, "n6": 192}.get(name, 64)
+    size = 192 if name == "n6" else 64
     images = seeding.images(f"training {name}", 4, size)
     labels = torch.from_numpy(seeding.rows(*seeding.labels(f"training {name}", 4, model.model[-1].nc)))
     compute = oracle.loss_of(model, SCRATCH_LOW, size)
@@ -110,39 +111,33 @@ def training(name: str, data: Path) -> Arrays:
     return result
 
 
-def optimizers(name: str, _: Path) -> Arrays:
-    """Some parameters after two steps of SGD, Adam and AdamW on seeded gradients of all, clipped in the second step only."""
+def optimizers(_: str, __: Path) -> Arrays:
+    """Some parameters after two steps of SGD, Adam and AdamW on seeded gradients, clipped in the second step only."""
     result: Arrays = {}
     for kind in ("SGD", "Adam", "AdamW"):
         model = network("n", Path())
         optimizer = Timetable(SCRATCH_LOW, epochs=5, batches=10, batch_size=4).optimizer(model, kind)
+        some = {n: p for n, p in model.named_parameters() if n.startswith(("model.0.", "model.9.", "model.24."))}
         for step, scale in enumerate((1e-3, 1.0)):
-            for path, parameter in model.named_parameters():
-                path = oracle.names.to_path(path)[1]
+            for name, parameter in some.items():
+                path = oracle.names.to_path(name)[1]
                 shape = oracle.names.to_jax(parameter.detach().numpy()).shape
                 gradient = scale * seeding.uniform(seeding.generator("gradient", step, path), -1, 1, shape)
                 parameter.grad = torch.from_numpy(oracle.names.to_torch(gradient))
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=10.0)
             assert (norm > 10) == (step == 1)
             optimizer.step()
-        stepped = oracle.paths(dict(model.named_parameters()))
-        some = {
-            path: values for path, values in stepped.items() if path.startswith(("model_0/", "model_9/", "model_24/"))
-        }
-        result |= Summary.of(some).store(kind)
+        result |= Summary.of(oracle.paths(some)).store(kind)
     return result
 
 
-def losses(name: str, _: Path) -> Arrays:
+def losses(_: str, __: Path) -> Arrays:
     """Loss parts and gradients at seeded heads for every setting of the loss; complete IoU of seeded pairs."""
     variants = {
-        "plain": (SCRATCH_LOW, CLASSES, 0.0),
-        "finetune": (FINETUNE, CLASSES, 0.0),
-        "smoothed": (SCRATCH_LOW, CLASSES, 0.1),
-        "focal": (SCRATCH_LOW | {"fl_gamma": 1.5}, CLASSES, 0.0),
-        "focal-weighted-smoothed": (FINETUNE | {"fl_gamma": 0.7}, CLASSES, 0.05),
+        "plain": (SCRATCH_LOW, 6, 0.0),
+        "no-labels": (SCRATCH_LOW, 6, 0.0),
         "one-class": (SCRATCH_LOW, 1, 0.0),
-        "no-labels": (SCRATCH_LOW, CLASSES, 0.0),
+        "focal-weighted-smoothed": (FINETUNE | {"fl_gamma": 1.5}, 6, 0.1),
     }
     result: Arrays = {}
     for variant, (hyp, classes, smoothing) in variants.items():
@@ -175,7 +170,7 @@ def losses(name: str, _: Path) -> Arrays:
     }  # fmt: skip
 
 
-def schedules(name: str, _: Path) -> Arrays:
+def schedules(_: str, __: Path) -> Arrays:
     """Rates at every iteration of five epochs."""
     tables = {
         "linear": Timetable(SCRATCH_LOW, epochs=5, batches=40, batch_size=16),
@@ -192,12 +187,11 @@ TRAJECTORY = Timetable(SCRATCH_LOW | {"box": 0.2, "cls": 2.0}, epochs=5, batches
 
 def trajectory(name: str, data: Path) -> Arrays:
     """Fifty steps on ten fixed batches at freeze 0, 10 and 24, the BatchNorm of frozen layers as the original has it."""
-    classes = 80
-    model = network(name.removeprefix("trajectory_"), data, classes=classes)
+    model = network(name.removeprefix("trajectory_"), data)
     batches = [
         (
             seeding.images(f"{name} {index}", TRAJECTORY.batch_size, 64),
-            seeding.rows(*seeding.labels(f"{name} {index}", TRAJECTORY.batch_size, classes)),
+            seeding.rows(*seeding.labels(f"{name} {index}", TRAJECTORY.batch_size, model.model[-1].nc)),
         )
         for index in range(TRAJECTORY.batches)
     ]
@@ -220,7 +214,7 @@ def trajectory(name: str, data: Path) -> Arrays:
     return result
 
 
-def suppression(name: str, data: Path) -> Arrays:
+def suppression(_: str, data: Path) -> Arrays:
     """Predictions of the published yolov5n on photos, and the boxes the original keeps under several settings."""
     model = network("real", data, torch.float32).eval()
     settings = {
@@ -252,7 +246,7 @@ def suppression(name: str, data: Path) -> Arrays:
     return result
 
 
-def precision(name: str, _: Path) -> Arrays:
+def precision(_: str, __: Path) -> Arrays:
     """Matches, average precision and confusion matrix for random detections around random labels."""
     result: Arrays = {}
     for case, (classes, images, noise, extra) in {
@@ -299,7 +293,7 @@ def precision(name: str, _: Path) -> Arrays:
     return {key: value for key, value in result.items() if value.size}
 
 
-def geometry(name: str, _: Path) -> Arrays:
+def geometry(_: str, __: Path) -> Arrays:
     """Letterbox, sizes of loaded images, random perspective with its draws written down, box filter, HSV."""
     result: Arrays = {}
     boxes = []

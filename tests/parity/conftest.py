@@ -30,26 +30,33 @@ def golden() -> Callable[[str], Mapping[str, np.ndarray]]:
     return cache(lambda name: dict(np.load(GOLDENS / f"{name}.npz")))
 
 
+@cache
+def spec_of(name: str) -> ModelSpec:
+    return load_spec("yolov5n", classes=80) if name in ("n", "real") else load_spec(f"yolov5{name}", classes=6)
+
+
 @pytest.fixture(scope="session")
-def network(request: pytest.FixtureRequest) -> Callable[..., tuple[ModelSpec, Variables]]:
-    """Specification and float32 variables: ``real`` is the published yolov5n, any other name a size with seeded weights."""
+def spec() -> Callable[[str], ModelSpec]:
+    """The architecture of a golden: ``real`` is the published yolov5n, any other name a size with seeded weights."""
+    return spec_of
+
+
+@pytest.fixture(scope="session")
+def network(request: pytest.FixtureRequest) -> Callable[[str], tuple[ModelSpec, Variables]]:
+    """Architecture and variables of a golden, as NumPy arrays whose numbers are exact in float32."""
 
     @cache
-    def build(name: str, classes: int = 6) -> tuple[ModelSpec, Variables]:
+    def build(name: str) -> tuple[ModelSpec, Variables]:
+        spec = spec_of(name)
         if name == "real":
             pytest.importorskip("torch")
             weights = load_weights(request.getfixturevalue("shared_data") / "weights" / "yolov5n.pt")
-            variables = {kind: flatten(tree) for kind, tree in weights.variables.items()}
-            spec = weights.spec
-        else:
-            spec = load_spec(f"yolov5{name}", classes=classes)
-            variables = {
-                kind: seeding.arrays({path: leaf.shape for path, leaf in flatten(tree).items()}, SEED)
-                for kind, tree in abstract_variables(spec).items()
-            }
+            assert (weights.spec.resolved, weights.spec.anchors) == (spec.resolved, spec.anchors)
+            return spec, jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), weights.variables)
+        variables = {kind: flatten(tree) for kind, tree in abstract_variables(spec).items()}
         return spec, {
-            kind: unflatten({path: leaf.astype(np.float32) for path, leaf in flat.items()})
-            for kind, flat in variables.items()
+            kind: unflatten({path: seeding.array(path, leaf.shape, SEED) for path, leaf in leaves.items()})
+            for kind, leaves in variables.items()
         }
 
     return build
@@ -62,13 +69,24 @@ def float64() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def worst(record_property: Callable[[str, object], None]) -> Callable[[str, Mapping[str, float]], float]:
-    """The largest of some errors, written down for the report (``--junitxml``) that the figures in the docs come from."""
+FIGURES: dict[str, tuple[float, str]] = {}
+
+
+@pytest.fixture(scope="session")
+def worst() -> Callable[[str, Mapping[str, float]], float]:
+    """The largest of some errors, kept by rung for the table at the end of a verbose run."""
 
     def largest(rung: str, errors: Mapping[str, float]) -> float:
         where = max(errors, key=lambda path: np.nan_to_num(errors[path], nan=np.inf))
-        record_property(rung, f"{errors[where]:.2e} at {where}")
+        FIGURES[rung] = max(FIGURES.get(rung, (0.0, "")), (float(errors[where]), where))
         return errors[where]
 
     return largest
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """With ``-v``: the largest error of every rung, the figures of ``docs/parity.md``."""
+    if FIGURES and terminalreporter.verbosity >= 0:
+        terminalreporter.section("largest errors against the original")
+        for rung, (error, where) in FIGURES.items():
+            terminalreporter.write_line(f"{rung:60} {error:.1e}  {where}")

@@ -26,7 +26,7 @@ def run(spec: Any, variables: Any, images: Any) -> tuple[Any, Any, Any]:
 
 def predict(name: str, network: Any, dtype: Any) -> tuple[list[np.ndarray], np.ndarray, dict[str, np.ndarray]]:
     spec, variables = network(name)
-    images = seeding.images(f"inference {name}", 1 if name == "real" else 2, 64)
+    images = seeding.images(f"inference {name}", 1 if name in ("n", "real") else 2, 64)
     variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), variables)
     heads, boxes, captured = jax.device_get(run(spec, variables, jnp.asarray(images, dtype) / 255))
     assert heads[0].dtype == boxes.dtype == dtype

@@ -4,7 +4,8 @@ The BatchNorm of frozen layers is on ``track``, as the original has it: batch st
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -23,7 +24,7 @@ from yolojax.model.spec import load_spec
 from yolojax.training.loss import LossSettings
 from yolojax.training.optimizer import OptimizerSettings
 from yolojax.training.schedule import Schedule
-from yolojax.training.state import TrainState, create_state
+from yolojax.training.state import TrainState, abstract_state, create_state
 from yolojax.training.step import make_train_step
 
 SCRATCH_LOW, FINETUNE = load_hyperparameters("scratch-low"), load_hyperparameters("finetune")
@@ -62,18 +63,32 @@ def test_rates_at_every_iteration(case, golden):
     assert decay == pytest.approx(float(expected["weight_decay"]), rel=1e-12)
 
 
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A compiled training step and what belongs to it; one serves both sets of weights."""
+
+    step: Callable[..., tuple[TrainState, dict[str, Any]]]
+    labels: Any
+    optimizer: OptimizerSettings
+
+
 @cache
-def step_of(freeze: int) -> tuple[Any, Any, OptimizerSettings]:
-    """One compiled step serves both sets of weights."""
+def program(freeze: int, dtype: Any) -> Program:
     spec = load_spec("yolov5n", classes=CLASSES)
-    labels = freeze_labels(abstract_variables(spec)["params"], freeze)
+    variables = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), abstract_variables(spec))
+    labels = freeze_labels(variables["params"], freeze)
     hyp, arguments = SCHEDULES["trajectory"]
     optimizer = OptimizerSettings.from_hyperparameters(hyp, batch_size=BATCH)
     loss = LossSettings.from_hyperparameters(hyp, spec, SIZE)
     schedule = Schedule.from_hyperparameters(hyp, **arguments)
-    return make_train_step(Network(spec), labels, loss, optimizer, schedule), labels, optimizer
+    step = make_train_step(Network(spec), labels, loss, optimizer, schedule)
+    # A hundred steps repay what the other tests save by not optimising.
+    options = {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
+    lowered = step.lower(abstract_state(variables, labels, optimizer), batches("n")[0])
+    return Program(lowered.compile(compiler_options=options), labels, optimizer)
 
 
+@cache
 def batches(name: str) -> list[dict[str, np.ndarray]]:
     result = []
     for index in range(BATCHES):
@@ -85,15 +100,19 @@ def batches(name: str) -> list[dict[str, np.ndarray]]:
 
 def train(name: str, freeze: int, network: Any, dtype: Any) -> tuple[np.ndarray, TrainState, dict[str, Any], Any]:
     """Losses ``(50, 4)``, the final state, the variables at the start and the mask of trainable parameters."""
-    step, labels, optimizer = step_of(freeze)
-    _, variables = network(name, CLASSES)
-    variables = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), variables)
-    state = create_state(variables, labels, optimizer)
+    compiled = program(freeze, dtype)
+    variables = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), network(name)[1])
+    state = create_state(variables, compiled.labels, compiled.optimizer)
     fixed, losses = batches(name), []
     for iteration in range(EPOCHS * BATCHES):
-        state, metrics = step(state, fixed[iteration % BATCHES])
+        state, metrics = compiled.step(state, fixed[iteration % BATCHES])
         losses.append([metrics[key] for key in ("box", "obj", "cls", "loss")])
-    return np.array(jax.device_get(losses)), jax.device_get(state), variables, trainable_mask(labels)
+    return np.array(jax.device_get(losses)), jax.device_get(state), variables, trainable_mask(compiled.labels)
+
+
+def slow(freeze: int) -> Any:
+    """Every depth is a program of its own, which takes half a minute to compile."""
+    return pytest.param(freeze, marks=pytest.mark.slow)
 
 
 def compare(name: str, freeze: int, network: Any, dtype: Any, golden: Any) -> dict[str, Mapping[str, float]]:
@@ -126,7 +145,7 @@ def compare(name: str, freeze: int, network: Any, dtype: Any, golden: Any) -> di
 
 
 @pytest.mark.parametrize("name", ["n", "real"])
-@pytest.mark.parametrize("freeze", [0, 10, 24])
+@pytest.mark.parametrize("freeze", [slow(0), 10, slow(24)])
 @pytest.mark.usefixtures("float64")
 def test_fifty_steps_in_double_precision(name, freeze, network, golden, worst):
     for part, errors in compare(name, freeze, network, np.float64, golden).items():
@@ -134,7 +153,7 @@ def test_fifty_steps_in_double_precision(name, freeze, network, golden, worst):
 
 
 @pytest.mark.parametrize("name", ["n", "real"])
-@pytest.mark.parametrize("freeze", [pytest.param(0, marks=pytest.mark.slow), 10, 24])
+@pytest.mark.parametrize("freeze", [slow(0), slow(10), slow(24)])
 def test_fifty_steps_in_single_precision(name, freeze, network, golden, worst):
     for part, errors in compare(name, freeze, network, np.float32, golden).items():
         assert worst(f"fifty steps, float32, freeze {freeze}: {part}", errors) <= 1e-2

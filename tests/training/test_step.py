@@ -212,9 +212,11 @@ def three_steps(spec, make_batch):
     for devices in (jax.devices()[:1], jax.devices()):
         mesh = make_mesh(devices)
         step, state = build(spec, variables, batch_size=8, mesh=mesh)
+        batches = [put_batch(make_batch(index, images=8, size=32), mesh) for index in range(3)]
+        step = compile_quickly(step, state, batches[0])
         losses = []
-        for index in range(3):
-            state, metrics = step(state, put_batch(make_batch(index, images=8), mesh))
+        for batch in batches:
+            state, metrics = step(state, batch)
             losses.append([float(metrics[key]) for key in ("loss", "box", "obj", "cls", "gradient_norm")])
         assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
         results.append((losses, jax.device_get(state)))

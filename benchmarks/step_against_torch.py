@@ -1,0 +1,195 @@
+"""Time of a training step beside the original's, interleaved in one run on the same machine.
+
+A step is forward pass, loss, backward pass, clip, update and moving average. The original is PyPI ``yolov5==7.0.14`` in an
+interpreter of its own (``tests/goldens/make_goldens.py`` says how to make one):
+
+    python benchmarks/step_against_torch.py --torch-python ../oracle/bin/python
+
+Both sides train the same architecture from random weights on the same batch, and take turns of a few steps, so that a
+machine that is slow for a while is slow for both. Only ratios mean anything.
+"""
+
+import argparse
+import json
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROWS = ((0, "track"), (10, "track"), (10, "fixed"), (24, "track"), (24, "fixed"))
+MOST = 32
+
+
+def batch_of(images: int, size: int, classes: int) -> dict[str, np.ndarray]:
+    """Noise with four to ten boxes per image; the same on both sides."""
+    rng = np.random.default_rng(0)
+    boxes = np.zeros((images, MOST, 5), np.float32)
+    mask = np.arange(MOST) < rng.integers(4, 11, (images, 1))
+    boxes[..., 0] = rng.integers(0, classes, (images, MOST))
+    boxes[..., 1:3] = rng.uniform(0.1, 0.9, (images, MOST, 2))
+    boxes[..., 3:] = rng.uniform(0.05, 0.5, (images, MOST, 2))
+    pixels = rng.integers(0, 256, (images, size, size, 3), np.uint8)
+    return {"images": pixels, "boxes": boxes, "mask": mask}
+
+
+def torch_worker(options: argparse.Namespace) -> None:
+    """Run as many steps of the original as each line of the input says, and print their times; runs in its interpreter."""
+    import torch
+    import yolov5
+    from yolov5.models.yolo import DetectionModel
+    from yolov5.utils.loss import ComputeLoss
+    from yolov5.utils.torch_utils import ModelEMA, smart_optimizer
+
+    logging.getLogger("yolov5").setLevel(logging.ERROR)
+    channel, sys.stdout = sys.stdout, sys.stderr
+    model = DetectionModel(str(Path(yolov5.__file__).parent / "models" / f"{options.model}.yaml"), nc=options.classes)
+    model.hyp = {
+        "box": 0.05, "cls": 0.5 * options.classes / 80, "obj": (options.size / 640) ** 2, "cls_pw": 1.0, "obj_pw": 1.0,
+        "anchor_t": 4.0, "fl_gamma": 0.0, "label_smoothing": 0.0,
+    }  # fmt: skip
+    frozen = tuple(f"model.{index}." for index in range(options.freeze))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = not name.startswith(frozen)
+    model.train()
+    optimizer, average, compute_loss = (
+        smart_optimizer(model, "SGD", 0.01, 0.937, 0.0005),
+        ModelEMA(model),
+        ComputeLoss(model),
+    )
+    batch = batch_of(options.batch, options.size, options.classes)
+    pixels = torch.from_numpy(batch["images"].transpose(0, 3, 1, 2).copy())
+    image, place = np.nonzero(batch["mask"])
+    labels = torch.from_numpy(np.hstack([image[:, None], batch["boxes"][image, place]]).astype(np.float32))
+
+    def step() -> None:
+        total, _ = compute_loss(model(pixels.float() / 255), labels)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=10.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update(model)
+
+    for line in sys.stdin:
+        print(json.dumps(timed(step, int(line))), file=channel, flush=True)
+
+
+def timed(step: Callable[[], None], count: int) -> list[float]:
+    """Seconds of each of ``count`` calls."""
+    times = []
+    for _ in range(count):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def jax_step(options: argparse.Namespace, freeze: int, mode: str) -> Callable[[], None]:
+    """A step of this project that updates after each batch, as the other side does."""
+    import jax
+
+    from yolojax.config import Hyperparameters
+    from yolojax.freezing.labels import fixed_bn, freeze_labels
+    from yolojax.model.network import Network, init_variables
+    from yolojax.model.spec import load_spec
+    from yolojax.training.loss import LossSettings
+    from yolojax.training.optimizer import OptimizerSettings
+    from yolojax.training.schedule import Schedule
+    from yolojax.training.state import create_state
+    from yolojax.training.step import make_train_step
+
+    hyp, spec = Hyperparameters(), load_spec(options.model, classes=options.classes)
+    variables = init_variables(spec, jax.random.key(0))
+    labels = freeze_labels(variables["params"], freeze)
+    network = Network(spec, fixed_bn=fixed_bn(labels) if mode == "fixed" else frozenset())
+    optimizer = OptimizerSettings(accumulates=False)
+    schedule = Schedule(epochs=100, batches_per_epoch=1000, batch_size=64)
+    step = make_train_step(
+        network, labels, LossSettings.from_hyperparameters(hyp, spec, options.size), optimizer, schedule
+    )
+    batch = batch_of(options.batch, options.size, options.classes)
+    state = create_state(variables, labels, optimizer)
+
+    def run() -> None:
+        nonlocal state
+        state, metrics = step(state, batch)
+        jax.block_until_ready((state, metrics))
+
+    return run
+
+
+def compare(options: argparse.Namespace, freeze: int, mode: str) -> dict[str, Any]:
+    """Both sides in turns; times in milliseconds."""
+    script = [options.torch_python, __file__, "--worker", "--freeze", str(freeze)]
+    for name in ("model", "classes", "batch", "size"):
+        script += [f"--{name}", str(getattr(options, name))]
+    ours, theirs = [], []
+    with subprocess.Popen(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+
+        def torch_turn(count: int) -> list[float]:
+            print(count, file=other.stdin, flush=True)
+            return json.loads(other.stdout.readline())
+
+        step = jax_step(options, freeze, mode)
+        timed(step, 2)
+        torch_turn(2)
+        for _ in range(options.rounds):
+            time.sleep(0.3)  # threads of the other side spin for a while after their last work
+            ours += timed(step, options.steps)
+            time.sleep(0.3)
+            theirs += torch_turn(options.steps)
+        other.stdin.close()
+    rows = {"yolojax": 1e3 * np.array(ours), "original": 1e3 * np.array(theirs)}
+    figures = {f"{side}_{part}_ms": float(value) for side, times in rows.items() for part, value in spread(times)}
+    ratio = figures["yolojax_median_ms"] / figures["original_median_ms"]
+    return {"freeze": freeze, "frozen_bn": mode, **figures, "ratio": ratio}
+
+
+def spread(times: np.ndarray) -> list[tuple[str, float]]:
+    """Median, and the quartiles around it."""
+    low, median, high = np.percentile(times, [25, 50, 75])
+    return [("median", median), ("low", low), ("high", high)]
+
+
+def main() -> None:
+    """Print a row per freezing depth."""
+    parser = argparse.ArgumentParser(description="Time a training step beside the original's.")
+    parser.add_argument("--torch-python", help="interpreter that has yolov5==7.0.14 and torch")
+    parser.add_argument("--model", default="yolov5n", help="architecture (default: %(default)s)")
+    parser.add_argument("--classes", type=int, default=20, help="number of classes (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=320, help="side of the images in pixels (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=8, help="images per step (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each side (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=3, help="steps per turn (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--freeze", type=int, help="only this depth")
+    options = parser.parse_args()
+    if options.worker:
+        torch_worker(options)
+        return
+    if not options.torch_python:
+        parser.error("--torch-python is needed")
+    rows = []
+    print("| freeze | frozen BN | yolojax ms (quartiles) | original ms (quartiles) | ratio |\n|-|-|-|-|-|", flush=True)
+    for freeze, mode in ROWS:
+        if options.freeze in (None, freeze):
+            row = compare(options, freeze, mode)
+            rows.append(row)
+            cells = [
+                "{:.0f} ({:.0f}–{:.0f})".format(*(row[f"{side}_{part}_ms"] for part in ("median", "low", "high")))
+                for side in ("yolojax", "original")
+            ]
+            print(f"| {freeze} | {mode} | {cells[0]} | {cells[1]} | {row['ratio']:.2f} |", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

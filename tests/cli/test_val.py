@@ -238,6 +238,13 @@ def test_weights_of_other_classes(val, data, tmp_path, capsys):
     assert "random.pt has 3 classes" in capsys.readouterr().err
 
 
+def test_classes_of_other_names_are_told(val, data, tmp_path, capsys):
+    other = tmp_path / "other.yaml"
+    other.write_text(data.read_text().replace("path: .", f"path: {data.parent}").replace("blue", "azure"))
+    assert val("--noplots", "--data", str(other))[0] == 0
+    assert "'blue', not 'azure'" in capsys.readouterr().out
+
+
 # The original's figures on the same photos: yolov5==7.0.14, float32, batch 8, rectangular batches.
 ORIGINAL = {640: (0.610881, 0.416038, 0.468320, 0.311636), 320: (0.622634, 0.360772, 0.422598, 0.281068)}
 

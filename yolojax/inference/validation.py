@@ -133,6 +133,11 @@ def prepare(settings: ValSettings, devices: Sequence[jax.Device]) -> Validation:
                 f"--weights: {item.source.get('file', item.spec.name)} has {item.spec.classes} classes, "
                 f"but {data.file} names {len(data.names)}; choose the data set that the weights were trained on"
             )
+        elif item.names != data.names and not settings.single_cls:
+            first, second = next(pair for pair in zip(item.names, data.names, strict=True) if pair[0] != pair[1])
+            log.warning(
+                "--weights: its classes are named otherwise than those of %s: '%s', not '%s'", data.file, first, second
+            )
         if item.spec.classes != weights[0].spec.classes:
             raise UserError("--weights: the networks of an ensemble must have the same classes")
     batch_size = settings.batch_size or data.defaults.get("batch", 32)

@@ -113,7 +113,8 @@ def test_a_run_leaves_its_records(settings, tmp_path):
     results = train(settings(noplots=False))
     run = tmp_path / "exp"
     files = {file.name for file in run.iterdir()}
-    pictures = {"results.png", "labels.jpg", "train_batch0.jpg", "train_batch1.jpg", "train_batch2.jpg"}
+    curves = {"PR_curve.png", "P_curve.png", "R_curve.png", "F1_curve.png", "confusion_matrix.png"}
+    pictures = {"results.png", "labels.jpg", "train_batch0.jpg", "train_batch1.jpg", "train_batch2.jpg", *curves}
     assert files >= {
         "results.csv",
         "results.json",

@@ -14,11 +14,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 from yolojax.config import from_mapping, read_yaml
 from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import Evaluation
 from yolojax.evaluation.metrics import fitness
+from yolojax.evaluation.plots import plot_evaluation
 from yolojax.freezing.adapters import merge_adapters
 from yolojax.freezing.labels import FROZEN, trainable_mask
 from yolojax.freezing.phases import GRADIENT_NORMS, MOVEMENT, EpochRecord, History, Phase
@@ -232,6 +236,8 @@ def end_epoch(
     log.info("%s", _epoch_line(job, epoch, meter, evaluation, seconds))
     if stop:
         log.info("no improvement in %d epochs: stopping", patience)
+    if last and evaluation is not None and jax.process_index() == 0:
+        _show_results(session, evaluation)
     return stop
 
 
@@ -347,6 +353,26 @@ def _write_epoch(session: Session, epoch: int, meter: EpochMeter, evaluation: Ev
     if not job.settings.noplots:
         title = f"{job.spec.name} on {job.data.file.stem}, freeze {job.strategy.name}"
         plots.plot_results(records.read_results(table.path), session.run / "results.png", title)
+
+
+def _show_results(session: Session, evaluation: Evaluation) -> None:
+    """Print the table of the last epoch, and draw its curves."""
+    table = Table(title=f"epoch {session.progress.epoch}, averaged weights", box=box.SIMPLE_HEAD)
+    for column in ("class", "instances", "precision", "recall", "mAP50", "mAP50-95"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    whole = {
+        "name": "all",
+        "instances": evaluation.instances,
+        "precision": evaluation.precision,
+        "recall": evaluation.recall,
+    }
+    for row in [{**whole, "map50": evaluation.map50, "map50_95": evaluation.map50_95}, *evaluation.per_class()]:
+        figures = (f"{row[key]:.3f}" for key in ("precision", "recall", "map50", "map50_95"))
+        table.add_row(row["name"], f"{row['instances']:,}", *figures)
+    Console().print(table)
+    if not session.job.settings.noplots:
+        plot_evaluation(evaluation, session.run)
+        log.info("plots: %s", session.run / "results.png")
 
 
 def _epoch_line(job: Job, epoch: int, meter: EpochMeter, evaluation: Evaluation | None, seconds: float) -> str:

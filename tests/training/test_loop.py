@@ -133,6 +133,10 @@ def test_a_run_leaves_its_records(settings, tmp_path):
         f"model_{layer}/{leaf}" for layer in (0, 1) for leaf in ("bn/bias", "bn/scale", "conv/kernel")
     ]
     assert load_weights(run).names == ("blue", "red")
+    (program,) = results["programs"]  # one phase, one shape: compiled once
+    assert program["trainable"] == frozen["trainable"] < program["parameters"] == frozen["parameters"]
+    assert min(program[key] for key in ("compile_seconds", "flops", "argument_bytes", "temporary_bytes")) > 0
+    assert [timing["images_per_second"] > 0 for timing in results["timings"]] == [True, True]
 
 
 def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(command, tmp_path):

@@ -131,6 +131,7 @@ def _logged(step: TrainStep, now: Session, batch: dict[str, Any], size: tuple[in
         log.info(
             "compiled the step for %d images of %d x %d px in %.1f s", len(batch["images"]), width, height, seconds
         )
+        session.record_program(now, seconds, step.lower(result[0], batch, now.phase.factors, size=size))  # type: ignore[attr-defined]
     return result
 
 

@@ -35,6 +35,7 @@ from yolojax.training.checkpoints import Checkpoints
 from yolojax.training.optimizer import OptimizerSettings
 from yolojax.training.parallel import replicated
 from yolojax.training.phases import change_phase, enter_phase, fixed_modules, gradient_norms
+from yolojax.training.programs import device_peak_bytes, program_record
 from yolojax.training.progress import EpochMeter
 from yolojax.training.settings import TrainSettings
 from yolojax.training.setup import Job
@@ -60,6 +61,8 @@ class Progress:
       best: figures of the best validation, as ``results.json`` has them.
       final: those of the last validation.
       seconds: time of training and validation so far.
+      programs: a row for every compiled step: epoch, phase, parameters that train, compile time, operations, memory.
+      timings: a row for every finished epoch: seconds, images per second, the part spent waiting for data.
     """
 
     epoch: int
@@ -71,6 +74,8 @@ class Progress:
     best: dict[str, Any] = field(default_factory=dict)
     final: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    programs: list[dict[str, Any]] = field(default_factory=list)
+    timings: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Progress:
@@ -174,12 +179,33 @@ def next_phase(session: Session) -> bool:
     return True
 
 
-def count(state: TrainState, phase: Phase) -> str:
-    """How many parameters train, in words."""
+def trainable_parameters(state: TrainState, phase: Phase) -> tuple[int, int]:
+    """How many parameters train, and how many there are."""
     sizes = {path: leaf.size for path, leaf in flatten(state.params).items()}
     labels = dict(phase.labels)
-    total, frozen = sum(sizes.values()), sum(size for path, size in sizes.items() if labels.get(path, FROZEN) == FROZEN)
-    return f"{total - frozen:,} of {total:,} parameters train ({(total - frozen) / total:.1%})"
+    total = sum(sizes.values())
+    return total - sum(size for path, size in sizes.items() if labels.get(path, FROZEN) == FROZEN), total
+
+
+def count(state: TrainState, phase: Phase) -> str:
+    """How many parameters train, in words."""
+    trainable, total = trainable_parameters(state, phase)
+    return f"{trainable:,} of {total:,} parameters train ({trainable / total:.1%})"
+
+
+def record_program(session: Session, seconds: float, lowered: Any) -> None:
+    """Write down what a step that was just compiled costs."""
+    trainable, total = trainable_parameters(session.state, session.phase)
+    session.progress.programs.append(
+        {
+            "epoch": session.progress.epoch,
+            "phase": session.phase.name,
+            "trainable": trainable,
+            "parameters": total,
+            "compile_seconds": seconds,
+            **program_record(lowered),
+        }
+    )
 
 
 def describe(session: Session) -> None:
@@ -216,6 +242,8 @@ def end_epoch(
     progress.history = dataclasses.replace(progress.history, records=(*progress.history.records, record))
     progress.epoch, progress.batch, progress.sums = epoch + 1, 0, {}
     progress.seconds += seconds
+    speed = meter.images_per_second if meter.seconds else None
+    progress.timings.append({"seconds": seconds, "images_per_second": speed, "waiting": meter.waited})
     best = evaluation is not None and score is not None and score >= progress.best_fitness
     if evaluation is not None and score is not None:
         progress.final = {"epoch": epoch, "fitness": score, **evaluation.figures()}
@@ -257,6 +285,11 @@ def finish(session: Session) -> dict[str, Any]:
         "frozen_bn": job.settings.frozen_bn,
         "epochs": progress.epoch,
         "seconds": progress.seconds,
+        "train_images": len(job.stream.pictures.samples),
+        "batch_size": job.schedule.batch_size,
+        "device_peak_bytes": device_peak_bytes(job.mesh.local_devices[0]),
+        "programs": progress.programs,
+        "timings": progress.timings,
         "best_epoch": progress.best_epoch,
         "unreadable_images": job.stream.unreadable,
         "best": progress.best,

@@ -17,6 +17,7 @@ COMMANDS = {
     "data": "check a data set before training on it",
     "freeze": "show what a freeze selector freezes, without training",
     "audit": "compare two checkpoints layer by layer",
+    "study": "compare freezing strategies, and frameworks, side by side",
 }
 
 

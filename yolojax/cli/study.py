@@ -1,0 +1,57 @@
+"""``yolojax study``: compare freezing strategies, and frameworks, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument("study", metavar="STUDY", help="study YAML or name: quick, bccd, guide")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: runs/study/NAME")
+    parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help="these scenarios alone")
+    parser.add_argument("--check", action="store_true", help="check everything and list the runs, but train nothing")
+    parser.add_argument("--report", action="store_true", help="write the report of what is there, but train nothing")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures of every scenario here")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run what is missing, and write tables, plots and the report; 1 if a run failed."""
+    from yolojax.study.measurements import measure_study, summarise
+    from yolojax.study.report import write_report
+    from yolojax.study.runner import planned_runs, run_study
+    from yolojax.study.scenarios import check_study, load_study
+    from yolojax.training.records import write_json
+
+    whole = load_study(arguments.study)
+    study = whole.only(arguments.only)
+    output = arguments.output or Path("runs") / "study" / study.file.stem
+
+    def report() -> Path:
+        return write_report(whole, measure_study(whole, planned_runs(whole, output)), output)
+
+    failed = []
+    if not arguments.report:
+        runs = planned_runs(study, output)
+        extents = check_study(study)
+        done = sum(one.record()["status"] == "finished" for one in runs)
+        log.info("%s: %d runs in %s, %d of them finished", study.title, len(runs), output, done)
+        if arguments.check:
+            for one in runs:
+                log.info("%-12s %s", one.record()["status"], one.name)
+            return 0
+        failed = run_study(study, output, extents, lambda: print(f"report: {report()}"))
+    page = report()
+    print(page.with_suffix(".md").read_text(encoding="utf-8"))
+    print(f"report: {page}")
+    for one in failed:
+        print(f"failed: {one.name}; log: {one.folder / 'log.txt'}")
+    if arguments.json:
+        measured = measure_study(whole, planned_runs(whole, output))
+        write_json(arguments.json, [dataclasses.asdict(row) for row in summarise(whole, measured)])
+    return 1 if failed else 0

@@ -1,0 +1,285 @@
+"""What a study compares: its YAML, read and checked before the first run starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from yolojax.config import check_keys, find_config, from_mapping, read_yaml
+from yolojax.errors import UserError
+from yolojax.freezing.labels import FROZEN
+from yolojax.freezing.strategies import load_strategy, rehearse
+from yolojax.freezing.tree import flatten
+from yolojax.training.settings import TrainSettings
+from yolojax.training.setup import Job, prepare
+
+Framework = Literal["yolojax", "torch"]
+
+_STUDY_KEYS = ("title", "note", "train", "seeds", "scenarios", "reference")
+_OWN_FLAGS = ("resume", "project", "name", "exist_ok", "seed")  # the study sets these itself
+_ONLY_HERE = {"frozen_bn": "track", "dtype": "float32", "cfg": "", "strict": False}  # what the original always does
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """One row of the comparison.
+
+    Attributes:
+      name: for tables, unique in its study.
+      settings: of the training, but for the seed.
+      framework: ``yolojax``, or ``torch`` for the original.
+      python: the interpreter that has the original, for ``torch``.
+    """
+
+    name: str
+    settings: TrainSettings
+    framework: Framework = "yolojax"
+    python: str = ""
+
+    @property
+    def folder(self) -> str:
+        """The name as part of a folder's name."""
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
+
+    @property
+    def freeze(self) -> str:
+        """What is frozen, for tables."""
+        return " ".join(self.settings.freeze)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """Figures that somebody published, to stand beside those measured; ``seconds`` is the wall time of a run."""
+
+    name: str
+    source: str = ""
+    map50: float | None = None
+    map50_95: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A comparison of scenarios, each run once per seed.
+
+    Attributes:
+      file: the YAML.
+      title: of the report.
+      note: what a reader should know.
+      seeds: of the runs.
+      scenarios: in the order of the tables.
+      reference: published figures.
+    """
+
+    file: Path
+    title: str
+    note: str = ""
+    seeds: tuple[int, ...] = (0,)
+    scenarios: tuple[Scenario, ...]
+    reference: tuple[Reference, ...] = ()
+
+    def only(self, names: Sequence[str]) -> Study:
+        """The study with these scenarios alone; with all where no name is given.
+
+        Raises:
+          UserError: no scenario has this name.
+        """
+        known = [scenario.name for scenario in self.scenarios]
+        for name in names:
+            if name not in known:
+                raise UserError(f"{self.file}: no scenario is named {name!r}; there are: {', '.join(known)}")
+        chosen = [scenario for scenario in self.scenarios if not names or scenario.name in names]
+        return dataclasses.replace(self, scenarios=tuple(chosen))
+
+
+def load_study(name: str | Path) -> Study:
+    """A study from a YAML file or a shipped name; see ``docs/studies.md``.
+
+    Raises:
+      UserError: an unknown key or flag, a wrong value, two scenarios of one name.
+    """
+    file = find_config("studies", name)
+    content = read_yaml(file)
+    check_keys(file, content, _STUDY_KEYS)
+    shared = _mapping(content.get("train", {}), f"{file}: key 'train'")
+    rows = content.get("scenarios")
+    if not isinstance(rows, list) or not rows:
+        raise UserError(f"{file}: key 'scenarios': expected a list of scenarios, found {rows!r}")
+    scenarios = tuple(_scenario(row, shared, file, number) for number, row in enumerate(rows, 1))
+    for kind in ("name", "folder"):
+        name, count = Counter(getattr(scenario, kind) for scenario in scenarios).most_common(1)[0]
+        if count > 1:
+            raise UserError(f"{file}: {count} scenarios have the name {name!r}; runs and rows are told apart by it")
+    seeds = content.get("seeds", [0])
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise UserError(f"{file}: key 'seeds': expected a list of numbers from 0 on, found {seeds!r}")
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"{file}: key 'seeds': {seeds} names a seed twice")
+    reference = [
+        from_mapping(Reference, _mapping(row, f"{file}: key 'reference'"), f"{file}: key 'reference'")
+        for row in content.get("reference") or []
+    ]
+    return Study(
+        file=file,
+        title=str(content.get("title", file.stem)),
+        note=str(content.get("note", "")).strip(),
+        seeds=tuple(seeds),
+        scenarios=scenarios,
+        reference=tuple(reference),
+    )
+
+
+def _scenario(row: Any, shared: Mapping[str, Any], file: Path, number: int) -> Scenario:
+    row = _mapping(row, f"{file}: scenario {number}")
+    name = str(row.pop("name", "")).strip()
+    if not re.search(r"[A-Za-z0-9]", name):
+        raise UserError(f"{file}: scenario {number}: key 'name' is missing, or has no letter and no digit")
+    where = f"{file}: scenario '{name}'"
+    framework = row.pop("framework", "yolojax")
+    if framework not in ("yolojax", "torch"):
+        raise UserError(f"{where}: key 'framework': {framework!r} is none of 'yolojax', 'torch'")
+    python = row.pop("python", "")
+    if (framework == "torch") != bool(python):
+        raise UserError(f"{where}: 'framework: torch' and 'python: INTERPRETER' belong together")
+    flags = {**shared, **row}
+    if framework == "torch":
+        flags = {**{key: value for key, value in shared.items() if key.replace("-", "_") not in _ONLY_HERE}, **row}
+    settings = _train_settings(flags, where)
+    if framework == "torch":
+        _check_torch_settings(settings, row, where)
+        settings = dataclasses.replace(settings, frozen_bn="track")
+    return Scenario(name=name, settings=settings, framework=framework, python=str(python))
+
+
+def _train_settings(flags: Mapping[str, Any], where: str) -> TrainSettings:
+    """Settings from the flags of ``yolojax train``, spelled as there; without pictures unless ``noplots: false`` asks for them."""
+    spelled = {
+        word.lstrip("-").replace("-", "_"): item
+        for item in dataclasses.fields(TrainSettings)
+        for word in (item.name, *item.metadata["names"])
+    }
+    values: dict[str, Any] = {"noplots": True}
+    for key, value in flags.items():
+        word = key.replace("-", "_")
+        if word in _OWN_FLAGS:
+            raise UserError(f"{where}: key '{key}': the study sets this itself")
+        check_keys(where, {word: value}, list(spelled))
+        item = spelled[word]
+        values[item.name] = item.metadata["const"] if value is True and item.metadata["const"] else value
+    freeze = values.pop("freeze", 0)
+    words = tuple(str(word) for word in (freeze if isinstance(freeze, list) else [freeze]))
+    try:
+        return dataclasses.replace(from_mapping(TrainSettings, values, where), freeze=words)
+    except UserError as error:
+        raise error if str(error).startswith(where) else UserError(f"{where}: {error}") from error
+
+
+def _check_torch_settings(settings: TrainSettings, row: Mapping[str, Any], where: str) -> None:
+    for name, value in _ONLY_HERE.items():
+        if name in row and row[name] != value:
+            raise UserError(f"{where}: key '{name}': the original has no such flag")
+    if not all(word.isdigit() for word in settings.freeze):
+        raise UserError(f"{where}: key 'freeze': the original takes layer numbers only")
+    if not (settings.weights or "").endswith(".pt"):
+        raise UserError(f"{where}: key 'weights': the original needs a .pt file, found {settings.weights!r}")
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: expected 'key: value' lines, found {value!r}")
+    return {str(key): item for key, item in value.items()}
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How large a run is: parameters that train (the most of any phase), all parameters, images of a batch, epochs."""
+
+    trainable: int
+    parameters: int
+    batch: int
+    epochs: int
+
+
+def check_study(study: Study) -> dict[str, Extent]:
+    """Read data and weights and rehearse every strategy, so that no run fails for a reason that could be known before.
+
+    Nothing is trained, and no accelerator is touched, so that the runs have it for themselves.
+
+    Returns:
+      The extent of a run by name of scenario.
+
+    Raises:
+      UserError: of what a run would be refused for; the message names the scenario.
+    """
+    jobs: dict[TrainSettings, Job] = {}
+    extents = {}
+    for scenario in study.scenarios:
+        where = f"{study.file}: scenario '{scenario.name}'"
+        common = dataclasses.replace(
+            scenario.settings, freeze=("0",), frozen_bn="fixed", dtype="float32", device="cpu", cache=None
+        )
+        try:
+            if scenario.framework == "torch":
+                _check_original(interpreter(scenario))
+            if common not in jobs:
+                with _quietly():
+                    jobs[common] = prepare(common)
+            job = jobs[common]
+            phases = rehearse(load_strategy(scenario.settings.freeze), job.paths, job.epochs, job.spec.name)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+        leaves = {path: leaf.size for path, leaf in flatten(job.variables["params"]).items()}
+        trainable = max(
+            sum(leaves.get(path, 0) for path, label in phase.labels if label != FROZEN) for _, phase in phases
+        )
+        extents[scenario.name] = Extent(trainable, sum(leaves.values()), job.schedule.batch_size, job.epochs)
+    for job in jobs.values():
+        job.stream.close()
+    return extents
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Leave out what every run will say again in its own log; warnings stay."""
+    log = logging.getLogger("yolojax")
+    before = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
+def interpreter(scenario: Scenario) -> str:
+    """The interpreter that has the original.
+
+    Raises:
+      UserError: it stands in an environment variable that is not set.
+    """
+    expanded = os.path.expanduser(os.path.expandvars(scenario.python))
+    if "$" in expanded:
+        raise UserError(
+            f"key 'python': {scenario.python} is not set; it names an interpreter with 'pip install yolov5==7.0.14', "
+            "or leave this scenario out (--only)"
+        )
+    return expanded
+
+
+def _check_original(python: str) -> None:
+    code = "import importlib.metadata as m, torch; print(m.version('yolov5'))"
+    try:
+        found = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    except OSError as error:
+        raise UserError(f"key 'python': {python} cannot be run ({error.strerror})") from error
+    if found.returncode:
+        last = (found.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"key 'python': {python} has no working yolov5 and torch ({last}): pip install yolov5==7.0.14")

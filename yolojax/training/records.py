@@ -82,18 +82,23 @@ def find_run_folder(resume: str, project: str | Path) -> Path:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically: a reader sees the old file or the new one."""
-    _write_atomically(path, json.dumps(content, indent=2, default=_plain) + "\n")
+    write_file(path, json.dumps(content, indent=2, default=_plain) + "\n")
 
 
 def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
     """Write YAML atomically."""
-    _write_atomically(path, yaml.safe_dump(json.loads(json.dumps(content, default=_plain)), sort_keys=False))
+    write_file(path, yaml.safe_dump(json.loads(json.dumps(content, default=_plain)), sort_keys=False))
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a file atomically: a reader sees the old one or the new one.
+
+    Raises:
+      UserError: it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -118,7 +123,7 @@ class ResultsTable:
             [row for row in read_results(path) if row["epoch"] < keep_epochs] if keep_epochs and path.is_file() else []
         )
         text = "".join(f"{line}\n" for line in [_line(COLUMNS), *(_row_line(row) for row in rows)])
-        _write_atomically(path, text)
+        write_file(path, text)
 
     def append(self, row: Mapping[str, float]) -> None:
         """Add one epoch; a column that is missing (no validation) is written as nan."""

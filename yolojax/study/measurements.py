@@ -95,6 +95,9 @@ class Summary:
 def measure_run(run: Run) -> Measurement:
     """Read the folder of a run; whatever it does not hold (yet) is left out."""
     record = run.record()
+    if record["status"] == "missing":
+        return Measurement(run=run, status="missing", figures=dict.fromkeys(FIGURES))
+    extent = record["extent"]
     samples = _read_samples(run.folder / SAMPLES)
     curve = _curve(run.folder / "results.csv", samples)
     figures: dict[str, float | None] = dict.fromkeys(FIGURES)
@@ -102,14 +105,15 @@ def measure_run(run: Run) -> Measurement:
         best = max(curve, key=lambda point: fitness(point.map50, point.map50_95))
         figures |= {"map50": best.map50, "map50_95": best.map50_95, "best_epoch": best.epoch + 1}
         figures |= {"final_map50": curve[-1].map50, "final_map50_95": curve[-1].map50_95}
-    figures |= {"wall_seconds": record["seconds"] or None, **_parts(record, "trainable", "parameters")}
+    figures |= {"wall_seconds": record["seconds"] or None}
+    figures |= {"trainable": extent["trainable"], "parameters": extent["parameters"]}
     watched = [row for row in samples if row["memory_bytes"]]
     figures["process_bytes"] = max((row["memory_bytes"] for row in watched), default=None)
-    use, source = _utilisation(watched, record.get("cpus", 1))
+    use, source = _utilisation(watched, record["cpus"])
     figures["utilisation"] = statistics.fmean(use) if use else None
     memory_source = ""
     if run.scenario.framework == "torch":
-        figures |= _torch_figures(run, record["extent"]["batch"], watched)
+        figures |= _torch_figures(run, extent["batch"], watched)
         memory_source = "device" if figures["memory_bytes"] else ""
     elif (file := run.folder / "results.json").is_file():
         results = json.loads(file.read_text(encoding="utf-8"))
@@ -148,10 +152,6 @@ def _own_figures(results: Mapping[str, Any]) -> dict[str, float | None]:
         "parameters": max(one["parameters"] for one in programs),
         "step_flops": statistics.fmean(flops) if flops else None,
     }
-
-
-def _parts(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {name: record["extent"][name] for name in names} if "extent" in record else {}
 
 
 def _torch_figures(run: Run, batch: int, samples: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:

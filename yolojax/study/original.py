@@ -27,8 +27,8 @@ def write_inputs(scenario: Scenario, folder: Path) -> None:
 
     The user's own files are only read: the original repairs JPEGs in place and writes caches beside labels, so it gets copies.
     """
-    settings = scenario.settings
-    data = load_data(settings.data, settings.data_root)
+    data = load_data(scenario.settings.data, scenario.settings.data_root)
+    settings = scenario.settings.with_defaults(data)
     file = _data_file(data, folder)
     if not file.is_file():  # it is written last
         content: dict[str, Any] = {"path": str(file.parent.resolve()), "nc": len(data.names), "names": list(data.names)}
@@ -37,7 +37,7 @@ def write_inputs(scenario: Scenario, folder: Path) -> None:
             for number, sample in enumerate(open_split(data, split).samples):
                 _write_sample(sample, file.parent, split, number)
         write_yaml(file, content)
-    hyperparameters = dataclasses.asdict(load_hyperparameters(settings.hyp))
+    hyperparameters = dataclasses.asdict(load_hyperparameters(settings.hyp or "scratch-low"))
     write_yaml(
         folder / f"{scenario.folder}-hyp.yaml",
         {key: value for key, value in hyperparameters.items() if value is not None},

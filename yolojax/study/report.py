@@ -1,17 +1,323 @@
-"""Tables, plots and one page about a study."""
+"""What a study leaves behind: CSV and Markdown tables, pictures, and one page that opens anywhere, offline."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import dataclasses
+import html
+import io
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
+from string import Template
+from typing import Any
 
-from yolojax.study.measurements import Measurement, summarise
-from yolojax.study.scenarios import Study
+from yolojax import __version__
+from yolojax.study.measurements import FIGURES, Measurement, Summary, summarise
+from yolojax.study.plots import Plot, Style, make_plots, styles, to_png, to_svg
+from yolojax.study.runner import LOG
+from yolojax.study.scenarios import Reference, Study
+from yolojax.training.records import write_file
+from yolojax.training.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the tables.
+
+    Attributes:
+      key: of the figure.
+      heading: with its unit.
+      scale: from the figure to this unit.
+      decimals: shown.
+      help: what it is and where it comes from.
+    """
+
+    key: str
+    heading: str
+    scale: float
+    decimals: int
+    help: str
+
+    def show(self, value: float | None) -> str:
+        """A figure as text; a dash where there is none."""
+        if value is None:
+            return "–"
+        text = f"{value * self.scale:,.{self.decimals}f}"
+        return text.removeprefix("0") if self.key.startswith("map50") and value > 0 else text
+
+
+COLUMNS = (
+    Column("map50", "mAP50", 1, 3, "on the validation images, of the epoch with the best fitness (0.1 mAP50 + 0.9 mAP50-95), as of YOLOv5's best.pt"),
+    Column("map50_95", "mAP50-95", 1, 3, "of the same epoch, the mean over ten IoU thresholds from .5 to .95"),
+    Column("wall_seconds", "wall, min", 1 / 60, 1, "from the start of the process to its end: reading, compiling, training, validating, saving"),
+    Column("step_seconds", "step, ms", 1000, 0, "median over the epochs of the mean time of a training step, waiting included; ours without an epoch's first"),
+    Column("images_per_second", "images/s", 1, 0, "images of a batch over the time of a step"),
+    Column("compile_seconds", "compile, s", 1, 1, "all compilations of the training step, without a cache; a strategy in phases has one per phase"),
+    Column("memory_bytes", "memory, MB", 1e-6, 0, "most memory on the device where it tells; else arguments and temporaries of the compiled step"),
+    Column("process_bytes", "process, MB", 1e-6, 0, "most main memory of the process and its workers, sampled every two seconds"),
+    Column("utilisation", "use, %", 1, 0, "mean utilisation over the run: of the GPU by NVML, else of all processors"),
+    Column("trainable", "trainable, M", 1e-6, 3, "millions of parameters that train, the most of any phase"),
+    Column("step_flops", "step, GFLOP", 1e-9, 1, "floating-point operations of a training step as XLA counts them, mean over the epochs"),
+)  # fmt: skip
 
 
 def write_report(study: Study, measurements: Sequence[Measurement], output: Path) -> Path:
-    """Write it."""
-    (output / "report.md").write_text(
-        "\n".join(f"{s.name} {s.seeds} {s.mean} {s.spread}" for s in summarise(study, measurements))
-    )
-    return output / "report.html"
+    """Write ``scenarios.csv``, ``runs.csv``, ``epochs.csv``, ``report.md``, ``plots/*.png`` and ``report.html``.
+
+    Args:
+      study: the comparison.
+      measurements: of all its runs, also of those that are missing.
+      output: the study's folder.
+
+    Returns:
+      The page.
+    """
+    summaries = summarise(study, measurements)
+    plots = make_plots(study, measurements, summaries)
+    (output / "plots").mkdir(parents=True, exist_ok=True)
+    for plot in plots:
+        write_file(output / "plots" / f"{plot.key}.png", to_png(plot))
+    tables = {
+        "scenarios.csv": _scenario_rows(summaries),
+        "runs.csv": _run_rows(measurements),
+        "epochs.csv": _epoch_rows(measurements),
+    }
+    for name, rows in tables.items():
+        write_file(output / name, _csv(rows))
+    write_file(output / "report.md", _markdown(study, measurements, summaries, plots))
+    page = output / "report.html"
+    write_file(page, _page(study, measurements, summaries, plots, output))
+    return page
+
+
+def shown_columns(summaries: Sequence[Summary]) -> list[Column]:
+    """The columns that have a figure."""
+    return [column for column in COLUMNS if any(one.mean[column.key] is not None for one in summaries)]
+
+
+def _scenario_rows(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
+    return [
+        {
+            "scenario": one.name, "framework": one.framework, "freeze": one.freeze, "frozen_bn": one.frozen_bn, "runs": len(one.seeds),
+            **{f"{name}{suffix}": values[name] for name in FIGURES for suffix, values in (("", one.mean), ("_std", one.spread))},
+        }
+        for one in summaries
+    ]  # fmt: skip
+
+
+def _run_rows(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
+    return [
+        {"scenario": one.run.scenario.name, "seed": one.run.seed, "status": one.status, "folder": str(one.run.folder), **one.figures}
+        for one in measurements
+    ]  # fmt: skip
+
+
+def _epoch_rows(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
+    return [
+        {"scenario": one.run.scenario.name, "seed": one.run.seed, **dataclasses.asdict(point)}
+        for one in measurements
+        for point in one.curve
+    ]
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _with_spread(column: Column, one: Summary) -> str:
+    spread = one.spread[column.key]
+    shown = column.show(spread)
+    return column.show(one.mean[column.key]) + (f" ± {shown}" if spread and shown.strip("0.") else "")
+
+
+def _markdown(
+    study: Study, measurements: Sequence[Measurement], summaries: Sequence[Summary], plots: Sequence[Plot]
+) -> str:
+    columns = shown_columns(summaries)
+    head = ["scenario", "BN", "runs", *(column.heading for column in columns)]
+    rows = [
+        [one.name, one.frozen_bn, str(len(one.seeds)), *(_with_spread(column, one) for column in columns)]
+        for one in summaries
+    ]
+    rows += [
+        [
+            f"{one.name} ({one.source or 'published'})",
+            "",
+            "",
+            *(column.show(_published(one, column)) for column in columns),
+        ]
+        for one in study.reference
+    ]
+    lines = [f"# {study.title}", "", *([study.note, ""] if study.note else []), _progress(measurements), ""]
+    lines += [_line(head), _line(["-"] * 3 + ["-:"] * len(columns)), *map(_line, rows), ""]
+    lines += [f"- **{column.heading}**: {column.help}" for column in columns]
+    lines += ["", *(f"- {name}: {log}" for name, log in _failures(measurements)), ""]
+    lines += [f"![{plot.title}](plots/{plot.key}.png)\n" for plot in plots]
+    return "\n".join(lines)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "|" + "|".join(f" {cell} ".replace(" - ", "-") for cell in cells) + "|"
+
+
+def _published(one: Reference, column: Column) -> float | None:
+    return {"map50": one.map50, "map50_95": one.map50_95, "wall_seconds": one.seconds}.get(column.key)
+
+
+def _progress(measurements: Sequence[Measurement]) -> str:
+    """How much of the study is done, in words."""
+    done = sum(one.status == "finished" for one in measurements)
+    failed = sum(one.status == "failed" for one in measurements)
+    seeds = len({one.run.seed for one in measurements})
+    told = f"{done} runs" if done == len(measurements) else f"{done} of {len(measurements)} runs finished"
+    told += f", {failed} failed" if failed else ""
+    return f"{told}; " + (f"mean ± standard deviation over {seeds} seeds." if seeds > 1 else "one seed.")
+
+
+def _failures(measurements: Sequence[Measurement]) -> list[tuple[str, str]]:
+    return [(f"FAILED {one.run.name}", str(one.run.folder / LOG)) for one in measurements if one.status == "failed"]
+
+
+def _page(
+    study: Study, measurements: Sequence[Measurement], summaries: Sequence[Summary], plots: Sequence[Plot], output: Path
+) -> str:
+    template = Template((resources.files("yolojax.study") / "page.html").read_text(encoding="utf-8"))
+    look, order = styles(study), [one.name for one in summaries]
+    columns = shown_columns(summaries)
+    return template.substitute(
+        title=html.escape(study.title),
+        note=f"<p class=note>{html.escape(study.note)}</p>" if study.note else "",
+        progress=html.escape(_progress(measurements)),
+        failures="".join(f"<li>{html.escape(name)}: <code>{html.escape(log)}</code></li>" for name, log in _failures(measurements)),
+        tiles=_tiles(summaries),
+        legend="".join(_legend_entry(number, name, look[name]) for number, name in enumerate(order)),
+        table=_scenario_table(study, summaries, columns, look),
+        plots="".join(
+            f"<figure><figcaption><b>{html.escape(plot.title)}</b>{html.escape(plot.note)}</figcaption>{to_svg(plot, order)}</figure>"
+            for plot in plots
+        ),
+        runs=_run_table(measurements, columns),
+        glossary="".join(f"<dt>{html.escape(column.heading)}<dd>{html.escape(column.help)}" for column in columns),
+        settings=_settings(study),
+        environment=_environment(measurements),
+        command=html.escape(f"yolojax study {study.file} --output {output}"),
+        version=__version__,
+    )  # fmt: skip
+
+
+def _tiles(summaries: Sequence[Summary]) -> str:
+    """The best of three figures, as means."""
+    tiles = []
+    for key, heading, best in (
+        ("map50", "highest mAP50", max), ("map50_95", "highest mAP50-95", max), ("wall_seconds", "shortest run", min),
+        ("memory_bytes", "least memory", min),
+    ):  # fmt: skip
+        known = [one for one in summaries if one.mean[key] is not None]
+        if known:
+            winner = best(known, key=lambda one: one.mean[key] or 0.0)
+            column = next(column for column in COLUMNS if column.key == key)
+            unit = column.heading.partition(", ")[2]
+            tiles.append(
+                f"<div><span>{heading}</span><b>{column.show(winner.mean[key])}<small> {unit}</small></b><em>{html.escape(winner.name)}</em></div>"
+            )
+    return "".join(tiles)
+
+
+def _legend_entry(number: int, name: str, style: Style) -> str:
+    dash = {"solid": "", "dashed": ' stroke-dasharray="6 3"', "dotted": ' stroke-dasharray="2 2.5"'}[style.line]
+    line = f'<svg viewBox="0 0 28 8" aria-hidden="true"><path d="M1 4H27" stroke="var(--c{style.index})" stroke-width="2.5" fill="none"{dash}/></svg>'
+    return f"<button type=button data-series={number}>{line}{html.escape(name)}</button>"
+
+
+def _heading(column: Column) -> str:
+    name, _, unit = column.heading.partition(", ")
+    return f"{name}<small>{unit}</small>"
+
+
+def _cell(value: float | None, text: str, extra: str = "") -> str:
+    sort = "" if value is None or not math.isfinite(value) else f' data-v="{value:.6g}"'
+    return f"<td{sort}>{html.escape(text)}{extra}</td>"
+
+
+def _scenario_table(
+    study: Study, summaries: Sequence[Summary], columns: Sequence[Column], look: dict[str, Style]
+) -> str:
+    head = "<th scope=col class=text>scenario<th scope=col class=text title='BatchNorm of frozen layers'>BN<th scope=col>runs"
+    head += "".join(f'<th scope=col title="{html.escape(column.help)}">{_heading(column)}' for column in columns)
+    rows = []
+    for number, one in enumerate(summaries):
+        cells = []
+        for column in columns:
+            spread = one.spread[column.key]
+            shown = column.show(spread)
+            extra = f"<i>± {shown}</i>" if spread and shown.strip("0.") else ""
+            cells.append(_cell(one.mean[column.key], column.show(one.mean[column.key]), extra))
+        swatch = f'<u style="--c:var(--c{look[one.name].index})" class={look[one.name].line}></u>'
+        rows.append(
+            f"<tr data-series={number}><th scope=row>{swatch}{html.escape(one.name)}</th><td class=text>{one.frozen_bn}</td>"
+            f"{_cell(len(one.seeds), str(len(one.seeds)))}{''.join(cells)}</tr>"
+        )
+    for published in study.reference:
+        source = html.escape(published.source or "published")
+        cells = [_cell(value, column.show(value)) for column in columns for value in [_published(published, column)]]
+        rows.append(
+            f"<tr class=published><th scope=row>{html.escape(published.name)} <small>{source}, published</small></th>"
+            f"<td class=text>–</td><td>–</td>{''.join(cells)}</tr>"
+        )
+    return f"<table class=sortable><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _run_table(measurements: Sequence[Measurement], columns: Sequence[Column]) -> str:
+    head = "<th scope=col class=text>scenario<th scope=col>seed<th scope=col class=text>status<th scope=col>best epoch"
+    head += "".join(f"<th scope=col>{_heading(column)}" for column in columns)
+    rows = []
+    for one in measurements:
+        epoch = one.figures["best_epoch"]
+        cells = [_cell(one.figures[column.key], column.show(one.figures[column.key])) for column in columns]
+        rows.append(
+            f"<tr><th scope=row>{html.escape(one.run.scenario.name)}</th>{_cell(one.run.seed, str(one.run.seed))}"
+            f"<td class=text>{one.status}</td>{_cell(epoch, f'{epoch:.0f}' if epoch else '–')}{''.join(cells)}</tr>"
+        )
+    return f"<table class=sortable><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _settings(study: Study) -> str:
+    """What all scenarios have in common, where it is not the default; and what sets them apart."""
+    every = [dataclasses.asdict(one.settings) for one in study.scenarios]
+    default = dataclasses.asdict(TrainSettings())
+    shared = {
+        key: value
+        for key, value in every[0].items()
+        if all(one[key] == value for one in every) and value != default[key]
+    }
+    lines = [
+        f"--{key.replace('_', '-')} {' '.join(value) if isinstance(value, tuple) else value}"
+        for key, value in shared.items()
+    ]
+    return html.escape("\n".join(lines))
+
+
+def _environment(measurements: Sequence[Measurement]) -> str:
+    """On what the runs ran: of the first run of our own that says so."""
+    for one in measurements:
+        file = one.run.folder / "environment.json"
+        if file.is_file():
+            known = json.loads(file.read_text(encoding="utf-8"))
+            packages = ", ".join(f"{name} {version}" for name, version in known["packages"].items() if version)
+            commit = f"commit {known['git_commit'][:12]}" if known.get("git_commit") else ""
+            lines = [
+                ", ".join(known["devices"]),
+                f"{known['cpu_threads']} processors, {known['platform']}",
+                f"Python {known['python']}, {packages}",
+                commit,
+            ]
+            return html.escape("\n".join(filter(None, lines)))
+    return "–"

@@ -65,10 +65,10 @@ def planned_runs(study: Study, output: Path) -> list[Run]:
     for run in runs:
         now = _plain_settings(run)
         before = run.record().get("settings", now)
-        changed = [key for key in now if before.get(key) != now[key]]
+        changed = [key for key in now if key in before and before[key] != now[key]]
         if changed:
             raise UserError(
-                f"{run.folder}: was run with {changed[0]} {before.get(changed[0])!r}, and {study.file} now says "
+                f"{run.folder}: was run with {changed[0]} {before[changed[0]]!r}, and {study.file} now says "
                 f"{now[changed[0]]!r}; remove the folder to run it again, or choose another --output"
             )
     return runs

@@ -1,0 +1,311 @@
+"""The pictures of a study: accuracy over epochs, against time and against memory; memory and utilisation. PNG files and SVG for the page."""
+
+from __future__ import annotations
+
+import io
+import re
+import statistics
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from yolojax.study.measurements import Measurement, Summary
+from yolojax.study.scenarios import Study
+
+# Colours in pictures on white; the page knows each by a name and has another set for dark screens.
+COLOURS = (
+    "#2563eb", "#c2410c", "#047857", "#7c3aed", "#be185d", "#0e7490", "#a16207", "#4d7c0f", "#57534e", "#b91c1c",
+)  # fmt: skip
+INK, MUTED, LINE = "#1c2430", "#5b6472", "#dfe3e8"
+_DASHES: dict[str, Any] = {"solid": "-", "dashed": (0, (4, 2)), "dotted": (0, (1, 1.4))}
+_MARKERS = {"solid": "o", "dashed": "D", "dotted": "s"}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a scenario looks: a colour by what is frozen; the line says whether it is our own run, a twin with ``track``, or the original."""
+
+    index: int
+    line: Literal["solid", "dashed", "dotted"]
+
+    @property
+    def colour(self) -> str:
+        """On white."""
+        return COLOURS[self.index]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One picture.
+
+    Attributes:
+      key: its file's name.
+      title: what it shows.
+      note: how to read it.
+      draw: draws it into axes.
+      rows: how many bars it has; 0 for a picture of lines.
+    """
+
+    key: str
+    title: str
+    note: str
+    draw: Callable[[Any], None]
+    rows: int = 0
+
+
+def styles(study: Study) -> dict[str, Style]:
+    """A style for every scenario, by name; scenarios that freeze the same share a colour."""
+    fixed = {one.freeze for one in study.scenarios if one.framework == "yolojax" and one.settings.frozen_bn == "fixed"}
+    lines: dict[str, Literal["solid", "dashed", "dotted"]] = {
+        one.name: "dotted"
+        if one.framework == "torch"
+        else "dashed"
+        if one.settings.frozen_bn == "track" and one.freeze in fixed
+        else "solid"
+        for one in study.scenarios
+    }
+    twins = Counter((one.freeze, lines[one.name]) for one in study.scenarios)
+    told_apart = max(twins.values()) == 1
+    keys = {one.name: one.freeze if told_apart else one.name for one in study.scenarios}
+    order = list(dict.fromkeys(keys.values()))
+    return {name: Style(order.index(key) % len(COLOURS), lines[name]) for name, key in keys.items()}
+
+
+def make_plots(study: Study, measurements: Sequence[Measurement], summaries: Sequence[Summary]) -> list[Plot]:
+    """The pictures that the finished runs allow."""
+    look = styles(study)
+    done = [one for one in measurements if one.status == "finished" and one.curve]
+    finished = [one for one in summaries if one.seeds]
+    if not done:
+        return []
+    band = "; the band is one standard deviation over the seeds" if any(len(one.seeds) > 1 for one in finished) else ""
+
+    def curves(key: str, y: str, x: str = "epoch") -> Callable[[Any], None]:
+        rows = {one.name: _mean_curve(done, one.name, key, over_time=x != "epoch") for one in finished}
+        return lambda axes: _draw_curves(axes, rows, look, x, y)
+
+    def known(key: str) -> list[Summary]:
+        return [one for one in finished if one.mean[key]]
+
+    def bars(key: str, scale: float, unit: str) -> Callable[[Any], None]:
+        return lambda axes: _draw_bars(axes, known(key), look, key, scale, unit)
+
+    def scatter(key: str) -> Callable[[Any], None]:
+        return lambda axes: _draw_scatter(axes, known(key), look, key, 1e-6, "MB")
+
+    on_device = any(one.memory_source == "device" for one in done)
+    memory = "device memory" if on_device else "memory of the compiled step"
+    memory_note = (
+        "The most that the device ever held."
+        if on_device
+        else "Arguments and temporaries of the training step as XLA plans them; the largest phase."
+    )
+    use = done[0].utilisation_source
+    spread = "Best epoch; lines are one standard deviation."
+    plots = [
+        Plot("map50-over-epochs", "mAP50 over epochs", f"Validation after every epoch{band}.", curves("map50", "mAP50")),
+        Plot("map50_95-over-epochs", "mAP50-95 over epochs", f"Validation after every epoch{band}.", curves("map50_95", "mAP50-95")),
+        Plot("map50-against-time", "mAP50 against time", "From the start of the process, compilation included; a mark is the end.",
+             curves("map50", "mAP50", "minutes")),
+        Plot("memory", memory.capitalize(), memory_note, bars("memory_bytes", 1e-6, "MB"), len(known("memory_bytes"))),
+        Plot("utilisation", f"{use} utilisation", "Mean over the whole run, start-up and validation included.",
+             bars("utilisation", 1, "%"), len(known("utilisation"))),
+        Plot("process-memory", "Memory of the whole process", "Main memory of the process and its workers; the most at any time.",
+             bars("process_bytes", 1e-6, "MB"), len(known("process_bytes"))),
+        Plot("map50-against-memory", f"mAP50 against {memory}", spread, scatter("memory_bytes")),
+        Plot("map50-against-process-memory", "mAP50 against memory of the process", spread, scatter("process_bytes")),
+        Plot("utilisation-over-time", f"{use} utilisation over time", "First seed; mean over ten seconds.",
+             lambda axes: _draw_utilisation(axes, done, look)),
+    ]  # fmt: skip
+    empty = [key for key in ("memory_bytes", "process_bytes", "utilisation") if not known(key)]
+    left_out = {
+        "memory_bytes": ("memory", "map50-against-memory"),
+        "process_bytes": ("process-memory", "map50-against-process-memory"),
+        "utilisation": ("utilisation", "utilisation-over-time"),
+    }
+    return [plot for plot in plots if not any(plot.key in left_out[key] for key in empty)]
+
+
+def _mean_curve(
+    runs: Sequence[Measurement], name: str, key: str, over_time: bool = False
+) -> list[tuple[float, float, float]]:
+    """``(x, mean, standard deviation)`` at every epoch over the runs of a scenario; x is the epoch or minutes."""
+    by_epoch: dict[int, list[tuple[float, float]]] = {}
+    for run in runs:
+        if run.run.scenario.name == name:
+            for point in run.curve:
+                x = point.epoch + 1 if not over_time else None if point.seconds is None else point.seconds / 60
+                if x is not None:
+                    by_epoch.setdefault(point.epoch, []).append((x, getattr(point, key)))
+    rows = []
+    for _, found in sorted(by_epoch.items()):
+        xs, ys = zip(*found, strict=True)
+        rows.append((statistics.fmean(xs), statistics.fmean(ys), statistics.stdev(ys) if len(ys) > 1 else 0.0))
+    return rows
+
+
+def _draw_curves(
+    axes: Any, curves: Mapping[str, Sequence[tuple[float, float, float]]], look: Mapping[str, Style], x: str, y: str
+) -> None:
+    over_time = x != "epoch"
+    for name, rows in curves.items():
+        if not rows:
+            continue
+        style = look[name]
+        xs, means, spreads = (list(column) for column in zip(*rows, strict=True))
+        axes.plot(
+            xs,
+            means,
+            color=style.colour,
+            linestyle=_DASHES[style.line],
+            linewidth=1.7,
+            gid=f"series-{name}",
+            label=name,
+        )
+        if over_time or len(rows) == 1:
+            axes.plot(
+                xs[-1:],
+                means[-1:],
+                marker=_MARKERS[style.line],
+                markersize=4.5,
+                color=style.colour,
+                gid=f"series-{name}",
+            )
+        if any(spreads) and not over_time:
+            low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
+            axes.fill_between(xs, low, high, color=style.colour, alpha=0.10, linewidth=0, gid=f"series-{name}")
+    axes.set(xlabel=x, ylabel=y)
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(left=0)
+
+
+def _draw_bars(
+    axes: Any, rows: Sequence[Summary], look: Mapping[str, Style], key: str, scale: float, unit: str
+) -> None:
+    for place, one in enumerate(rows):
+        style, value, spread = look[one.name], (one.mean[key] or 0.0) * scale, (one.spread[key] or 0.0) * scale
+        alpha = {"solid": 0.95, "dashed": 0.5, "dotted": 0.28}[style.line]
+        axes.barh(place, value, 0.64, color=style.colour, alpha=alpha, linewidth=0, gid=f"series-{one.name}")
+        if spread:
+            axes.plot([value - spread, value + spread], [place, place], color=INK, linewidth=1)
+        axes.annotate(f"{value:,.0f}", (value + spread, place), xytext=(4, 0), textcoords="offset points", va="center",
+                      color=MUTED, fontsize=8.5)  # fmt: skip
+    axes.set_yticks(range(len(rows)), [one.name for one in rows])
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
+    axes.invert_yaxis()
+    axes.set_xlabel(unit)
+    axes.margins(x=0.14, y=0.02)
+    axes.grid(False)
+
+
+def _draw_scatter(
+    axes: Any, rows: Sequence[Summary], look: Mapping[str, Style], key: str, scale: float, unit: str
+) -> None:
+    for one in rows:
+        style, x, y = look[one.name], (one.mean[key] or 0.0) * scale, one.mean["map50"] or 0.0
+        axes.plot([x], [y], marker=_MARKERS[style.line], markersize=7.5, linestyle="none", color=style.colour,
+                  markerfacecolor=style.colour if style.line == "solid" else "none", markeredgewidth=1.7,
+                  gid=f"series-{one.name}", label=one.name)  # fmt: skip
+        for spread, ends in (
+            (one.spread["map50"] or 0, lambda s, x=x, y=y: ([x, x], [y - s, y + s])),
+            ((one.spread[key] or 0) * scale, lambda s, x=x, y=y: ([x - s, x + s], [y, y])),
+        ):
+            if spread:
+                axes.plot(*ends(spread), color=style.colour, linewidth=1, alpha=0.7, gid=f"series-{one.name}")
+    axes.set(xlabel=unit, ylabel="mAP50")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.margins(0.08)
+
+
+def _draw_utilisation(axes: Any, runs: Sequence[Measurement], look: Mapping[str, Style]) -> None:
+    seen = set()
+    for run in runs:
+        name = run.run.scenario.name
+        if name in seen or not run.samples:
+            continue
+        seen.add(name)
+        xs = [seconds / 60 for seconds, _, _ in run.samples]
+        percent = [
+            statistics.fmean(p for s, p, _ in run.samples if abs(s - seconds) <= 5) for seconds, _, _ in run.samples
+        ]
+        axes.plot(xs, percent, color=look[name].colour, linestyle=_DASHES[look[name].line], linewidth=1.3,
+                  gid=f"series-{name}", label=name)  # fmt: skip
+    axes.set(xlabel="minutes", ylabel="%")
+    axes.set_ylim(0, 105)
+    axes.set_xlim(left=0)
+
+
+def to_png(plot: Plot) -> bytes:
+    """The picture on white, with a legend where it has lines."""
+    height = 1.0 + 0.27 * plot.rows if plot.rows else 4.6
+    figure, axes = _figure(8.2, height)
+    plot.draw(axes)
+    axes.set_title(plot.title, loc="left", fontsize=12, color=INK)
+    if not plot.rows and len(axes.get_legend_handles_labels()[0]) > 1:
+        axes.legend(
+            frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=2.6, labelcolor=INK
+        )
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130, facecolor="white")
+    return buffer.getvalue()
+
+
+def to_svg(plot: Plot, order: Sequence[str]) -> str:
+    """The picture for the page: no background, colours by name, every scenario's marks in a class ``series-NUMBER`` of its own.
+
+    Args:
+      plot: the picture.
+      order: names of scenarios; their places are the numbers.
+    """
+    import matplotlib
+
+    figure, axes = _figure(4.9, 0.75 + 0.235 * plot.rows if plot.rows else 3.25)
+    plot.draw(axes)
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": plot.key}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<svg [^>]*?) (?:width="[^"]*" )?height="[^"]*"', r"\1", svg)
+    svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
+    for number, name in enumerate(order):
+        svg = re.sub(rf'id="series-{re.escape(_escaped(name))}"', f'class="series series-{number}"', svg)
+    svg = re.sub(
+        r' id="(?:figure|axes|patch|line2d|text|matplotlib\.axis|xtick|ytick|legend|FillBetween\w*|PolyCollection)_\d+"',
+        "",
+        svg,
+    )
+    svg = re.sub(r"font: [\d.]+px [^;\"]*", lambda found: re.sub(r"px .*", "px var(--font)", found.group()), svg)
+    for number, colour in enumerate(COLOURS):
+        svg = svg.replace(colour, f"var(--c{number})")
+    for colour, name in ((INK, "ink"), (MUTED, "muted"), (LINE, "line")):
+        svg = svg.replace(colour, f"var(--{name})")
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{_escaped(plot.title)}" ', 1)
+
+
+def _escaped(text: str) -> str:
+    import html
+
+    return html.escape(text)
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    """A figure that needs no display and no global state, and its axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_facecolor("none")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(LINE)
+    axes.tick_params(colors=MUTED, labelsize=9, color=LINE)
+    axes.xaxis.label.set(color=MUTED, fontsize=9)
+    axes.yaxis.label.set(color=MUTED, fontsize=9)
+    axes.grid(color=LINE, linewidth=0.7)
+    axes.set_axisbelow(True)
+    return figure, axes

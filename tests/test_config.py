@@ -33,8 +33,8 @@ def test_a_path_that_does_not_exist_is_not_taken_for_a_shipped_name():
 
 def test_every_shipped_hyperparameter_file_is_valid_and_differs():
     files = sorted((configs_root() / "hyps").glob("*.yaml"))
-    assert len(files) == 8
-    assert len({load_hyperparameters(file) for file in files}) == 8
+    assert len(files) == 9
+    assert len({load_hyperparameters(file) for file in files}) == 9
 
 
 def test_the_default_hyperparameters_are_scratch_low():
@@ -93,6 +93,7 @@ def test_the_root_comes_from_the_flag_then_the_variable_then_the_file(tmp_path, 
         (f"train: 3\nval: b\n{NAMES}", "key 'train': expected a name or a list of names"),
         (f"train: a\nval: b\nformat: pascal\n{NAMES}", "key 'format': 'pascal' is none of 'yolo', 'voc'"),
         (f"train: a\nval: b\ndefaults: {{image: 3}}\n{NAMES}", "defaults: key 'image' is unknown"),
+        (f"train: a\nval: b\ndefaults: {{hyp: 3}}\n{NAMES}", "defaults: key 'hyp': expected"),
     ],
 )
 def test_a_bad_data_file_is_one_clear_sentence(tmp_path, text, message):

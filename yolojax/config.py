@@ -190,7 +190,7 @@ def load_hyperparameters(name: str | Path) -> Hyperparameters:
 
 Format = Literal["yolo", "voc", "coco", "tfds", "shapes"]
 _DATA_KEYS = ("path", "format", "train", "val", "test", "names", "nc", "options", "defaults", "download")
-_DEFAULT_KEYS = ("img", "epochs", "batch")
+_DEFAULT_KEYS: Mapping[str, type] = {"img": int, "epochs": int, "batch": int, "hyp": str, "optimizer": str}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +207,7 @@ class DataConfig:
       test: the same for testing; may be empty.
       names: class names, in the order of the class indices.
       options: whatever the format needs beyond that.
-      defaults: ``img`` (pixels), ``epochs`` and ``batch`` that hold where the flag is not given.
+      defaults: ``img`` (pixels), ``epochs``, ``batch``, ``hyp`` and ``optimizer`` that hold where the flag is not given.
     """
 
     file: Path
@@ -218,7 +218,7 @@ class DataConfig:
     test: tuple[str, ...] = ()
     names: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
-    defaults: Mapping[str, int] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_data_config(name: str | Path, root: str | Path | None = None) -> DataConfig:
@@ -297,7 +297,7 @@ def _section(content: Mapping[str, Any], key: str, file: Path) -> dict[str, Any]
     return value
 
 
-def _data_defaults(content: Mapping[str, Any], file: Path) -> dict[str, int]:
+def _data_defaults(content: Mapping[str, Any], file: Path) -> dict[str, Any]:
     defaults = _section(content, "defaults", file)
-    check_keys(f"{file}: defaults", defaults, _DEFAULT_KEYS)
-    return {key: _typed(int, value, f"{file}: defaults: key '{key}'") for key, value in defaults.items()}
+    check_keys(f"{file}: defaults", defaults, tuple(_DEFAULT_KEYS))
+    return {key: _typed(_DEFAULT_KEYS[key], value, f"{file}: defaults: key '{key}'") for key, value in defaults.items()}

@@ -157,7 +157,7 @@ def test_shipped_yaml_names_the_classes(name):
     assert config.names == VARIANTS[name].classes
     assert config.options["variant"] == name
     assert (config.train, config.val) == (("images/train",), ("images/val",))
-    assert set(config.defaults) == {"img", "epochs", "batch"}
+    assert set(config.defaults) == {"img", "epochs", "batch", "hyp", "optimizer"}
 
 
 def test_embedded_set_has_300_and_100_pictures():

@@ -156,7 +156,7 @@ def read_settings(run: Path) -> TrainSettings:
 def optimizer_settings(job: Job) -> OptimizerSettings:
     """The optimizer of a run."""
     return OptimizerSettings.from_hyperparameters(
-        job.hyperparameters, batch_size=job.schedule.batch_size, name=job.settings.optimizer
+        job.hyperparameters, batch_size=job.schedule.batch_size, name=job.settings.optimizer or "SGD"
     )
 
 

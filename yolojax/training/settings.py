@@ -22,7 +22,8 @@ def flag(default: Any, help: str, *names: str, nargs: str | None = None, const: 
 class TrainSettings:
     """The flags of ``yolojax train``, under YOLOv5's names and with its defaults (contract §1.14).
 
-    ``None`` for ``imgsz``, ``epochs`` and ``batch_size`` means: the data set's own ``defaults``, else YOLOv5's (640, 100, 16).
+    ``None`` for ``imgsz``, ``epochs``, ``batch_size``, ``hyp`` and ``optimizer`` means: the data set's own ``defaults``, else YOLOv5's (640, 100, 16,
+    scratch-low, SGD).
     """
 
     weights: str | None = flag(
@@ -32,7 +33,7 @@ class TrainSettings:
     cfg: str = flag("", "model YAML (yolov5m, path); default: the architecture of the weights")
     data: str = flag("shapes", "data set YAML or name, or tfds:NAME; default: the embedded shapes")
     data_root: str | None = flag(None, "folder of the data set, instead of the YAML's path")
-    hyp: str = flag("scratch-low", "hyperparameter YAML or name")
+    hyp: str | None = flag(None, "hyperparameter YAML or name; default: the data set's, else scratch-low")
     epochs: int | None = flag(None, "passes over the training images; default: the data set's, else 100")
     batch_size: int | None = flag(
         None, "images per step over all devices; default: the data set's, else 16", "--batch-size", "--batch"
@@ -62,7 +63,7 @@ class TrainSettings:
     device: str = flag("", "cpu, gpu, tpu, or device numbers as in '0,1'; default: all of the best platform")
     multi_scale: bool = flag(False, "vary the image size by +-50 %% over seven sizes; each is compiled once")
     single_cls: bool = flag(False, "treat all classes as one")
-    optimizer: Literal["SGD", "Adam", "AdamW"] = flag("SGD", "optimizer")
+    optimizer: Literal["SGD", "Adam", "AdamW"] | None = flag(None, "optimizer; default: the data set's, else SGD")
     workers: int = flag(8, "data loading processes at most; 0 loads in this process")
     project: str = flag("runs/train", "folder of the runs")
     name: str = flag("exp", "name of the run; exp, exp2, … when taken")
@@ -85,10 +86,12 @@ class TrainSettings:
             raise UserError(f"--label-smoothing {self.label_smoothing}: must be at least 0 and below 1")
 
     def with_defaults(self, data: DataConfig) -> TrainSettings:
-        """These settings with image size, epochs and batch filled in from the data set, else from YOLOv5's defaults."""
+        """These settings with what is not given filled in from the data set, else from YOLOv5's defaults."""
         return dataclasses.replace(
             self,
             imgsz=self.imgsz or data.defaults.get("img", 640),
             epochs=self.epochs or data.defaults.get("epochs", 100),
             batch_size=self.batch_size or data.defaults.get("batch", 16),
+            hyp=self.hyp or data.defaults.get("hyp", "scratch-low"),
+            optimizer=self.optimizer or data.defaults.get("optimizer", "SGD"),
         )

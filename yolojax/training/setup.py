@@ -87,7 +87,7 @@ def prepare(settings: TrainSettings) -> Job:
     data = load_data(settings.data, settings.data_root)
     settings = settings.with_defaults(data)
     _tell_defaults(settings, data)
-    hyperparameters = load_hyperparameters(settings.hyp)
+    hyperparameters = load_hyperparameters(settings.hyp or "scratch-low")
     strategy = load_strategy(settings.freeze)
     names = ("item",) if settings.single_cls else data.names
     weights = _initial_weights(settings)
@@ -145,7 +145,7 @@ def prepare(settings: TrainSettings) -> Job:
 
 def _tell_defaults(settings: TrainSettings, data: DataConfig) -> None:
     if data.defaults:
-        taken = f"{settings.imgsz} px, {settings.epochs} epochs, batch {settings.batch_size}"
+        taken = f"{settings.imgsz} px, {settings.epochs} epochs, batch {settings.batch_size}, {settings.hyp}, {settings.optimizer}"
         log.info("%s: %s (its own defaults hold where no flag is given)", data.file.name, taken)
 
 

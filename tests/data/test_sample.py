@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from yolojax.data.sample import ImageError, Problem, Report, probe_image, read_image
+from yolojax.data.sample import ImageError, Problem, Report, Sample, probe_image, read_image, samples_record
 
 
 @pytest.fixture
@@ -137,3 +137,15 @@ def test_report_names_the_first_and_counts_the_rest():
     assert lines[1] == "  0.txt, line 1: x; the image is left out"
     assert lines[-1] == "  … 5 more of the kind 'bad label'"
     assert len(lines) == 22
+
+
+def test_the_record_of_samples_tells_data_sets_apart_wherever_they_lie(tmp_path):
+    def sample(folder, box):
+        boxes = np.array([[0, 0.5, 0.5, box, box]], np.float32)
+        return Sample(name=f"{folder}/a.png", size=(8, 8), boxes=boxes, reader=lambda: np.zeros((8, 8, 3), np.uint8))
+
+    here, elsewhere, other = (
+        samples_record([sample(*choice)]) for choice in (("here", 0.5), ("there", 0.5), ("here", 0.4))
+    )
+    assert here == elsewhere != other
+    assert (here["images"], here["boxes"]) == (1, 1)

@@ -132,6 +132,9 @@ def test_a_run_leaves_its_records(settings, tmp_path):
     assert frozen["frozen_paths"] == [
         f"model_{layer}/{leaf}" for layer in (0, 1) for leaf in ("bn/bias", "bn/scale", "conv/kernel")
     ]
+    data = json.loads((run / "environment.json").read_text())["data"]
+    assert (data["train"]["images"], data["val"]["images"]) == (10, 4)
+    assert data["train"]["sha256"] != data["val"]["sha256"]
     assert load_weights(run).names == ("blue", "red")
     (program,) = results["programs"]  # one phase, one shape: compiled once
     assert program["trainable"] == frozen["trainable"] < program["parameters"] == frozen["parameters"]

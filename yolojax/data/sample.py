@@ -7,6 +7,7 @@ alpha is dropped, CMYK is converted, 16 bits are divided by 256.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -144,6 +145,19 @@ def make_split(name: str, found: int, samples: Sequence[Sample], problems: Seque
     """A split whose report counts the given samples."""
     counts = [len(sample.boxes) for sample in samples]
     return Split(tuple(samples), Report(name, found, len(samples), counts.count(0), sum(counts), tuple(problems)))
+
+
+def samples_record(samples: Sequence[Sample]) -> dict[str, int | str]:
+    """What a run trained or was measured on, for its record.
+
+    Returns:
+      ``images``, ``boxes``, and ``sha256`` over the file names, sizes and boxes, in order: it does not depend on where the data set lies.
+    """
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(f"{Path(sample.name).name}\0{sample.size}\0".encode())
+        digest.update(sample.boxes.astype("<f4").tobytes())
+    return {"images": len(samples), "boxes": sum(len(sample.boxes) for sample in samples), "sha256": digest.hexdigest()}
 
 
 def no_boxes() -> Boxes:

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from yolojax.config import from_mapping, read_yaml
+from yolojax.data.sample import samples_record
 from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import Evaluation
 from yolojax.evaluation.metrics import fitness
@@ -94,6 +95,7 @@ class Session:
     progress: Progress
     checkpoints: Checkpoints
     epoch_start: Any = None  # what trains, as it was when the epoch began; for strategies that watch movement
+    events: Any = None  # TensorBoard's writer, where there is one
 
     def save(self) -> None:
         """Save the state for ``--resume``, in the background."""
@@ -127,7 +129,11 @@ def begin(job: Job, run: Path) -> Session:
     state = create_state(variables, phase.tree(), optimizer_settings(job), job.mesh)
     if jax.process_index() == 0:
         _write_settings(job, run, phase, state.params)
-    return Session(job, run, state, phase, Progress(0, history), Checkpoints(run))
+    return Session(job, run, state, phase, Progress(0, history), Checkpoints(run), events=_open_events(run, 0))
+
+
+def _open_events(run: Path, epoch: int) -> Any | None:
+    return records.open_events(run, epoch) if jax.process_index() == 0 else None
 
 
 def resume(job: Job, run: Path) -> Session:
@@ -143,7 +149,8 @@ def resume(job: Job, run: Path) -> Session:
         log.warning("%s; the one before it is used", sentence)
     progress = Progress.from_json(content)
     log.info("continuing %s with epoch %d, batch %d", run, progress.epoch + 1, progress.batch + 1)
-    return Session(job, run, arrays["state"], _phase_of(job, progress), progress, checkpoints, arrays["epoch_start"])
+    phase, events = _phase_of(job, progress), _open_events(run, progress.epoch)
+    return Session(job, run, arrays["state"], phase, progress, checkpoints, arrays["epoch_start"], events)
 
 
 def read_settings(run: Path) -> TrainSettings:
@@ -276,6 +283,8 @@ def finish(session: Session) -> dict[str, Any]:
       Its content.
     """
     session.checkpoints.close()
+    if session.events is not None:
+        session.events.close()
     progress, job = session.progress, session.job
     results = {
         "run": str(session.run),
@@ -353,7 +362,11 @@ def _write_settings(job: Job, run: Path, phase: Phase, params: Any) -> None:
         run / "settings.yaml", {**dataclasses.asdict(job.settings), "resume": None, "freeze": list(job.settings.freeze)}
     )
     records.write_yaml(run / "hyp.yaml", dataclasses.asdict(job.hyperparameters))
-    records.write_json(run / "environment.json", records.environment())
+    data = {
+        "train": samples_record(job.stream.pictures.samples),
+        "val": samples_record(job.validation.pictures.samples),
+    }
+    records.write_json(run / "environment.json", {**records.environment(), "data": data})
     modules = [layer.module for layer in job.spec.layers]
     freeze = summarise(params, phase, modules, job.settings.frozen_bn)
     records.write_json(
@@ -383,6 +396,7 @@ def _write_epoch(session: Session, epoch: int, meter: EpochMeter, evaluation: Ev
     }
     table = records.ResultsTable(session.run / "results.csv", keep_epochs=epoch)
     table.append(row)
+    records.write_events(session.events, row)
     if not job.settings.noplots:
         title = f"{job.spec.name} on {job.data.file.stem}, freeze {job.strategy.name}"
         plots.plot_results(records.read_results(table.path), session.run / "results.png", title)

@@ -28,7 +28,7 @@ def write_inputs(scenario: Scenario, folder: Path) -> None:
     The user's own files are only read: the original repairs JPEGs in place and writes caches beside labels, so it gets copies.
     """
     data = load_data(scenario.settings.data, scenario.settings.data_root)
-    settings = scenario.settings.with_defaults(data)
+    settings = scenario.settings
     file = _data_file(data, folder)
     if not file.is_file():  # it is written last
         content: dict[str, Any] = {"path": str(file.parent.resolve()), "nc": len(data.names), "names": list(data.names)}
@@ -75,7 +75,7 @@ def original_command(scenario: Scenario, seed: int, run: Path, inputs: Path) -> 
     if last.is_file():
         return [*start, "--resume", str(last.resolve())]
     data = load_data(scenario.settings.data, scenario.settings.data_root)
-    settings = scenario.settings.with_defaults(data)
+    settings = scenario.settings
     # A bare file name would be taken for one to download.
     words: dict[str, Any] = {
         "weights": Path(settings.weights or "").expanduser().resolve(),

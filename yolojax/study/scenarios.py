@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from yolojax.config import check_keys, find_config, from_mapping, read_yaml
+from yolojax.data.sources import load_data
 from yolojax.errors import UserError
 from yolojax.freezing.labels import FROZEN
 from yolojax.freezing.strategies import load_strategy, rehearse
@@ -35,7 +36,7 @@ class Scenario:
 
     Attributes:
       name: for tables, unique in its study.
-      settings: of the training, but for the seed.
+      settings: of the training but for the seed, with the defaults of the data set filled in.
       framework: ``yolojax``, or ``torch`` for the original.
       python: the interpreter that has the original, for ``torch``.
     """
@@ -178,7 +179,9 @@ def _train_settings(flags: Mapping[str, Any], where: str) -> TrainSettings:
     freeze = values.pop("freeze", 0)
     words = tuple(str(word) for word in (freeze if isinstance(freeze, list) else [freeze]))
     try:
-        return dataclasses.replace(from_mapping(TrainSettings, values, where), freeze=words)
+        settings = dataclasses.replace(from_mapping(TrainSettings, values, where), freeze=words)
+        # Defaults of the data set are fixed now, so that every run of a study has the same.
+        return settings.with_defaults(load_data(settings.data, settings.data_root))
     except UserError as error:
         raise error if str(error).startswith(where) else UserError(f"{where}: {error}") from error
 

@@ -1,0 +1,65 @@
+"""``yolojax study`` end to end."""
+
+import json
+
+import pytest
+import yaml
+
+from yolojax.cli.main import main
+
+
+@pytest.fixture
+def study(tmp_path, tiny_model, tiny_data):
+    file = tmp_path / "squares-study.yaml"
+    train = {
+        "weights": "",
+        "cfg": str(tiny_model),
+        "data": str(tiny_data),
+        "img": 64,
+        "batch": 4,
+        "epochs": 2,
+        "workers": 0,
+    }
+    rows = [{"name": "freeze 0", "freeze": 0}, {"name": "freeze 2", "freeze": 2}]
+    file.write_text(yaml.safe_dump({"train": train, "scenarios": rows}))
+    return file
+
+
+def test_check_lists_the_runs_and_trains_nothing(study, tmp_path, capsys):
+    assert main(["study", str(study), "--output", str(tmp_path / "out"), "--check", "--only", "freeze 2"]) == 0
+    assert "freeze 2, seed 0" in (printed := capsys.readouterr().out)
+    assert "freeze 0, seed 0" not in printed
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mistake_is_one_line_and_exit_status_2(study, tmp_path, capsys):
+    study.write_text(study.read_text().replace("freeze: 2", "freeze: 30"))
+    assert main(["study", str(study), "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "scenario 'freeze 2'" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_two_scenarios_are_trained_and_compared(study, tmp_path, capsys):
+    command = ["study", str(study), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "figures.json")]
+    assert main(command) == 0
+    whole, frozen = json.loads((tmp_path / "figures.json").read_text())
+    assert (whole["name"], whole["seeds"], frozen["freeze"]) == ("freeze 0", [0], "2")
+    measured = (
+        "wall_seconds",
+        "step_seconds",
+        "compile_seconds",
+        "memory_bytes",
+        "process_bytes",
+        "utilisation",
+        "step_flops",
+    )
+    assert all(min(whole["mean"][name], frozen["mean"][name]) > 0 for name in measured)
+    assert frozen["mean"]["trainable"] < whole["mean"]["trainable"] == whole["mean"]["parameters"]
+    assert frozen["mean"]["step_flops"] < whole["mean"]["step_flops"]
+    assert "map50-over-epochs" in (tmp_path / "out" / "report.md").read_text()
+    before = (tmp_path / "out" / "freeze-2-seed0" / "results.json").stat().st_mtime_ns
+    assert main(command) == 0
+    assert (tmp_path / "out" / "freeze-2-seed0" / "results.json").stat().st_mtime_ns == before

@@ -1,0 +1,130 @@
+"""Tables, pictures and the page of a study."""
+
+import csv
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from yolojax.study.measurements import measure_study
+from yolojax.study.plots import styles
+from yolojax.study.report import write_report
+
+SCENARIOS = [
+    {"name": "freeze 2", "freeze": 2},
+    {"name": "freeze 2 (track)", "freeze": 2, "frozen_bn": "track"},
+    {"name": "never <run>", "freeze": 1},
+]
+
+
+@pytest.fixture
+def written(make_runs, record_run, tmp_path):
+    """The folder of a report on two scenarios, two seeds, and one scenario that failed."""
+    study, runs = make_runs(
+        title="Squares & circles",
+        seeds=[0, 1],
+        scenarios=SCENARIOS,
+        reference=[{"name": "freeze 2", "source": "a book", "map50": 0.75}],
+    )
+    for run in runs:
+        top = 0.3 + 0.02 * run.seed
+        record_run(run, [(top / 2, top / 4), (top, top / 2)], status="failed" if "never" in run.name else "finished")
+    write_report(study, measure_study(study, runs), tmp_path / "out")
+    return tmp_path / "out"
+
+
+def read(file):
+    with file.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_tables_hold_every_scenario_run_and_epoch(written):
+    scenarios, runs, epochs = (read(written / f"{name}.csv") for name in ("scenarios", "runs", "epochs"))
+    assert [row["scenario"] for row in scenarios] == [one["name"] for one in SCENARIOS]
+    assert (float(scenarios[0]["map50"]), scenarios[0]["runs"], scenarios[2]["map50"]) == (pytest.approx(0.31), "2", "")
+    assert float(scenarios[0]["map50_std"]) == pytest.approx(0.0141421, rel=1e-4)
+    assert [(row["seed"], row["status"]) for row in runs] == [
+        (s, t) for t in ("finished", "finished", "failed") for s in "01"
+    ]
+    assert len(epochs) == 12
+    assert float(epochs[1]["map50"]) == 0.3
+
+
+def test_markdown_has_the_figures_the_published_ones_and_the_failed_runs(written):
+    text = (written / "report.md").read_text()
+    assert "4 of 6 runs finished, 2 failed; mean ± standard deviation over 2 seeds." in text
+    assert "| freeze 2 | fixed | 2 | .310 ± .014 | .155 ± .007 | 0.4 |" in text
+    assert "| freeze 2 (a book) |  |  | .750 | – |" in text
+    assert "- FAILED never <run>, seed 0: " in text
+    pictures = re.findall(r"\((plots/.*?\.png)\)", text)
+    assert {
+        "plots/map50-over-epochs.png",
+        "plots/map50_95-over-epochs.png",
+        "plots/memory.png",
+        "plots/utilisation.png",
+    } < set(pictures)
+    assert all((written / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
+
+
+class Page(HTMLParser):
+    """Notes what a page would load, and that its elements are closed as they were opened."""
+
+    def __init__(self):
+        super().__init__()
+        self.loads, self.open, self.rows = [], [], 0
+
+    def handle_starttag(self, tag, attrs):
+        self.loads += [
+            value for name, value in attrs if name in ("src", "href", "xlink:href") and not value.startswith("#")
+        ]
+        self.rows += tag == "tr"
+        if tag in ("svg", "g", "table", "tbody", "thead", "tr", "figure", "details", "main", "script", "style"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in ("svg", "g", "table", "tbody", "thead", "tr", "figure", "details", "main", "script", "style"):
+            assert self.open.pop() == tag
+
+
+def test_the_page_needs_nothing_but_itself(written):
+    text = (written / "report.html").read_text()
+    page = Page()
+    page.feed(text)
+    assert page.loads == []
+    assert page.open == []
+    assert page.rows == 2 + 4 + 6
+    assert set(re.findall(r"https?://[^\s\"'<]+", text)) <= {
+        "http://www.w3.org/1999/xlink",
+        "http://www.w3.org/2000/svg",
+    }
+    assert not re.search(r"@import|url\((?!#)|fetch\(|XMLHttpRequest", text)
+
+
+def test_the_page_escapes_names_and_marks_every_scenario_in_the_pictures(written):
+    text = (written / "report.html").read_text()
+    assert "never <run>" not in text
+    assert "Squares &amp; circles" in text
+    assert "$" not in text.replace("${", "")
+    # Lines, bands, bars and points carry the number of their scenario; the one without a finished run has none.
+    assert min(text.count(f'class="series series-{number}"') for number in (0, 1)) >= 8
+    assert 'class="series series-2"' not in text
+    assert not re.search(r"#[0-9a-f]{6}", text[text.index("<main>") : text.index("<script>")]), (
+        "a colour that does not follow the theme"
+    )
+
+
+def test_scenarios_that_freeze_the_same_share_a_colour(make_runs):
+    original = {"name": "original", "freeze": 2, "framework": "torch", "python": "python", "weights": "n.pt", "cfg": ""}
+    look = styles(make_runs(scenarios=[*SCENARIOS, original])[0])
+    assert (
+        look["freeze 2"].index == look["freeze 2 (track)"].index == look["original"].index != look["never <run>"].index
+    )
+    assert [one.line for one in look.values()] == ["solid", "dashed", "solid", "dotted"]
+    alike = styles(make_runs(scenarios=[{"name": "slow", "freeze": 2}, {"name": "fast", "freeze": 2}])[0])
+    assert alike["slow"] != alike["fast"]
+
+
+def test_a_study_without_a_finished_run_has_a_page_too(make_runs, tmp_path):
+    study, runs = make_runs()
+    page = write_report(study, measure_study(study, runs), tmp_path / "out")
+    assert "0 of 1 runs finished" in page.read_text()

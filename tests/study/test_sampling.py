@@ -1,0 +1,52 @@
+"""What a process uses."""
+
+import subprocess
+import sys
+import time
+
+from yolojax.study.sampling import Sampler
+
+
+def test_a_busy_process_and_its_child_are_counted():
+    busy = "import time\nblock = bytearray(50_000_000)\nend = time.time() + 20\nwhile time.time() < end: pass"
+    parent = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {busy!r}])"
+    with subprocess.Popen([sys.executable, "-c", parent]) as process:
+        sampler = Sampler(process.pid)
+        time.sleep(1)
+        sample = sampler.sample()
+        children = sampler._process.children(recursive=True)
+        process.kill()
+        for child in children:
+            child.kill()
+    assert sample["cpu_percent"] > 20
+    assert sample["memory_bytes"] > 50_000_000
+
+
+def test_a_process_that_ended_is_no_error():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    sampler = Sampler(process.pid)
+    process.wait()
+    assert sampler.sample()["memory_bytes"] == 0
+
+
+def test_gpus_are_those_that_the_process_uses(monkeypatch):
+    class Nvml:
+        NVMLError = RuntimeError
+
+        def nvmlDeviceGetComputeRunningProcesses(self, handle):  # noqa: N802
+            return [type("Use", (), {"pid": 7 if handle == "mine" else 8, "usedGpuMemory": 100})]
+
+        def nvmlDeviceGetUtilizationRates(self, handle):  # noqa: N802
+            return type("Rates", (), {"gpu": 60})
+
+    monkeypatch.setattr("yolojax.study.sampling._open_gpus", lambda: [(Nvml(), "mine"), (Nvml(), "other")])
+    sampler = Sampler(1)
+    assert sampler._sample_gpus({7}) == {"gpu_percent": 60, "gpu_memory_bytes": 100}
+    assert sampler._sample_gpus({9}) == {}
+
+
+def test_nvml_is_optional(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    from yolojax.study import sampling
+
+    assert sampling._open_gpus() == []

@@ -12,6 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+# Under these names the two gradients of a convolution stand in a compiled program, so that they can be counted.
+IMAGES_GRADIENT = "images_gradient"
+KERNEL_GRADIENT = "kernel_gradient"
+
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve(images: Array, kernel: Array, stride: int = 1, padding: int = 0) -> Array:
@@ -38,9 +42,11 @@ def _backward(stride: int, padding: int, residuals: tuple[Array, Array], gradien
     images, kernel = residuals
     plain, on_cpu = (partial(form, stride=stride, padding=padding) for form in (_plain, _on_cpu))
 
+    @jax.named_scope(IMAGES_GRADIENT)
     def images_gradient(form: partial[Array], kernel: Array, gradient: Array) -> Array:
         return jax.linear_transpose(lambda x: form(x, kernel), images)(gradient)[0]
 
+    @jax.named_scope(KERNEL_GRADIENT)
     def kernel_gradient(form: partial[Array], images: Array, gradient: Array) -> Array:
         return jax.linear_transpose(lambda w: form(images, w), kernel)(gradient)[0]
 
@@ -86,6 +92,7 @@ def _fold(images: Array, block: int) -> Array:
     return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // block, width // block, -1)
 
 
+@jax.named_scope(KERNEL_GRADIENT)
 def _kernel_gradient_by_taps(images: Array, gradient: Array, side: int, stride: int, padding: int) -> Array:
     """One matrix product per kernel position: the pixels that it meets, times the gradient."""
     batch, rows, columns, outputs = gradient.shape

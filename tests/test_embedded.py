@@ -52,7 +52,6 @@ def fine_tuned_map50(folder, *arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="the embedded weights were trained too briefly, see docs/embedded.md", strict=True)
 def test_frozen_backbone_transfers(tmp_path):
     assert fine_tuned_map50(tmp_path) >= 0.80
 

@@ -12,9 +12,11 @@ import logging
 import math
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from typing import Any
 
 import cv2
@@ -499,6 +501,7 @@ class _Ahead:
             self._iterator = iter(source.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
         else:
             one_by_one = source.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+            _start_quiet_tracker()
             options = grain.MultiprocessingOptions(min(workers, max(len(source), 1)), per_worker_buffer_size=2)
             self._iterator = iter(one_by_one.mp_prefetch(options, worker_init_fn=_start_worker))
 
@@ -512,6 +515,16 @@ class _Ahead:
 
     def close(self) -> None:
         self._iterator.close()
+
+
+def _start_quiet_tracker() -> None:
+    """Start the process that frees shared memory at the end, without its warning.
+
+    Grain gives the last few arrays back in a thread that the end of the program does not wait for, so there is always something left to free.
+    """
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+    resource_tracker.ensure_running()
+    sys.warnoptions.pop()
 
 
 def _start_worker(_index: int, _count: int) -> None:

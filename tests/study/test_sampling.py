@@ -1,5 +1,6 @@
 """What a process uses."""
 
+import os
 import subprocess
 import sys
 import time
@@ -34,15 +35,20 @@ def test_gpus_are_those_that_the_process_uses(monkeypatch):
         NVMLError = RuntimeError
 
         def nvmlDeviceGetComputeRunningProcesses(self, handle):  # noqa: N802
-            return [type("Use", (), {"pid": 7 if handle == "mine" else 8, "usedGpuMemory": 100})]
+            pid = {"mine": 7, "other": os.getpid(), "host": 2**30}[handle]
+            return [type("Use", (), {"pid": pid, "usedGpuMemory": 100})]
 
         def nvmlDeviceGetUtilizationRates(self, handle):  # noqa: N802
             return type("Rates", (), {"gpu": 60})
 
-    monkeypatch.setattr("yolojax.study.sampling._open_gpus", lambda: [(Nvml(), "mine"), (Nvml(), "other")])
+    handles = [(Nvml(), "mine"), (Nvml(), "other")]
+    monkeypatch.setattr("yolojax.study.sampling._open_gpus", lambda: handles)
     sampler = Sampler(1)
     assert sampler._sample_gpus({7}) == {"gpu_percent": 60, "gpu_memory_bytes": 100}
-    assert sampler._sample_gpus({9}) == {}
+    handles[:] = [(Nvml(), "other")]
+    assert sampler._sample_gpus({7}) == {}
+    handles[:] = [(Nvml(), "host")]  # a number that no process has here: seen from inside a container
+    assert sampler._sample_gpus({7}) == {"gpu_percent": 60, "gpu_memory_bytes": 100}
 
 
 def test_nvml_is_optional(monkeypatch):

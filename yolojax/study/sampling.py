@@ -51,7 +51,9 @@ class Sampler:
         used = []
         for nvml, handle in self._gpus:
             try:
-                mine = [one for one in nvml.nvmlDeviceGetComputeRunningProcesses(handle) if one.pid in pids]
+                found = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+                # Inside a container NVML names processes by numbers of the host, which mean nothing here: they are taken for ours.
+                mine = [one for one in found if one.pid in pids or not psutil.pid_exists(one.pid)]
                 if mine:
                     memory = sum(one.usedGpuMemory or 0 for one in mine)
                     used.append((nvml.nvmlDeviceGetUtilizationRates(handle).gpu, memory))

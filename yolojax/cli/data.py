@@ -1,22 +1,57 @@
-"""``yolojax data check DATA``: look at a data set before training on it."""
+"""``yolojax data ACTION DATA``: look at a data set before training on it, or bring it into another layout."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from yolojax.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_SPLITS = ("train", "val", "test")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the action and the data set."""
-    parser.add_argument("action", choices=["check"], help="check = decode every image and read every label")
-    parser.add_argument("data", help="data set YAML or name, or tfds:NAME")
-    parser.add_argument(
-        "--data-root", "--data_root", metavar="DIR", help="folder of the data set, instead of the YAML's path"
-    )
-    parser.add_argument("--json", metavar="FILE", type=Path, help="also write everything that was found here")
+    """Add the actions and what each of them takes."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def add(name: str, summary: str) -> argparse.ArgumentParser:
+        child = actions.add_parser(name, help=summary, description=summary, formatter_class=parser.formatter_class)
+        child.add_argument("data", help="data set YAML or name, or tfds:NAME")
+        child.add_argument(
+            "--data-root", "--data_root", metavar="DIR", help="folder of the data set, instead of the YAML's path"
+        )
+        child.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show an error's traceback")
+        return child
+
+    check = add("check", "decode every image and read every label; 1 if something has to be left out")
+    check.add_argument("--json", metavar="FILE", type=Path, help="also write everything that was found here")
+
+    convert = add("convert", "write the data set in another layout, with a data YAML to train with")
+    convert.add_argument("out", metavar="OUT", type=Path, help="folder to write; it must not exist, or be empty")
+    convert.add_argument("--format", required=True, choices=["yolo", "voc", "coco"], help="the layout to write")
+    convert.add_argument("--split", nargs="+", choices=_SPLITS, default=[], help="splits to write (default: all)")
+
+    show = add("show", "draw images with their boxes, as they are (left) and as training sees them (right)")
+    show.add_argument("--split", choices=_SPLITS, default="train", help="split to draw from")
+    show.add_argument("--count", type=int, default=16, metavar="N", help="images")
+    show.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice of images and of augmentation")
+    show.add_argument("--img", type=int, metavar="PIXELS", help="training size (default: the data set's, else 640)")
+    show.add_argument("--hyp", metavar="FILE", help="augmentation (default: the data set's, else scratch-low)")
+    show.add_argument("--out", type=Path, metavar="FILE", help="JPEG file (default: show-DATA-SPLIT.jpg)")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the action; 1 if a check found something."""
+    actions: dict[str, Callable[[argparse.Namespace], int]] = {"check": _check, "convert": _convert, "show": _show}
+    return actions[arguments.action](arguments)
+
+
+def _check(arguments: argparse.Namespace) -> int:
     """Print what is in the data set; 1 if something has to be left out or is in two splits."""
     from rich.progress import Progress
 
@@ -26,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     config = load_data(arguments.data, arguments.data_root)
     with Progress(transient=True) as progress:
-        tasks = {name: progress.add_task(name, total=None) for name in ("train", "val", "test")}
+        tasks = {name: progress.add_task(name, total=None) for name in _SPLITS}
         check = check_data(config, lambda name, done, total: progress.update(tasks[name], completed=done, total=total))
     print("\n".join(check.lines()))
     print(
@@ -37,3 +72,94 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json(arguments.json, check.figures())
     return 0 if check.clean else 1
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    """Write the data set in another layout and print what changed."""
+    from rich.progress import Progress
+
+    from yolojax.data.convert import convert_data
+    from yolojax.data.sources import load_data
+
+    config = load_data(arguments.data, arguments.data_root)
+    with Progress(transient=True) as progress:
+        tasks = {name: progress.add_task(name, total=None) for name in _SPLITS}
+        result = convert_data(
+            config,
+            arguments.out,
+            arguments.format,
+            arguments.split,
+            lambda name, done, total: progress.update(tasks[name], completed=done, total=total),
+        )
+    for split, images in result.images.items():
+        print(f"{split}: {images} images, {result.boxes[split]} boxes written")
+    for change, count in (+result.changes).items():
+        print(f"  {count} {change}")
+    for needed in ("train", "val"):
+        if needed not in (arguments.split or (needed,)):
+            print(f"  '{needed}' was not asked for: in {result.file.name} it is the same as '{arguments.split[0]}'")
+    print(f"train with --data {result.file}")
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    """Draw the contact sheet."""
+    import numpy as np
+
+    from yolojax.config import load_hyperparameters
+    from yolojax.data.pipeline import training_stream
+    from yolojax.data.sources import load_data, open_split
+    from yolojax.evaluation.plots import draw_sheet
+
+    config = load_data(arguments.data, arguments.data_root)
+    size = arguments.img or config.defaults.get("img", 640)
+    if arguments.count < 1 or not 32 <= size <= 4096:
+        raise UserError(f"--count {arguments.count} --img {size}: at least one image, of 32 to 4096 pixels")
+    if arguments.seed < 0:
+        raise UserError(f"--seed {arguments.seed}: is negative")
+    out = arguments.out or Path(
+        f"show-{Path(arguments.data.split('[')[0]).stem.replace(':', '-')}-{arguments.split}.jpg"
+    )
+    if out.suffix.lower() not in (".jpg", ".jpeg"):
+        raise UserError(f"--out {out}: is a JPEG file; give it the ending .jpg")
+    settings = load_hyperparameters(arguments.hyp or config.defaults.get("hyp", "scratch-low"))
+    samples = open_split(config, arguments.split).samples
+    count = min(arguments.count, len(samples))
+    plain, augmented = (
+        training_stream(
+            samples, settings, image_size=size, batch_size=count, epochs=1, seed=arguments.seed, augment=augment
+        ).batches[0]
+        for augment in (False, True)
+    )
+    boxes = [
+        np.concatenate(
+            [
+                _pixel_boxes(batch["boxes"][row][batch["mask"][row]], size, place * (size + _GAP))
+                for place, batch in enumerate((plain, augmented))
+            ]
+        )
+        for row in range(count)
+    ]
+    border = np.full((count, size, _GAP, 3), 255, np.uint8)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draw_sheet(
+        np.concatenate([plain["images"], border, augmented["images"]], 2),
+        boxes,
+        [[config.names[int(kind)] for kind in found[:, 4]] for found in boxes],
+        [f"{Path(samples[index].name).name}: as it is | as training sees it" for index in plain["index"]],
+        out,
+        most=count,
+    )
+    print(f"{out}: {count} of {len(samples)} images; left as they are, right as training sees them")
+    return 0
+
+
+_GAP = 8  # pixels between an image and what training makes of it
+
+
+def _pixel_boxes(boxes: np.ndarray, size: int, left: int) -> np.ndarray:
+    """From ``(n, 5)`` class, x, y, width, height as fractions to x1, y1, x2, y2, class in pixels, ``left`` pixels to the right."""
+    import numpy as np
+
+    centre, half = boxes[:, 1:3] * size + (left, 0), boxes[:, 3:] * size / 2
+    return np.concatenate([centre - half, centre + half, boxes[:, :1]], 1)

@@ -110,8 +110,10 @@ def _walk(folder: Path) -> Iterable[Path]:
 
 def label_path(image: Path) -> Path:
     """Where the labels of a picture are: the last ``/images/`` of its path becomes ``/labels/``, its suffix ``.txt``."""
-    before, found, after = str(image).rpartition(f"{os.sep}images{os.sep}")
-    return Path(f"{before}{os.sep}labels{os.sep}{after}" if found else after).with_suffix(".txt")
+    folders = list(image.parts[:-1])
+    if "images" in folders:  # a relative path may begin with it
+        folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
+    return Path(*folders, image.name).with_suffix(".txt")
 
 
 def _read_sample(config: DataConfig, image: Path) -> tuple[Sample | None, list[Problem]]:

@@ -194,6 +194,25 @@ _DEFAULT_KEYS: Mapping[str, type] = {"img": int, "epochs": int, "batch": int, "h
 
 
 @dataclass(frozen=True, kw_only=True)
+class Download:
+    """One file of a data set that can be fetched.
+
+    Attributes:
+      url: http or https address of a zip or tar file.
+      size: bytes, where known.
+      sha256: checksum in hexadecimal digits, where known.
+      strip: leading folders of the archive's names to leave out.
+      into: folder of the data set to unpack into; its own one unless given.
+    """
+
+    url: str
+    size: int | None = None
+    sha256: str | None = None
+    strip: int = 0
+    into: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """What a data set YAML says.
 
@@ -208,6 +227,7 @@ class DataConfig:
       names: class names, in the order of the class indices.
       options: whatever the format needs beyond that.
       defaults: ``img`` (pixels), ``epochs``, ``batch``, ``hyp`` and ``optimizer`` that hold where the flag is not given.
+      download: what to fetch when asked to; empty where the YAML has nothing, or a script as YOLOv5 has it (which is never run).
     """
 
     file: Path
@@ -219,6 +239,7 @@ class DataConfig:
     names: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    download: tuple[Download, ...] = ()
 
 
 def load_data_config(name: str | Path, root: str | Path | None = None) -> DataConfig:
@@ -250,6 +271,7 @@ def load_data_config(name: str | Path, root: str | Path | None = None) -> DataCo
         names=_class_names(content, path),
         options=_section(content, "options", path),
         defaults=_data_defaults(content, path),
+        download=_downloads(content, path),
         **splits,
     )
 
@@ -295,6 +317,19 @@ def _section(content: Mapping[str, Any], key: str, file: Path) -> dict[str, Any]
     if not isinstance(value, dict):
         raise UserError(f"{file}: key '{key}': expected 'key: value' lines, found {value!r}")
     return value
+
+
+def _downloads(content: Mapping[str, Any], file: Path) -> tuple[Download, ...]:
+    value = content.get("download")
+    if value is None or isinstance(value, str):
+        return ()
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise UserError(f"{file}: key 'download': expected a list of 'url: address' entries, found {value!r}")
+    items = tuple(from_mapping(Download, item, f"{file}: download") for item in value)
+    for item in items:
+        if item.strip < 0 or Path(item.into).is_absolute() or ".." in Path(item.into).parts:
+            raise UserError(f"{file}: download: 'strip' must not be negative, and 'into' a folder of the data set")
+    return items
 
 
 def _data_defaults(content: Mapping[str, Any], file: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``yolojax data ACTION DATA``: look at a data set before training on it, or bring it into another layout."""
+"""``yolojax data ACTION DATA``: fetch a data set, look at it before training on it, or bring it into another layout."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from yolojax.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
+    from rich.progress import TaskID
 
 _SPLITS = ("train", "val", "test")
 
@@ -36,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     convert.add_argument("--format", required=True, choices=["yolo", "voc", "coco"], help="the layout to write")
     convert.add_argument("--split", nargs="+", choices=_SPLITS, default=[], help="splits to write (default: all)")
 
+    download = add("download", "fetch a data set that its YAML has addresses for, or official weights (yolov5n.pt)")
+    download.add_argument(
+        "--out", type=Path, metavar="DIR", default=Path(), help="folder for weights (default: this one)"
+    )
+
     show = add("show", "draw images with their boxes, as they are (left) and as training sees them (right)")
     show.add_argument("--split", choices=_SPLITS, default="train", help="split to draw from")
     show.add_argument("--count", type=int, default=16, metavar="N", help="images")
@@ -47,7 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the action; 1 if a check found something."""
-    actions: dict[str, Callable[[argparse.Namespace], int]] = {"check": _check, "convert": _convert, "show": _show}
+    actions: dict[str, Callable[[argparse.Namespace], int]] = {
+        "check": _check,
+        "convert": _convert,
+        "download": _download,
+        "show": _show,
+    }
     return actions[arguments.action](arguments)
 
 
@@ -99,6 +110,36 @@ def _convert(arguments: argparse.Namespace) -> int:
         if needed not in (arguments.split or (needed,)):
             print(f"  '{needed}' was not asked for: in {result.file.name} it is the same as '{arguments.split[0]}'")
     print(f"train with --data {result.file}")
+    return 0
+
+
+def _download(arguments: argparse.Namespace) -> int:
+    """Fetch a data set or weights."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from yolojax.data.download import download_data, download_weights, weights_download
+    from yolojax.data.sources import load_data
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(name: str, done: int, total: int | None) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], completed=done, total=total)
+
+        if weights_download(arguments.data):
+            where = download_weights(arguments.data, arguments.out, progress)
+        else:
+            where = download_data(load_data(arguments.data, arguments.data_root), progress)
+    print(f"{where}: complete")
     return 0
 
 

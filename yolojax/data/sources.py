@@ -35,6 +35,11 @@ def read_split(config: DataConfig, split: SplitName) -> Split:
     entries = getattr(config, split)
     if not entries:
         raise UserError(f"{config.file}: key '{split}' is missing")
+    if config.download and not config.root.exists():
+        raise UserError(
+            f"{config.file}: key '{split}': {config.root} does not exist; set 'path' in that file to the folder of the data set, "
+            f"give --data-root, or fetch it with: yolojax data download {config.file.stem}"
+        )
     if config.format == "yolo":
         return open_yolo(config, split, entries)
     if config.format == "voc":

@@ -207,7 +207,7 @@ def _find(source: str | Path) -> Path:
         if (folder / f"{stem}.pt").is_file():
             return folder / f"{stem}.pt"
     if stem in {f"yolov5{size}{six}" for size in "nsmlx" for six in ("", "6")}:
-        advice = f"download {_OFFICIAL}/{stem}.pt into this folder, into weights/ or into $YOLOJAX_WEIGHTS"
+        advice = f"download {_OFFICIAL}/{stem}.pt into this folder (yolojax data download {stem}.pt does), into weights/ or into $YOLOJAX_WEIGHTS"
     else:
         shipped = sorted(folder.name for folder in folders[-1].glob("*") if _is_weights(folder))
         advice = (

@@ -14,7 +14,7 @@ from yolojax.errors import UserError
 COMMANDS = {
     "train": "train or fine-tune, with layers frozen",
     "val": "measure precision, recall and mAP of weights on a data set",
-    "data": "check a data set before training on it",
+    "data": "check, show, convert or fetch a data set",
     "freeze": "show what a freeze selector freezes, without training",
     "audit": "compare two checkpoints layer by layer",
     "study": "compare freezing strategies, and frameworks, side by side",

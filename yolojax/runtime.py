@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +13,8 @@ from yolojax.errors import UserError
 
 if TYPE_CHECKING:
     import jax
+
+log = logging.getLogger(__name__)
 
 _PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "tpu": "tpu"}
 
@@ -36,6 +41,9 @@ def select_devices(device: str = "") -> list[jax.Device]:
     name = device.strip().lower().removeprefix("cuda:")
     if name in _PLATFORMS:
         jax.config.update("jax_platforms", _PLATFORMS[name])
+    elif not name and jax.config.values.get("jax_platforms") is None and _has_plugins_alone():
+        log.info("no NVIDIA driver and no TPU here: computing on the CPU")
+        jax.config.update("jax_platforms", "cpu")
     try:
         devices = jax.devices(_PLATFORMS.get(name))
     except RuntimeError as error:
@@ -50,3 +58,19 @@ def select_devices(device: str = "") -> list[jax.Device]:
     except (ValueError, IndexError) as error:
         listed = ", ".join(f"{index} = {item.device_kind}" for index, item in enumerate(devices))
         raise UserError(f"--device {device}: choose cpu, gpu, tpu or numbers of: {listed}") from error
+
+
+def _has_plugins_alone() -> bool:
+    """Whether JAX's plugins for accelerators are installed where no accelerator is, as for ``yolojax plan``.
+
+    JAX would try them, and print a traceback and warnings before it takes the CPU.
+    """
+    if not any(find_spec(plugin) for plugin in ("jax_cuda12_plugin", "libtpu")):
+        return False
+    try:
+        ctypes.CDLL("libcuda.so.1")  # of the driver
+        return False
+    except OSError:
+        pass
+    google = "0x1ae0"
+    return all(file.read_text().strip() != google for file in Path("/sys/bus/pci/devices").glob("*/vendor"))

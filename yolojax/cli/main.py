@@ -17,6 +17,7 @@ COMMANDS = {
     "data": "check, show, convert or fetch a data set",
     "freeze": "show what a freeze selector freezes, without training",
     "audit": "compare two checkpoints layer by layer",
+    "plan": "say what a training step costs with each freeze, here or on an absent GPU or TPU, without training",
     "study": "compare freezing strategies, and frameworks, side by side",
 }
 

@@ -1,0 +1,93 @@
+"""``yolojax plan``: what training would cost with one freeze or another, on this machine or on an accelerator that is not here."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from yolojax.cli.arguments import add_fields, read_fields
+from yolojax.study.plan_settings import PlanSettings
+
+if TYPE_CHECKING:
+    from yolojax.study.plan import Row
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    add_fields(parser, PlanSettings)
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="also draw memory and operations here (PNG, SVG, PDF)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the table."""
+    import dataclasses
+
+    from rich.console import Console
+
+    from yolojax.model.spec import load_spec
+    from yolojax.model.weights import load_weights
+    from yolojax.runtime import select_devices
+    from yolojax.study.plan import plan
+    from yolojax.study.plan_plot import plot_plan
+    from yolojax.training.records import write_json
+
+    settings = read_fields(arguments, PlanSettings)
+    select_devices("cpu")
+    spec = load_spec(settings.cfg) if settings.cfg else load_weights(settings.weights or "").spec
+    spec = spec.with_classes(settings.nc or spec.classes)
+    console = Console(highlight=False)
+    rows: list[Row] = []
+    with console.status("compiling") as status:
+        for row in plan(settings, spec):
+            rows.append(row)
+            status.update(f"compiling; {row.target}, freeze {row.freeze} took {row.compile_seconds:.0f} s")
+    title = (
+        f"{spec.name}, {spec.classes} classes, {settings.batch_size} images of {settings.imgsz} px, {settings.dtype}"
+    )
+    for name in dict.fromkeys(row.target for row in rows):
+        console.print(_table([row for row in rows if row.target == name], f"{title}, {name}"))
+    if arguments.plot:
+        plot_plan(rows, arguments.plot, title)
+    if arguments.json:
+        write_json(arguments.json, {"network": spec.name, "rows": [dataclasses.asdict(row) for row in rows]})
+    return 0
+
+
+def _table(rows: Sequence[Row], title: str) -> Any:
+    """The rows of one target."""
+    from rich.table import Table
+
+    caption = f"{_short(rows[0].memory_bytes, 1e9)} GB are there for a program."
+    if rows[0].target.startswith(("cuda", "gpu")):
+        caption += " The workspace of cuDNN comes on top of the peak."
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    table.add_column("freeze")
+    table.add_column("trainable", justify="right", no_wrap=True)
+    for heading in ("GFLOP", "peak GB", "temp. GB", "optim. MB", "weight grads", "largest batch"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(
+            f"{row.freeze}, from epoch {row.start}" if row.start else row.freeze,
+            f"{row.trainable:,}",
+            f"{row.flops / 1e9:,.0f}",
+            _short(row.peak_bytes, 1e9),
+            _short(row.temp_bytes, 1e9),
+            _short(row.optimizer_bytes, 1e6),
+            _short(row.weight_gradient_ops),
+            _short(row.largest_batch),
+            style=None if row.fits else "red",
+        )
+    return table
+
+
+def _short(count: int | None, unit: float = 1) -> str:
+    """A count in a unit; a dash where nothing is known of it."""
+    if count is None or unit == 1:
+        return "-" if count is None else str(count)
+    value = count / unit
+    return f"{value:.2f}" if value >= 0.1 or value == 0 else f"{value:.3f}"

@@ -24,7 +24,9 @@ def test_every_shipped_description_is_whole(name):
     if target.kind == "cuda":
         text = cuda_description(target)
         assert text.count("{") == text.count("}") == 3
-        assert all(re.search(r": \S", line) for line in text.strip().splitlines() if "{" not in line and "}" not in line)
+        assert all(
+            re.search(r": \S", line) for line in text.strip().splitlines() if "{" not in line and "}" not in line
+        )
         assert f"device_memory_size: {target.memory}" in text
     assert environment(target)["JAX_PLATFORMS"] == "cpu"
 
@@ -45,7 +47,9 @@ def test_without_its_compiler_the_extra_is_named(monkeypatch, name, package):
 
 
 def test_an_unknown_target_lists_the_known():
-    with pytest.raises(UserError, match=r"--target cuda:h1: is not known; there are cpu, gpu, tpu .* cuda:h100, .*tpu:v5e"):
+    with pytest.raises(
+        UserError, match=r"--target cuda:h1: is not known; there are cpu, gpu, tpu .* cuda:h100, .*tpu:v5e"
+    ):
         load_target("cuda:h1")
 
 

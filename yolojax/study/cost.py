@@ -23,7 +23,7 @@ from yolojax.training.optimizer import OptimizerSettings
 from yolojax.training.parallel import make_mesh, replicated, split
 from yolojax.training.phases import enter_phase, fixed_modules
 from yolojax.training.schedule import Schedule
-from yolojax.training.state import abstract_state
+from yolojax.training.state import TrainState, abstract_state
 from yolojax.training.step import TrainStep, make_train_step
 
 
@@ -71,8 +71,8 @@ class StepCost:
       trainable: how many of them train.
       flops: floating-point operations, as XLA counts them before it optimises; the same for every device.
       optimizer_bytes: of the optimizer's state.
-      memory: None where the compiler refuses because it does not fit.
-      weight_gradients: operations by convolution kernel whose gradient is computed; empty where ``memory`` is None.
+      memory: of the program; where the compiler refuses to make it, because it does not fit (TPU), what it says that would be needed, else None.
+      weight_gradients: operations by convolution kernel whose gradient is computed; None where there is no program.
       compile_seconds: what compiling took here.
     """
 
@@ -81,14 +81,14 @@ class StepCost:
     flops: float
     optimizer_bytes: int
     memory: Memory | None
-    weight_gradients: Mapping[str, int]
+    weight_gradients: Mapping[str, int] | None
     compile_seconds: float
 
 
 def step_cost(spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Device) -> StepCost:
     """Compile the training step of a phase for a device, which may be absent, and read what it costs."""
     started = time.perf_counter()
-    state, compiled = _compile(spec, phase, shape, device)
+    state, compiled, memory = _compile(spec, phase, shape, device)
     seconds = time.perf_counter() - started
     labels = dict(phase.labels)
     sizes = {path: leaf.size for path, leaf in flatten(state.params).items()}
@@ -96,16 +96,16 @@ def step_cost(spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Devic
         parameters=sum(sizes.values()),
         trainable=sum(size for path, size in sizes.items() if labels[path] != FROZEN),
         flops=step_flops(spec, phase, shape),
-        optimizer_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.opt_state)),
-        memory=_memory(compiled),
-        weight_gradients=weight_gradients(compiled.as_text()) if compiled else {},
+        optimizer_bytes=_bytes(state.opt_state),
+        memory=memory,
+        weight_gradients=weight_gradients(compiled.as_text()) if compiled else None,
         compile_seconds=seconds,
     )
 
 
 def step_memory(spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Device) -> Memory | None:
-    """The memory of a step alone; None where the compiler refuses because it does not fit."""
-    return _memory(_compile(spec, phase, shape, device)[1])
+    """The memory of a step alone, as ``StepCost.memory``."""
+    return _compile(spec, phase, shape, device)[2]
 
 
 def step_flops(spec: ModelSpec, phase: Phase, shape: StepShape) -> float:
@@ -149,28 +149,41 @@ def _placed(tree: Any, sharding: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
 
 
-def _compile(spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Device) -> tuple[Any, Any]:
-    """The abstract state and the compiled step; None instead of it where the compiler says that it does not fit into the device (TPU)."""
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _compile(
+    spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Device
+) -> tuple[TrainState, Any, Memory | None]:
+    """The abstract state, the compiled step and its memory; without a step where the compiler refuses it for its memory."""
     step, state, batch = _abstract_step(spec, phase, shape, device)
     lowered = step.trace(state, batch, phase.factors).lower()  # type: ignore[attr-defined]
     # Operations and buffers are decided before machine code is made, which takes half of the time on CPU.
     options = {"xla_backend_optimization_level": 0} if device.platform == "cpu" else None
     try:
-        return state, lowered.compile(options)
+        compiled = lowered.compile(options)
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" in str(error) or "Ran out of memory" in str(error):
-            return state, None
-        raise
-
-
-def _memory(compiled: Any) -> Memory | None:
-    if compiled is None:
-        return None
+        if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
+            raise
+        temporary = needed_temporaries(str(error))
+        arguments = _bytes((state, batch))
+        return state, None, None if temporary is None else Memory(peak=arguments + temporary, temporary=temporary)
     sizes = compiled.memory_analysis()
     own_results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     # The peak that programs report leaves out temporary arrays on CPU.
-    needed = sizes.argument_size_in_bytes + own_results + sizes.temp_size_in_bytes + sizes.generated_code_size_in_bytes
-    return Memory(peak=needed, temporary=sizes.temp_size_in_bytes)
+    peak = sizes.argument_size_in_bytes + own_results + sizes.temp_size_in_bytes + sizes.generated_code_size_in_bytes
+    return state, compiled, Memory(peak=peak, temporary=sizes.temp_size_in_bytes)
+
+
+def needed_temporaries(refusal: str) -> int | None:
+    """Bytes of temporary arrays that a TPU's compiler would have needed, from its message; None where it does not say.
+
+    >>> needed_temporaries("total memory required for HLO temporaries (31.50G) exceeds available HBM (15.75G)")
+    33822867456
+    """
+    found = re.search(r"HLO temporaries \(([\d.]+)([KMG])\)", refusal)
+    return int(float(found[1]) * 1024 ** (1 + "KMG".index(found[2]))) if found else None
 
 
 _GRADIENT = re.compile(rf'op_name="[^"]*?/(model_\d+(?:/\w+)*?)(?:/cond/branch_\d+_fun)?/{KERNEL_GRADIENT}/')
@@ -196,12 +209,12 @@ def weight_gradients(program: str) -> dict[str, int]:
 
 
 def largest_batch(
-    peak: Callable[[int], int | None], limit: int, asked: Mapping[int, int | None], tries: int = 3
+    peak: Callable[[int], int | None], limit: int, asked: Mapping[int, int | None], tries: int = 4
 ) -> int:
-    """The largest batch that fits, from a line through two that are known, corrected until it holds.
+    """The largest batch that fits, by two per cent of the memory or so, from a line that is drawn through the batches that are known.
 
     Args:
-      peak: bytes that a batch needs; None where the compiler refuses it.
+      peak: bytes that a batch needs; None where that is not known and too much.
       limit: bytes that there are.
       asked: what is known of at least one batch.
       tries: how often ``peak`` may be called.
@@ -219,14 +232,18 @@ def largest_batch(
 
 
 def _guess(asked: Mapping[int, int | None], limit: int) -> int:
-    """The batch to ask for next; the largest one that is known to fit, or 0, where there is nothing left to ask."""
+    """The batch to ask for next; one that is known, or 0, where there is nothing to gain."""
     measured = {batch: needed for batch, needed in asked.items() if needed is not None}
-    low = max((batch for batch, needed in measured.items() if needed <= limit), default=0)
-    high = min((batch for batch in asked if measured.get(batch, limit + 1) > limit), default=None)
-    nearest = sorted(measured, key=lambda batch: abs(measured[batch] - limit))[:2]
+    fitting = [batch for batch, needed in measured.items() if needed <= limit]
+    low, high = max(fitting, default=0), min((batch for batch in asked if batch not in fitting), default=None)
+    if low and measured[low] >= 0.98 * limit:
+        return low
+    # A little less than all, because a program that just does not fit was compiled for nothing.
+    aim = 0.99 * limit
+    nearest = sorted(measured, key=lambda batch: abs(measured[batch] - aim))[:2]
     if len(nearest) == 2 and measured[nearest[0]] != measured[nearest[1]]:
         one, other = nearest
-        guess = one + (limit - measured[one]) * (other - one) / (measured[other] - measured[one])
+        guess = one + (aim - measured[one]) * (other - one) / (measured[other] - measured[one])
     else:
         guess = 2 * low or (high or 0) / 2
     if high is not None and guess >= high:

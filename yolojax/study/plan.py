@@ -44,12 +44,12 @@ class Row:
       parameters: of the network, adapters included.
       trainable: how many of them train.
       flops: of one step, as ``cost.step_flops`` counts them.
-      peak_bytes: see ``cost.Memory``; None where the compiler refuses because it does not fit.
+      peak_bytes: see ``cost.Memory``; None where the compiler refuses because it does not fit, and does not say what it would need.
       temp_bytes: likewise.
       optimizer_bytes: of the optimizer's state.
-      weight_gradient_ops: operations that compute a gradient of a convolution kernel; None as ``peak_bytes``.
+      weight_gradient_ops: operations that compute a gradient of a convolution kernel; None where the compiler refuses.
       memory_bytes: what the target has for a program.
-      fits: whether the peak is not above it.
+      fits: whether there is a program and its peak is not above it.
       largest_batch: that fits; 0 if none does, None if it was not looked for.
       compile_seconds: what compiling for the target took here.
     """
@@ -182,9 +182,9 @@ def _answer(settings: PlanSettings, spec: ModelSpec, target: Target) -> Iterator
             peak_bytes=memory.peak if memory else None,
             temp_bytes=memory.temporary if memory else None,
             optimizer_bytes=cost.optimizer_bytes,
-            weight_gradient_ops=sum(cost.weight_gradients.values()) if memory else None,
+            weight_gradient_ops=None if cost.weight_gradients is None else sum(cost.weight_gradients.values()),
             memory_bytes=limit,
-            fits=memory is not None and memory.peak <= limit,
+            fits=cost.weight_gradients is not None and memory is not None and memory.peak <= limit,
             largest_batch=largest,
             compile_seconds=cost.compile_seconds,
         )

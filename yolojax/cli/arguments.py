@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 import types
+from collections.abc import Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -13,13 +15,12 @@ T = TypeVar("T")
 def add_fields(parser: argparse.ArgumentParser, settings: type[Any]) -> None:
     """Add one flag for every field of ``settings``.
 
-    A field's metadata may hold ``help``, ``names`` (flags; ``--field-name`` by default), ``nargs`` and ``const``. Both spellings of a
-    compound name are taken: ``--data-root`` and ``--data_root``.
+    A field's metadata may hold ``help``, ``names`` (flags; ``--field-name`` by default), ``nargs`` and ``const``.
     """
     hints = get_type_hints(settings)
     for item in dataclasses.fields(settings):
         dashed = f"--{item.name.replace('_', '-')}"
-        names = list(dict.fromkeys([*(item.metadata.get("names") or (dashed,)), dashed, f"--{item.name}"]))
+        names = list(dict.fromkeys([*item.metadata.get("names", ()), dashed]))
         default = item.default if item.default is not dataclasses.MISSING else item.default_factory()  # type: ignore[operator]
         options: dict[str, Any] = {"dest": item.name, "default": default, "help": item.metadata.get("help")}
         kind = _plain_type(hints[item.name])
@@ -42,6 +43,19 @@ def read_fields(arguments: argparse.Namespace, settings: type[T]) -> T:
     """The settings that parsed arguments describe."""
     values = {item.name: getattr(arguments, item.name) for item in dataclasses.fields(settings)}  # type: ignore[arg-type]
     return settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def with_dashes(words: Sequence[str]) -> list[str]:
+    """Arguments with every flag spelled with dashes: YOLOv5 has some with underscores, and both spellings are taken.
+
+    >>> with_dashes(["--data_root=my_data", "--save_txt", "a_b"])
+    ['--data-root=my_data', '--save-txt', 'a_b']
+    """
+    flags = (re.match(r"--[\w-]+", word) for word in words)
+    return [
+        word if flag is None else flag[0].replace("_", "-") + word[flag.end() :]
+        for word, flag in zip(words, flags, strict=True)
+    ]
 
 
 def _plain_type(hint: Any) -> Any:

@@ -9,11 +9,13 @@ import sys
 from collections.abc import Sequence
 
 from yolojax import __version__
+from yolojax.cli.arguments import with_dashes
 from yolojax.errors import UserError
 
 COMMANDS = {
     "train": "train or fine-tune, with layers frozen",
     "val": "measure precision, recall and mAP of weights on a data set",
+    "detect": "find objects in images and videos",
     "data": "check, show, convert or fetch a data set",
     "freeze": "show what a freeze selector freezes, without training",
     "audit": "compare two checkpoints layer by layer",
@@ -57,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       Exit status: 0 success, 1 the command's own "no" (an audit that found movement, say), 2 a user's mistake, 130 interrupted.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = with_dashes(sys.argv[1:] if argv is None else argv)
     command = next((word for word in words if not word.startswith("-")), None)
     arguments = build_parser(command).parse_args(words)
     _show_log()

@@ -32,10 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_fields(parser, TrainSettings)
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the final figures here")
     for name in (*IGNORED, *REFUSED):
-        dashed = f"--{name.replace('_', '-')}"
-        parser.add_argument(
-            *dict.fromkeys([dashed, f"--{name}"]), dest=name, nargs="?", const=True, help=argparse.SUPPRESS
-        )
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, nargs="?", const=True, help=argparse.SUPPRESS)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -141,7 +141,7 @@ def evaluate(
     matches: list[np.ndarray] = []
     labels: list[np.ndarray] = []
     matrix = np.zeros((len(names) + 1, len(names) + 1), np.int64)
-    stopwatch = _Stopwatch()
+    stopwatch = Stopwatch()
     loss_parts: list[Mapping[str, Any]] = []
     images_seen = 0
 
@@ -153,7 +153,7 @@ def evaluate(
         stopwatch.lap("inference")
         valid = np.flatnonzero(batch["valid"]).tolist()
         found = [np.zeros((0, 6), np.float32)] * len(images)
-        for image, detections in zip(valid, _suppress(predictions, valid, settings, on_device), strict=True):
+        for image, detections in zip(valid, suppress_rows(predictions, valid, settings, on_device), strict=True):
             found[image] = to_photo(detections, batch, image)
         stopwatch.lap("nms")
         for image in valid:
@@ -229,8 +229,18 @@ def _rows(heads: Any, rows: Sequence[int], size: int) -> Any:
     return heads if len(rows) == size else jax.tree.map(lambda head: head[np.array(rows)], heads)
 
 
-def _suppress(predictions: Any, rows: Sequence[int], settings: NmsSettings, on_device: bool) -> list[np.ndarray]:
-    """Detections of these images, in pixels of the network's input."""
+def suppress_rows(predictions: Any, rows: Sequence[int], settings: NmsSettings, on_device: bool) -> list[np.ndarray]:
+    """Detections of some images of a batch.
+
+    Args:
+      predictions: ``(B, N, 5 + nc)`` as for ``evaluate``.
+      rows: which images.
+      settings: of the suppression.
+      on_device: suppress in JAX, else in NumPy; both give the same (see ``nms``).
+
+    Returns:
+      Per image ``(n, 6)`` ``x1 y1 x2 y2 score class``, best first, in pixels of the network's input.
+    """
     if on_device:
         detections, sizes = jax.device_get(_suppress_on_device(predictions, settings))
         return [detections[row, : sizes[row]] for row in rows]
@@ -238,7 +248,7 @@ def _suppress(predictions: Any, rows: Sequence[int], settings: NmsSettings, on_d
     return [suppress(on_host[row], settings) for row in rows]
 
 
-class _Stopwatch:
+class Stopwatch:
     """Time per image of each part of the work; the first batch of a shape is kept apart, because it compiles."""
 
     parts = ("preprocess", "inference", "nms")
@@ -250,15 +260,18 @@ class _Stopwatch:
         self.images = [0, 0]  # in the first batches, in the later ones
 
     def start(self) -> None:
+        """Begin a batch."""
         self.laps: dict[str, float] = {}
         self.last = time.perf_counter()
 
     def lap(self, part: str) -> None:
+        """End a part of the work on a batch."""
         now = time.perf_counter()
         self.laps[part] = now - self.last
         self.last = now
 
     def finish(self, shape: tuple[int, ...], images: int) -> None:
+        """End a batch of ``shape`` that held so many images, and begin the next."""
         known = shape in self.shapes
         self.shapes.add(shape)
         self.images[known] += images
@@ -268,5 +281,6 @@ class _Stopwatch:
         self.start()
 
     def per_image(self) -> dict[str, float]:
+        """Milliseconds of each part."""
         total, images = (self.later, self.images[1]) if self.images[1] else (self.first, self.images[0])
         return {part: 1000 * total[part] / max(images, 1) for part in self.parts}

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from yolojax.drawing import PALETTE, draw_box
+from yolojax.drawing import class_colour, draw_boxes
 from yolojax.evaluation.evaluator import Evaluation
 from yolojax.evaluation.metrics import CONFIDENCES
 
@@ -167,11 +167,9 @@ def draw_sheet(
     for index in range(count):
         shrink = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
         cell = cv2.resize(images[index], (cell_width, cell_height), interpolation=shrink)
-        # Large boxes first, so that no small one lies hidden under a label.
-        areas = (boxes[index][:, 2:4] - boxes[index][:, :2]).prod(1)
-        for number in np.argsort(-areas, kind="stable"):
-            *corners, label = boxes[index][number]
-            draw_box(cell, np.array(corners) * scale, texts[index][number], PALETTE[int(label) % len(PALETTE)])
+        draw_boxes(
+            cell, boxes[index][:, :4] * scale, texts[index], [class_colour(label) for label in boxes[index][:, 4]]
+        )
         row, column = divmod(index, columns)
         top, left = row * (cell_height + strip) + strip, column * (cell_width + gap) + gap
         sheet[top : top + cell_height, left : left + cell_width] = cell

@@ -1,12 +1,14 @@
-"""What a user can say about a validation: YOLOv5's flags, and ours."""
+"""What a user can say about validation, detection, export and benchmarks: YOLOv5's flags, and ours."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from yolojax.errors import UserError
 from yolojax.training.settings import flag
+
+Dtype = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +59,97 @@ class ValSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""
-        for name, least in {"batch_size": 1, "imgsz": 32, "max_det": 1, "workers": 0}.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
-        for name in ("conf_thres", "iou_thres"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be from 0 to 1")
+        _check_least(self, batch_size=1, imgsz=32, max_det=1, workers=0)
+        _check_fractions(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceSettings:
+    """What looking at images depends on, under the names of YOLOv5's detect.py and with its defaults (contract §1.14)."""
+
+    weights: tuple[str, ...] | None = flag(
+        None,
+        "a .pt, a weights directory, a run folder or a name; several make an ensemble; default: the embedded yolov5n",
+        nargs="+",
+    )
+    imgsz: tuple[int, ...] | None = flag(
+        None,
+        "pixels that images are scaled into: a side, or height and width; default: what the weights were trained at where they tell, else 640",
+        "--imgsz",
+        "--img",
+        "--img-size",
+        nargs="+",
+    )
+    conf_thres: float = flag(0.25, "a detection's score must exceed it")
+    iou_thres: float = flag(0.45, "a detection is dropped if its IoU with a better one exceeds it")
+    max_det: int = flag(1000, "detections of an image at most")
+    classes: tuple[str, ...] | None = flag(None, "detect only these: indices or names", nargs="+")
+    agnostic_nms: bool = flag(False, "boxes of different classes suppress each other")
+    augment: bool = flag(False, "test-time augmentation: predict at three sizes, once mirrored")
+    dtype: Literal["float32", "bfloat16"] = flag("float32", "dtype of the computation")
+    half: bool = flag(False, "the same as --dtype bfloat16")
+    batch_size: int = flag(1, "images computed at once; more pay on GPU and TPU", "--batch-size", "--batch")
+    device: str = flag("", "cpu, gpu, tpu or a device number; default: the first of the best platform")
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run can have."""
+        _check_least(self, batch_size=1, max_det=1)
+        _check_fractions(self)
+        _check_sides(self.imgsz)
+        if self.dtype not in get_args(Dtype):
+            raise UserError(f"--dtype {self.dtype}: choose one of {', '.join(get_args(Dtype))}")
+
+    @property
+    def computation(self) -> Dtype:
+        """Dtype of the computation."""
+        return "bfloat16" if self.half else self.dtype
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectSettings(InferenceSettings):
+    """The flags of ``yolojax detect``."""
+
+    source: str | None = flag(
+        None,
+        "image, video, folder, glob, .txt list of those, camera number or stream address; default: a few drawn pictures, for weights that know them",
+    )
+    save_txt: bool = flag(False, "write detections as labels/*.txt: class x y w h, as fractions of the image")
+    save_conf: bool = flag(False, "with --save-txt: the score at the end of each line")
+    save_csv: bool = flag(False, "write all detections into predictions.csv")
+    save_crop: bool = flag(False, "write what is in each box as crops/CLASS/*.jpg")
+    nosave: bool = flag(False, "write no annotated images and videos")
+    line_thickness: int | None = flag(None, "of boxes, in pixels; default: what suits the size of the image")
+    hide_labels: bool = flag(False, "draw boxes without labels")
+    hide_conf: bool = flag(False, "draw labels without scores")
+    vid_stride: int = flag(1, "look at every N-th frame of a video; the annotated one keeps its duration")
+    project: str = flag("runs/detect", "folder of the runs")
+    name: str = flag("exp", "name of the run; exp, exp2, … when taken")
+    exist_ok: bool = flag(False, "use the run folder even if it exists")
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run can have."""
+        super().__post_init__()
+        _check_least(self, line_thickness=1, vid_stride=1)
+
+
+def _check_least(settings: Any, **least: int) -> None:
+    for name, smallest in least.items():
+        value = getattr(settings, name)
+        if value is not None and value < smallest:
+            raise UserError(f"{_dashed(name)} {value}: must be at least {smallest}")
+
+
+def _check_fractions(settings: Any) -> None:
+    for name in ("conf_thres", "iou_thres"):
+        value = getattr(settings, name)
+        if not 0 <= value <= 1:
+            raise UserError(f"{_dashed(name)} {value}: must be from 0 to 1")
+
+
+def _check_sides(sides: tuple[int, ...] | None) -> None:
+    if sides is not None and not (1 <= len(sides) <= 2 and min(sides) >= 32):
+        raise UserError(f"--imgsz {' '.join(map(str, sides))}: one side, or height and width, of at least 32 pixels")
+
+
+def _dashed(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

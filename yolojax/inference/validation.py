@@ -26,6 +26,7 @@ from yolojax.evaluation.nms import NmsSettings
 from yolojax.evaluation.plots import draw_sheet
 from yolojax.inference.predictor import make_predict
 from yolojax.inference.settings import ValSettings
+from yolojax.inference.sinks import write_labels
 from yolojax.model.weights import Weights, load_weights
 from yolojax.training.parallel import make_mesh, split
 
@@ -189,24 +190,14 @@ class Recorder:
         for image in np.flatnonzero(batch["valid"]).tolist():
             sample = self.samples[int(batch["index"][image])]
             if self.txt:
-                self._write_txt(Path(sample.name).stem, found[image], batch["original_size"][image])
+                path = self.folder / "labels" / f"{Path(sample.name).stem}.txt"
+                write_labels(path, found[image], batch["original_size"][image], self.scores)
             if self.keep:
                 size = tuple(int(side) for side in batch["original_size"][image])
                 self.pictures.append(Picture(sample.name, size, found[image], true_boxes(batch, image)))  # type: ignore[arg-type]
         if self.draw and self.batches < SHEETS:
             self._draw(batch, found)
         self.batches += 1
-
-    def _write_txt(self, stem: str, detections: np.ndarray, size: np.ndarray) -> None:
-        folder = self.folder / "labels"
-        folder.mkdir(exist_ok=True)
-        whole = np.array([size[1], size[0]] * 2)
-        lines = []
-        for *corners, score, label in detections.tolist():
-            x1, y1, x2, y2 = np.array(corners) / whole
-            values = [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, *([score] if self.scores else [])]
-            lines.append(" ".join([f"{int(label)}", *(f"{value:g}" for value in values)]) + "\n")
-        (folder / f"{stem}.txt").write_text("".join(lines), encoding="utf-8")
 
     def _draw(self, batch: Any, found: list[np.ndarray]) -> None:
         height, width = batch["images"].shape[1:3]

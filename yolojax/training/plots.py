@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from yolojax.drawing import PALETTE, draw_box
+from yolojax.drawing import PALETTE, class_colour, draw_boxes
 
 _PANELS = (
     ("Box loss", ("train/box_loss", "val/box_loss")),
@@ -131,9 +131,10 @@ def draw_batch(
         cell = cv2.resize(
             image, (cell_width, cell_height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         )
-        for category, x, y, w, h in image_boxes[mask[index].astype(bool)]:
-            corners = np.array([x - w / 2, y - h / 2, x + w / 2, y + h / 2]) * np.tile([cell_width, cell_height], 2)
-            draw_box(cell, corners, names[int(category)], PALETTE[int(category) % len(PALETTE)])
+        categories, x, y, w, h = image_boxes[mask[index].astype(bool)].T
+        corners = np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], 1) * np.tile([cell_width, cell_height], 2)
+        labels = [names[int(category)] for category in categories]
+        draw_boxes(cell, corners, labels, [class_colour(category) for category in categories])
         row, column = divmod(index, columns)
         sheet[row * cell_height : (row + 1) * cell_height, column * cell_width : (column + 1) * cell_width] = cell
     sheet[::cell_height] = sheet[:, ::cell_width] = 255

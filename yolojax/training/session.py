@@ -109,7 +109,12 @@ class Session:
     def save_weights(self, name: str) -> None:
         """Write the averaged weights to ``weights/name``."""
         if jax.process_index() == 0:
-            source = {**self.job.source, "run": self.run.name, "epoch": self.progress.epoch}
+            source = {
+                **self.job.source,
+                "run": self.run.name,
+                "epoch": self.progress.epoch,
+                "image_size": self.job.settings.imgsz,
+            }
             weights = Weights(
                 spec=self.job.spec, names=self.job.names, variables=jax.device_get(self.averaged()), source=source
             )

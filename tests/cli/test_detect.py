@@ -1,0 +1,258 @@
+"""``yolojax detect``, end to end: with a network that sees coloured rectangles, on images and videos that each test makes."""
+
+import csv
+import json
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from yolojax.cli.main import main
+from yolojax.inference import detector
+from yolojax.model.network import init_variables
+from yolojax.model.spec import load_spec
+from yolojax.model.weights import Weights, save_weights
+
+CLASSES = ("red", "green", "n/a: blue")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    spec = load_spec("yolov5n", classes=3)
+    variables = jax.tree.map(np.asarray, init_variables(spec, jax.random.key(0)))
+    folder = tmp_path_factory.mktemp("weights") / "random"
+    save_weights(folder, Weights(spec=spec, names=CLASSES, variables=variables, source={"image_size": 64}))
+    return folder
+
+
+@pytest.fixture
+def detect(weights, tmp_path, monkeypatch, sees_colours):
+    """Run the command in an empty folder; gives status, figures and run folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(detector, "make_predict", sees_colours)
+
+    def run(*words):
+        status = main(["detect", "--weights", str(weights), "--device", "cpu", "--json", "d.json", *map(str, words)])
+        file = tmp_path / "d.json"
+        return status, json.loads(file.read_text()) if file.exists() else None, tmp_path / "runs" / "detect" / "exp"
+
+    return run
+
+
+def picture(*boxes, size=(80, 120)):
+    """Grey, with a rectangle of each given (class, x1, y1, x2, y2)."""
+    image = np.full((*size, 3), 128, np.uint8)
+    for label, x1, y1, x2, y2 in boxes:
+        image[y1:y2, x1:x2] = np.eye(3)[label] * 255
+    return image
+
+
+def save(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), image[..., ::-1])
+    return path
+
+
+def make_video(path, frames=12, rate=25.0, size=(64, 96), codec="MJPG"):
+    """A red square that moves to the right, two pixels per frame."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), rate, size[::-1])
+    for number in range(frames):
+        writer.write(picture((0, 4 + 2 * number, 20, 24 + 2 * number, 40), size=size)[..., ::-1])
+    writer.release()
+    return path
+
+
+def read_video(path):
+    capture = cv2.VideoCapture(str(path))
+    frames = []
+    while (frame := capture.read())[0]:
+        frames.append(frame[1])
+    return frames, capture.get(cv2.CAP_PROP_FPS)
+
+
+def test_a_folder_of_images(detect, tmp_path, capsys):
+    first = picture((0, 10, 8, 50, 40), (2, 70, 30, 110, 70))
+    save(tmp_path / "in" / "a.png", first)
+    save(tmp_path / "in" / "b.jpg", picture(size=(50, 40)))
+    (tmp_path / "in" / "notes.md").write_text("no image")
+    status, figures, folder = detect("--source", "in", "--save-txt", "--save-conf", "--save_csv", "--save-crop")
+    assert status == 0
+    assert (figures["images"], figures["detections"], figures["problems"]) == (2, 2, [])
+    assert figures["per_class"] == {"red": 1, "n/a: blue": 1}
+
+    found = np.loadtxt(folder / "labels" / "a.txt")
+    expected = [[0, 30 / 120, 24 / 80, 40 / 120, 32 / 80, 0.9], [2, 90 / 120, 50 / 80, 40 / 120, 40 / 80, 0.7]]
+    np.testing.assert_allclose(found, expected, atol=0.03)
+    assert (folder / "labels" / "b.txt").read_text() == ""
+    with (folder / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["Image Name"], row["Prediction"], row["Confidence"]) for row in rows] == [
+        ("a.png", "red", "0.9000"),
+        ("a.png", "n/a: blue", "0.7000"),
+    ]
+    crop = cv2.imread(str(folder / "crops" / "n_a: blue" / "a_2.jpg"))
+    assert crop.shape[0] == pytest.approx(50, abs=3)  # the box and its margin
+    assert crop[25, 25, 0] > 200
+
+    drawn = cv2.imread(str(folder / "a.png"))[..., ::-1]
+    assert drawn.shape == first.shape
+    assert 0.05 < (drawn != first).any(2).mean() < 0.5
+    printed = capsys.readouterr().out
+    for text in (
+        "[1/2] in/a.png: 120x80 px, 1× red, 1× n/a: blue",
+        "[2/2] in/b.jpg: 40x50 px, nothing",
+        "ms inference",
+    ):
+        assert text in printed
+
+
+def test_one_that_cannot_be_read_among_many(detect, tmp_path, capsys):
+    for number in range(10):
+        save(tmp_path / "in" / f"{number}.png", picture((1, 10, 10, 40, 40)))
+    (tmp_path / "in" / "4.png").write_bytes(b"\x89PNG\r\n and no more")
+    status, figures, folder = detect("--source", "in/*.png", "--save-txt", "--nosave")
+    assert status == 1
+    assert (figures["images"], figures["per_class"]) == (9, {"green": 9})
+    assert len(figures["problems"]) == 1
+    assert len(list((folder / "labels").iterdir())) == 9
+    assert sorted(file.name for file in folder.iterdir()) == ["labels"]
+    printed = capsys.readouterr().out
+    assert "in/4.png: cannot be decoded" in printed
+    assert "left out or incomplete: 1 of 10" in printed
+
+
+def test_a_list(detect, tmp_path, capsys):
+    save(tmp_path / "lists" / "a.png", picture())
+    save(tmp_path / "b" / "a.png", picture((0, 10, 10, 40, 40)))
+    save(tmp_path / "b" / "c.png", picture())
+    (tmp_path / "lists" / "list.txt").write_text("a.png\n\n# a remark\nb\nb/c.png\nnowhere.png\n")
+    status, figures, folder = detect("--source", "lists/list.txt")
+    assert status == 1
+    assert figures["images"] == 3  # each once
+    assert {file.name for file in folder.iterdir()} == {"a.png", "a_2.png", "c.png"}
+    assert (cv2.imread(str(folder / "a_2.png")) != 128).any()  # the second a.png took nothing from the first
+    assert (cv2.imread(str(folder / "a.png")) == 128).all()
+    assert "line 6: nowhere.png: no such file" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("codec", [("avi", "MJPG"), ("mp4", "mp4v")])
+@pytest.mark.parametrize("size", [(64, 96), (90, 50)])
+def test_a_video(detect, tmp_path, capsys, codec, size):
+    clip = make_video(tmp_path / f"clip.{codec[0]}", frames=7, rate=12.5, size=size, codec=codec[1])
+    status, figures, folder = detect("--source", clip, "--save-txt")
+    assert (status, figures["frames"], figures["per_class"]) == (0, 7, {"red": 7})
+    frames, rate = read_video(folder / "clip.mp4")
+    assert (len(frames), rate, frames[0].shape) == (7, 12.5, (*size, 3))
+    assert not np.array_equal(frames[0], read_video(clip)[0][0])
+    left = [np.loadtxt(folder / "labels" / f"clip_{number}.txt")[1] * size[1] for number in range(1, 8)]
+    np.testing.assert_allclose(np.diff(left), 2, atol=1)
+    assert "clip." in (line := capsys.readouterr().out.splitlines()[0])
+    assert f"7 frames of {size[1]}x{size[0]} px, 7× red in all" in line
+
+
+def test_every_third_frame_at_a_third_of_the_rate(detect, tmp_path):
+    _, figures, folder = detect("--source", make_video(tmp_path / "clip.avi"), "--vid-stride", 3, "--save-txt")
+    frames, rate = read_video(folder / "clip.mp4")
+    assert figures["frames"] == len(frames) == 4
+    assert rate == pytest.approx(25 / 3, rel=1e-3)
+    assert {file.stem for file in (folder / "labels").iterdir()} == {"clip_1", "clip_4", "clip_7", "clip_10"}
+
+
+def test_a_video_that_breaks_off(detect, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    clip = make_video(tmp_path / "in" / "clip.avi", frames=60)
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    save(tmp_path / "in" / "d.png", picture())
+    status, figures, folder = detect("--source", "in")
+    assert status == 1
+    assert figures["images"] == 1
+    assert 10 < figures["frames"] < 50
+    assert len(read_video(folder / "clip.mp4")[0]) == figures["frames"]
+    assert f"in/clip.avi: breaks off after frame {figures['frames']} of 60" in capsys.readouterr().out
+
+
+def test_a_file_that_is_no_video(detect, tmp_path, capsys):
+    (tmp_path / "clip.mp4").write_bytes(b"no video")
+    assert detect("--source", "clip.mp4")[0] == 2
+    captured = capsys.readouterr()
+    assert "clip.mp4: cannot be opened as a video" in captured.out
+    assert captured.err == "yolojax detect: --source clip.mp4: nothing in it could be read\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--source", "nowhere.jpg"], "nowhere.jpg: no such file or folder"),
+        (["--source", "empty"], "empty: holds no image and no video"),
+        (["--source", "notes.md"], "notes.md: is neither an image nor a video"),
+        (["--source", "empty.txt"], "empty.txt: names nothing that exists"),
+        (["--source", "nowhere.txt"], "the list cannot be read"),
+        (["--source", "98"], "98: nothing in it could be read"),
+        (["--source", "a.png", "--classes", "yellow"], "--classes yellow: no such class; there are 0 red, 1 green"),
+        (["--source", "a.png", "--conf", "2"], "--conf-thres 2.0: must be from 0 to 1"),
+        (["--source", "a.png", "--vid-stride", "0"], "--vid-stride 0: must be at least 1"),
+        (["--source", "a.png", "--img", "64", "64", "64"], "--imgsz 64 64 64: one side, or height and width"),
+        (["--source", "a.png", "--view-img"], "--view-img: there is no window here"),
+        ([], "--source: name an image"),
+    ],
+)
+def test_mistakes(detect, tmp_path, capsys, words, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "notes.md").write_text("no image")
+    save(tmp_path / "a.png", picture())
+    status, figures, folder = detect(*words)
+    error = capsys.readouterr().err
+    assert (status, figures) == (2, None)
+    assert error.startswith("yolojax detect: ")
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not folder.exists()
+
+
+def test_flags_of_yolov5_that_mean_nothing_are_taken(detect, tmp_path, capsys):
+    save(tmp_path / "a.png", picture())
+    assert detect("--source", "a.png", "--data", "coco128.yaml", "--dnn")[0] == 0
+    assert "--data has no effect: class names come with the weights" in capsys.readouterr().out
+
+
+def test_which_detections(detect, tmp_path):
+    save(tmp_path / "a.png", picture((0, 10, 10, 40, 40), (1, 50, 10, 80, 40), (2, 85, 10, 115, 40)))
+
+    def counts(*words):
+        return detect("--source", "a.png", "--nosave", "--save-txt", "--exist-ok", *words)[1]["per_class"]
+
+    assert counts() == dict.fromkeys(CLASSES, 1)
+    assert counts("--classes", 2, "red") == {"red": 1, "n/a: blue": 1}
+    assert counts("--conf", 0.75) == {"red": 1, "green": 1}
+    assert counts("--max-det", 1) == {"red": 1}
+
+
+def test_batches_of_many_shapes(detect, tmp_path, monkeypatch, sees_colours):
+    """Every image is found in its own place, and one program is needed per shape."""
+    shapes = set()
+
+    def make_predict(*args, **options):
+        predict = sees_colours(*args, **options)
+        return lambda images: shapes.add(images.shape) or predict(images)
+
+    monkeypatch.setattr(detector, "make_predict", make_predict)
+    sizes = [(80, 120), (120, 80), (80, 120), (64, 64), (80, 121), (120, 80), (80, 120)]
+    for number, size in enumerate(sizes):
+        save(tmp_path / "in" / f"{number}.png", picture((number % 3, 10, 10, 30, 50), size=size))
+    _, _, folder = detect("--source", "in", "--batch", 3, "--img", 192, "--save-txt", "--nosave")
+    for number, (height, width) in enumerate(sizes):
+        found = np.loadtxt(folder / "labels" / f"{number}.txt")
+        np.testing.assert_allclose(
+            found, [number % 3, 20 / width, 30 / height, 20 / width, 40 / height], atol=0.03, err_msg=str(number)
+        )
+    assert shapes == {(3, *size, 3) for size in ((128, 192), (192, 128), (192, 192))}
+
+
+def test_without_a_source_the_embedded_weights_look_at_drawn_pictures(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["detect", "--img", "64", "--conf", "0.01", "--device", "cpu", "--json", "d.json"]) == 0
+    figures = json.loads((tmp_path / "d.json").read_text())
+    assert figures["images"] == len(list((tmp_path / "runs" / "detect" / "exp").glob("*.png"))) == 8
+    assert figures["detections"] > 0

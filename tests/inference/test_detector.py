@@ -1,0 +1,152 @@
+"""``yolojax.load`` and what it gives."""
+
+import dataclasses
+import doctest
+import importlib
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+import yolojax
+from yolojax.errors import UserError
+from yolojax.inference import detector as module
+from yolojax.inference.detector import fit
+from yolojax.inference.results import Detections
+from yolojax.inference.sources import example_images
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return yolojax.load(confidence=0.1, image_size=64, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def images(detector):
+    return example_images(detector.names)[:3]
+
+
+def same(one, two):
+    return all(np.array_equal(getattr(one, name), getattr(two, name)) for name in ("boxes", "scores", "classes"))
+
+
+@pytest.mark.parametrize("name", ["yolojax", "yolojax.inference.results", "yolojax.cli.arguments"])
+def test_examples_in_docstrings(name):
+    results = doctest.testmod(importlib.import_module(name))
+    assert results.attempted
+    assert not results.failed
+
+
+def test_loading_starts_jax_and_importing_does_not():
+    code = "import sys, yolojax; yolojax.load; assert 'jax' not in sys.modules and 'numpy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_way_to_give_images(detector, images, tmp_path):
+    for number, image in enumerate(images):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), image[..., ::-1])
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    expected = detector(images)
+    assert [found.path for found in expected] == ["", "", ""]
+    assert sum(map(len, expected)) > 0
+    for given in (np.stack(images), tuple(images), paths, [str(paths[0]), images[1], paths[2]]):
+        found = detector(given)
+        assert len(found) == 3
+        assert all(map(same, found, expected))
+    [single] = detector(paths[1])
+    assert same(single, expected[1])
+    assert single.path == str(paths[1])
+    assert detector([]) == []
+
+
+def test_a_batch_changes_nothing_but_rounding(images):
+    batched = yolojax.load(confidence=0.1, image_size=64, batch_size=2, device="cpu")
+    single = yolojax.load(confidence=0.1, image_size=64, device="cpu")
+    for one, two in zip(batched(images), single(images), strict=True):
+        np.testing.assert_array_equal(one.classes, two.classes)
+        np.testing.assert_allclose(one.boxes, two.boxes, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("nowhere.png", "nowhere.png: cannot be read"),
+        (np.zeros((4, 4, 3)), "not float64 (4, 4, 3)"),
+        (np.zeros((4, 4), np.uint8), "not uint8 (4, 4)"),
+        (np.zeros((0, 4, 3), np.uint8), "has no pixel"),
+        (7, "not int"),
+    ],
+)
+def test_what_is_no_image(detector, image, message):
+    with pytest.raises(UserError) as raised:
+        detector(image)
+    assert message in str(raised.value)
+
+
+def test_wrong_settings():
+    for options in ({"classes": ["cat"]}, {"dtype": "float16"}, {"confidence": -1}, {"image_size": 7}):
+        with pytest.raises(UserError):
+            yolojax.load(device="cpu", **options)
+
+
+def test_size_that_the_weights_were_trained_at():
+    assert yolojax.load(device="cpu").image_size == (128, 128)
+    assert yolojax.load(device="cpu", image_size=(100, 64)).image_size == (128, 64)
+
+
+@pytest.mark.parametrize("size", [(480, 640), (427, 640), (100, 1000), (1000, 37), (3, 3), (641, 480)])
+def test_fit_keeps_the_aspect_and_takes_the_fewest_strides(size):
+    image = np.full((*size, 3), 255, np.uint8)
+    fitted, facts = fit(image, (320, 320), 32)
+    rows, columns = (round(side * 320 / max(size)) for side in size)
+    assert fitted.shape == (-(-rows // 32) * 32, -(-columns // 32) * 32, 3)
+    y, x = np.nonzero(fitted[..., 0] == 255)
+    assert (y.max() - y.min() + 1, x.max() - x.min() + 1) == (rows, columns)
+    (left, top), gain = facts["padding"][0], facts["gain"][0, 0]
+    assert abs(x.min() - left) <= 1
+    assert abs(y.min() - top) <= 1
+    assert abs(max(size) * gain - 320) <= 1
+
+
+def test_table_of_pandas(monkeypatch):
+    found = Detections(
+        image=np.zeros((9, 9, 3), np.uint8),
+        boxes=np.array([[1, 2, 3, 4]], np.float32),
+        scores=np.array([0.5], np.float32),
+        classes=np.array([1]),
+        names=("a", "b"),
+    )
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UserError, match="pip install pandas"):
+        found.to_pandas()
+    monkeypatch.undo()
+    pytest.importorskip("pandas")
+    table = found.to_pandas()
+    assert list(table.columns) == ["xmin", "ymin", "xmax", "ymax", "confidence", "class", "name"]
+    assert table.iloc[0].tolist() == [1, 2, 3, 4, 0.5, 1, "b"]
+
+
+def test_an_ensemble_needs_one_set_of_classes(tmp_path, monkeypatch):
+    weights = module.load_weights("yolov5n-shapes")
+    other = dataclasses.replace(weights, names=tuple(reversed(weights.names)))
+    monkeypatch.setattr(module, "load_weights", lambda source: {"a": weights, "b": other}[source])
+    with pytest.raises(UserError, match="same classes"):
+        yolojax.load(["a", "b"], device="cpu")
+
+
+# What the original finds (yolov5==7.0.14, detect.py with its defaults on a CPU): class and corners, which it rounds to whole pixels.
+ORIGINAL = {
+    "000000000025.jpg": [(23, 49, 375, 110, 413), (23, 50, 358, 158, 419), (23, 365, 55, 582, 360)],
+    "000000000034.jpg": [(22, 9, 25, 451, 393)],
+}
+
+
+def test_real_weights_find_what_the_original_finds(shared_data):
+    pytest.importorskip("torch")
+    real = yolojax.load(shared_data / "weights" / "yolov5n.pt", device="cpu")
+    for name, expected in ORIGINAL.items():
+        [found] = real(shared_data / "coco128" / "images" / "train2017" / name)
+        boxes = np.concatenate([found.classes[:, None], found.boxes.round()], 1)
+        assert sorted(map(tuple, boxes.astype(int).tolist())) == sorted(expected), name

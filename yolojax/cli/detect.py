@@ -1,0 +1,83 @@
+"""``yolojax detect``: what is in images and videos, with the flags of YOLOv5's detect.py."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from yolojax.cli.arguments import add_fields, read_fields
+from yolojax.errors import UserError
+from yolojax.inference.settings import DetectSettings
+
+# Flags of detect.py that mean nothing here: taken, with a note, so that a command line can be carried over as it is.
+IGNORED = {
+    "data": "class names come with the weights",
+    "dnn": "there is no OpenCV DNN here",
+    "update": "weights need no update",
+}
+REFUSED = {
+    "view_img": "there is no window here; the annotated images are written into the run folder",
+    "visualize": "feature maps are not drawn",
+    "save_format": "only YOLO's own format is written",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add YOLOv5's flags and ours."""
+    add_fields(parser, DetectSettings)
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures here")
+    for name in (*IGNORED, *REFUSED):
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, nargs="?", const=True, help=argparse.SUPPRESS)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Detect; 1 if something had to be left out."""
+    for name, reason in REFUSED.items():
+        if getattr(arguments, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')}: {reason}")
+    for name, reason in IGNORED.items():
+        if getattr(arguments, name) is not None:
+            print(f"--{name.replace('_', '-')} has no effect: {reason}")
+    settings = read_fields(arguments, DetectSettings)
+
+    from yolojax.inference.detection import Tally, detect_all
+    from yolojax.inference.detector import make_detector
+    from yolojax.inference.sinks import Sink
+    from yolojax.inference.sources import example_sources, find_sources
+    from yolojax.training.records import new_run_folder, write_json
+
+    sources, problems = find_sources(settings.source) if settings.source is not None else ([], [])
+    detector = make_detector(settings)
+    sources = sources if settings.source is not None else example_sources(detector.names)
+    tally = Tally()
+    for problem in problems:
+        tally.problem(problem)
+    folder: Path | None = None
+
+    def make_sink() -> Sink:
+        nonlocal folder
+        folder = new_run_folder(settings.project, settings.name, settings.exist_ok)
+        return Sink(settings, sources, folder)
+
+    detect_all(detector, sources, make_sink, tally, settings.vid_stride)
+    if folder is None:
+        raise UserError(f"--source {settings.source}: nothing in it could be read")
+    speed = detector.stopwatch.per_image()
+    print(
+        f"per image: {speed['preprocess']:.1f} ms pre-process, {speed['inference']:.1f} ms inference, {speed['nms']:.1f} ms NMS"
+    )
+    if tally.problems:
+        print(f"left out or incomplete: {len(tally.problems)} of {len(sources) + len(problems)}, see above")
+    print(f"results in {folder}")
+    if arguments.json:
+        content = {
+            "images": tally.images,
+            "frames": tally.frames,
+            "detections": sum(tally.counts.values()),
+            "per_class": dict(tally.counts),
+            "problems": tally.problems,
+            "speed_ms": speed,
+            "folder": str(folder),
+        }
+        write_json(arguments.json, content)
+    return 1 if tally.problems else 0

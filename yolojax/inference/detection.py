@@ -1,0 +1,157 @@
+"""Detection over many sources: what ``yolojax detect`` does."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from yolojax.data.sample import ImageError, Pixels
+from yolojax.inference.detector import Detector
+from yolojax.inference.results import Detections
+from yolojax.inference.sinks import Sink
+from yolojax.inference.sources import Source, Video
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Frame:
+    """One picture, or one frame of a video; ``number`` counts the frames of its file from 1."""
+
+    source: Source
+    image: Pixels
+    number: int | None = None
+    video: Video | None = None
+
+
+@dataclass
+class Tally:
+    """What was done.
+
+    Attributes:
+      images: pictures looked at.
+      frames: frames of videos looked at.
+      counts: detections of each class, by name.
+      problems: a sentence for each source that could not be read, or not to its end.
+    """
+
+    images: int = 0
+    frames: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+
+    def problem(self, text: str) -> None:
+        """Report something that was left out, now and at the end."""
+        self.problems.append(text)
+        log.warning(text)
+
+
+def detect_all(
+    detector: Detector, sources: Sequence[Source], make_sink: Callable[[], Sink], tally: Tally, stride: int = 1
+) -> Tally:
+    """Look at everything; a source that cannot be read is reported, and the others are done.
+
+    Ctrl-C ends a camera or a stream; what was written until then is complete.
+
+    Args:
+      detector: what looks.
+      sources: what to look at, in this order.
+      make_sink: is called when there is something to write.
+      tally: counts on.
+      stride: of the frames of videos.
+
+    Returns:
+      The tally.
+    """
+    sink: Sink | None = None
+    report = _Report(sources)
+    try:
+        with report.bars:
+            frames = _frames(sources, stride, tally)
+            while chunk := list(islice(frames, detector.batch_size)):
+                started, known = time.perf_counter(), len(detector.stopwatch.shapes)
+                found = detector.detect([frame.image for frame in chunk])
+                milliseconds = 1000 * (time.perf_counter() - started) / len(chunk)
+                compiled = len(detector.stopwatch.shapes) > known
+                sink = sink or make_sink()
+                for frame, rows in zip(chunk, found, strict=True):
+                    detections = detector.describe(frame.image, rows, frame.source.name)
+                    sink.write(frame.source, detections, frame.number, frame.video.rate if frame.video else 0)
+                    tally.images += frame.video is None
+                    tally.frames += frame.video is not None
+                    tally.counts.update(detections.labels)
+                    report.show(frame, detections, milliseconds, compiled)
+            report.end_video()
+    except KeyboardInterrupt:
+        if not any(source.kind == "live" for source in sources):
+            raise
+        report.end_video()
+    finally:
+        if sink is not None:
+            sink.close()
+    return tally
+
+
+def _frames(sources: Iterable[Source], stride: int, tally: Tally) -> Iterator[Frame]:
+    """Everything that can be read."""
+    for source in sources:
+        try:
+            if source.kind == "image":
+                yield Frame(source=source, image=source.read())
+                continue
+            video = Video(source, stride)
+            try:
+                for number, image in video:
+                    yield Frame(source=source, image=image, number=number, video=video)
+            finally:
+                video.close()
+        except ImageError as error:
+            tally.problem(f"{source.name}: {error}")
+
+
+class _Report:
+    """A line for each picture and each video; on a terminal also a bar for the video that is running."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.places = {source: place for place, source in enumerate(sources, 1)}
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bars = Progress(*columns, transient=True)
+        self.bars.disable = not self.bars.console.is_terminal
+        self.source: Source | None = None
+        self.bar = TaskID(0)
+
+    def show(self, frame: Frame, found: Detections, milliseconds: float, compiled: bool) -> None:
+        if frame.video is None:
+            self.end_video()
+            with_what = " with compiling" if compiled else ""
+            log.info("%s%s, %.0f ms%s", self._place(frame.source), found, milliseconds, with_what)
+            return
+        if frame.source != self.source:
+            self.end_video()
+            self.source, self.counts, self.times = frame.source, Counter[str](), list[float]()
+            self.size = f"{frame.image.shape[1]}x{frame.image.shape[0]}"
+            total = frame.video.expected // frame.video.stride or None
+            self.bar = self.bars.add_task(f"{self._place(frame.source)}{frame.source.name}", total=total)
+        self.counts.update(found.labels)
+        self.times.append(milliseconds)
+        self.bars.advance(self.bar)
+
+    def end_video(self) -> None:
+        if self.source is not None:
+            counted = ", ".join(f"{count}× {name}" for name, count in self.counts.most_common()) or "nothing"
+            middle = sorted(self.times)[len(self.times) // 2]
+            text = "%s%s: %d frames of %s px, %s in all, %.0f ms per frame"
+            where: tuple[Any, ...] = (self._place(self.source), self.source.name)
+            log.info(text, *where, len(self.times), self.size, counted, middle)
+            self.bars.remove_task(self.bar)
+            self.source = None
+
+    def _place(self, source: Source) -> str:
+        return f"[{self.places[source]}/{len(self.places)}] " if len(self.places) > 1 else ""

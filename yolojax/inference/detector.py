@@ -1,0 +1,228 @@
+"""Detection on images: what ``yolojax.load`` gives, and what ``yolojax detect`` runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from yolojax.data.geometry import GREY, Scene, letterbox
+from yolojax.data.sample import ImageError, Pixels, no_boxes, read_image
+from yolojax.errors import UserError
+from yolojax.evaluation.evaluator import Stopwatch, suppress_rows, to_photo
+from yolojax.evaluation.nms import NmsSettings
+from yolojax.inference.predictor import Predict, make_predict
+from yolojax.inference.results import Detections
+from yolojax.inference.settings import InferenceSettings
+from yolojax.model.weights import Weights, load_weights
+from yolojax.runtime import select_devices
+from yolojax.training.setup import EMBEDDED_WEIGHTS
+
+log = logging.getLogger(__name__)
+
+Image = str | Path | NDArray[Any]
+Images = Image | Sequence[Image]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Detector:
+    """A network that is ready to look at images; made by ``make_detector``.
+
+    Attributes:
+      weights: one network, or several whose predictions are put together.
+      names: of the classes.
+      image_size: (height, width) that an image is scaled into; multiples of the stride.
+      batch_size: images that are computed at once.
+      nms: thresholds.
+      predict: the compiled network.
+      device: where it runs.
+      stopwatch: time per image so far.
+    """
+
+    weights: tuple[Weights, ...]
+    names: tuple[str, ...]
+    image_size: tuple[int, int]
+    batch_size: int
+    nms: NmsSettings
+    predict: Predict
+    device: jax.Device
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+
+    def __call__(self, images: Images) -> list[Detections]:
+        """Look at images.
+
+        Args:
+          images: a path, an array ``(H, W, 3)`` uint8 RGB, or several of them in a list; also an array ``(B, H, W, 3)``.
+
+        Returns:
+          What was found in each image, in their order; a list also for a single one.
+
+        Raises:
+          UserError: an image cannot be read, or an array is no image.
+        """
+        several = isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.ndim == 4)
+        given: Sequence[Any] = images if several else [images]  # type: ignore[assignment,list-item]
+        pictures = [_pixels(image) for image in given]
+        return [
+            self.describe(picture, rows, "" if isinstance(image, np.ndarray) else str(image))
+            for image, picture, rows in zip(given, pictures, self.detect(pictures), strict=True)
+        ]
+
+    def describe(self, image: Pixels, rows: NDArray[np.float32], path: str) -> Detections:
+        """The rows that ``detect`` found in an image, with names."""
+        return Detections(
+            image=image,
+            boxes=rows[:, :4],
+            scores=rows[:, 4],
+            classes=rows[:, 5].astype(np.int64),
+            names=self.names,
+            path=path,
+        )
+
+    def detect(self, images: Sequence[Pixels]) -> list[NDArray[np.float32]]:
+        """Look at images, those that get one shape together.
+
+        The network is compiled once per shape: a batch that is not full is filled with grey.
+
+        Args:
+          images: uint8 RGB of any sizes.
+
+        Returns:
+          Per image ``(n, 6)`` x1 y1 x2 y2 score class, best first, in pixels of the image.
+        """
+        found: list[NDArray[np.float32]] = [np.zeros((0, 6), np.float32)] * len(images)
+        self.stopwatch.start()
+        stride = max(max(item.spec.strides) for item in self.weights)
+        fitted = [fit(image, self.image_size, stride) for image in images]
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, (image, _) in enumerate(fitted):
+            groups.setdefault(image.shape, []).append(index)
+        for shape, members in groups.items():
+            for start in range(0, len(members), self.batch_size):
+                chosen = members[start : start + self.batch_size]
+                batch = np.full((self.batch_size, *shape), GREY, np.uint8)
+                batch[: len(chosen)] = [fitted[index][0] for index in chosen]
+                for index, rows in zip(chosen, self._run(batch, len(chosen)), strict=True):
+                    found[index] = to_photo(rows, fitted[index][1], 0)
+        return found
+
+    def _run(self, batch: Pixels, used: int) -> list[NDArray[np.float32]]:
+        with jax.default_device(self.device):
+            placed = jax.device_put(batch, self.device)
+            self.stopwatch.lap("preprocess")
+            predictions, _ = jax.block_until_ready(self.predict(placed))
+            self.stopwatch.lap("inference")
+            rows = suppress_rows(predictions, range(used), self.nms, self.device.platform != "cpu")
+            self.stopwatch.lap("nms")
+        self.stopwatch.finish(batch.shape, used)
+        return rows
+
+
+def fit(image: Pixels, size: tuple[int, int], stride: int) -> tuple[Pixels, dict[str, NDArray[Any]]]:
+    """Scale an image into a size and pad it with grey to the next whole strides.
+
+    Args:
+      image: uint8 RGB ``(H, W, 3)``.
+      size: (height, width) in which it must fit, whole strides; smaller images grow.
+      stride: of the coarsest level.
+
+    Returns:
+      The smallest rectangle of whole strides that holds the scaled image, and a batch of one (``original_size gain padding``) for ``to_photo``.
+
+    Source: contract §1.12; gain and borders are computed from the sizes alone, as the original does, which may differ by a fraction of a pixel from what
+    was resized and pasted.
+    """
+    height, width = image.shape[:2]
+    ratio = min(size[0] / height, size[1] / width)
+    scaled = max(1, round(height * ratio)), max(1, round(width * ratio))
+    if scaled != (height, width):
+        image = np.asarray(cv2.resize(image, scaled[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
+    rows, columns = (-(-side // stride) * stride for side in scaled)
+    scene, _, _ = letterbox(Scene(image, no_boxes()), (rows, columns), enlarge=False)
+    gain = min(rows / height, columns / width)
+    facts = {
+        "original_size": np.array([[height, width]]),
+        "gain": np.array([[gain, gain]]),
+        "padding": np.array([[(columns - width * gain) / 2, (rows - height * gain) / 2]]),
+    }
+    return scene.image, facts
+
+
+def make_detector(settings: InferenceSettings) -> Detector:
+    """Load weights and start a device.
+
+    Raises:
+      UserError: something does not fit; the message says what and what to do.
+    """
+    device = select_devices(settings.device)[0]
+    weights = tuple(load_weights(source) for source in settings.weights or (EMBEDDED_WEIGHTS,))
+    names = weights[0].names
+    for item in weights:
+        if item.names != names:
+            raise UserError("--weights: the networks of an ensemble must have the same classes, in the same order")
+    with jax.default_device(device):
+        predict = make_predict(weights, dtype=jnp.dtype(settings.computation), augment=settings.augment)
+    return Detector(
+        weights=weights,
+        names=names,
+        image_size=image_size(settings.imgsz, weights),
+        batch_size=settings.batch_size,
+        nms=NmsSettings(
+            confidence=settings.conf_thres,
+            iou=settings.iou_thres,
+            max_detections=settings.max_det,
+            multi_label=False,
+            agnostic=settings.agnostic_nms,
+            classes=_class_indices(settings.classes, names),
+        ),
+        predict=predict,
+        device=device,
+    )
+
+
+def image_size(wanted: tuple[int, ...] | None, weights: Sequence[Weights]) -> tuple[int, int]:
+    """(height, width) in whole strides: what the user wants, else what the weights were trained at, else 640."""
+    stride = max(max(item.spec.strides) for item in weights)
+    sides = wanted or (int(weights[0].source.get("image_size", 640)),)
+    whole = tuple(-(-side // stride) * stride for side in sides)
+    if whole != sides:
+        log.warning("--img %s: not a multiple of the stride %s; %s is used", *map(_times, (sides, stride, whole)))
+    return whole[0], whole[-1]
+
+
+def _times(sides: Any) -> str:
+    return "x".join(map(str, sides)) if isinstance(sides, tuple) else str(sides)
+
+
+def _class_indices(wanted: Sequence[str] | None, names: Sequence[str]) -> tuple[int, ...] | None:
+    """Indices of classes that are given by index or name."""
+    if wanted is None:
+        return None
+    known = {name: index for index, name in enumerate(names)} | {str(index): index for index in range(len(names))}
+    for text in wanted:
+        if text not in known:
+            listed = ", ".join(f"{index} {name}" for index, name in enumerate(names))
+            raise UserError(f"--classes {text}: no such class; there are {listed}")
+    return tuple(sorted({known[text] for text in wanted}))
+
+
+def _pixels(image: Any) -> Pixels:
+    if isinstance(image, str | Path):
+        try:
+            return read_image(Path(image).expanduser())
+        except ImageError as error:
+            raise UserError(f"{image}: {error}") from error
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise UserError(f"an image is a path or a uint8 RGB array (height, width, 3), not {what}")
+    if not image.size:
+        raise UserError(f"an image of shape {image.shape} has no pixel")
+    return image

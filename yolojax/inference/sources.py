@@ -1,0 +1,193 @@
+"""Where the images to look at come from: files, folders, globs, lists, videos, cameras and streams."""
+
+from __future__ import annotations
+
+import glob
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from yolojax.data.sample import IMAGE_SUFFIXES, ImageError, Pixels, read_image
+from yolojax.data.shapes import VARIANTS, ShapesSettings, draw_scene
+from yolojax.errors import UserError
+
+VIDEO_SUFFIXES = (".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
+STREAM_STARTS = ("rtsp://", "rtmp://", "http://", "https://", "tcp://", "udp://")
+EXAMPLES = 8
+_USUAL_RATE = 30.0  # frames per second, where a video or a camera does not tell
+_LENIENT = 0.02  # share of the frames by which a file's own count may be off: some kinds only estimate it
+
+
+@dataclass(frozen=True)
+class Source:
+    """One picture, video, camera or stream.
+
+    Attributes:
+      name: what a report calls it; the path, where there is one.
+      kind: ``image`` or ``video``; ``live`` for a camera or a stream, which never ends by itself.
+      drawn: the picture itself, where it is drawn and not read.
+    """
+
+    name: str
+    kind: str
+    drawn: Pixels | None = field(default=None, compare=False)
+
+    @property
+    def stem(self) -> str:
+        """A name for what is written about it."""
+        text = self.name if self.kind != "live" else "".join(c if c.isalnum() else "_" for c in self.name)
+        return Path(text).stem if self.kind != "live" else f"stream_{text}"
+
+    def read(self) -> Pixels:
+        """The picture.
+
+        Raises:
+          ImageError: it cannot be read.
+        """
+        return read_image(Path(self.name)) if self.drawn is None else self.drawn
+
+
+def find_sources(text: str) -> tuple[list[Source], list[str]]:
+    """What a user means by ``--source``.
+
+    Args:
+      text: an image, a video, a folder (not searched below), a glob (``**`` searches below), a ``.txt`` list with one of those per line, the number of a
+        camera, or the address of a stream.
+
+    Returns:
+      Sources in order of their names (a list: in its order), each once; and a sentence for each line of a list that means nothing.
+
+    Raises:
+      UserError: nothing to look at.
+    """
+    if not text.lower().endswith(".txt"):
+        return _expand(text), []
+    path = Path(text).expanduser()
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--source {text}: the list cannot be read ({error})") from error
+    found: dict[str, Source] = {}
+    problems = []
+    for number, line in enumerate(lines, 1):
+        if line and not line.startswith("#"):
+            beside = path.parent / line  # a list may be relative to itself
+            try:
+                known = _expand(str(beside) if beside.exists() and not Path(line).exists() else line)
+                found |= {source.name: source for source in known}
+            except UserError as error:
+                problems.append(f"{path}, line {number}: {str(error).removeprefix('--source ')}")
+    if not found:
+        raise UserError(f"--source {text}: names nothing that exists" + (f"; {problems[0]}" if problems else ""))
+    return list(found.values()), problems
+
+
+def _expand(text: str) -> list[Source]:
+    if text.isdigit() or text.lower().startswith(STREAM_STARTS):
+        return [Source(text, "live")]
+    path = Path(text).expanduser()
+    if path.is_file():
+        kind = _kind(path)
+        if kind is None:
+            known = ", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+            raise UserError(f"--source {text}: is neither an image nor a video; known are {known}")
+        return [Source(str(path), kind)]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+    else:
+        files = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+        if not files:
+            raise UserError(f"--source {text}: no such file or folder")
+    found = [Source(str(file), kind) for file in files if file.is_file() and (kind := _kind(file)) is not None]
+    if not found:
+        raise UserError(f"--source {text}: holds no image and no video")
+    return found
+
+
+def _kind(path: Path) -> str | None:
+    suffix = path.suffix.lower()
+    return "image" if suffix in IMAGE_SUFFIXES else "video" if suffix in VIDEO_SUFFIXES else None
+
+
+def example_sources(names: Sequence[str]) -> list[Source]:
+    """Drawn pictures of what a network knows.
+
+    Raises:
+      UserError: it knows none of the embedded shapes.
+    """
+    images = example_images(names)
+    if not images:
+        raise UserError(
+            "--source: name an image, a folder, a video … (only weights of the embedded shapes have a default)"
+        )
+    return [Source(f"drawn{number}.png", "image", image) for number, image in enumerate(images)]
+
+
+def example_images(names: Sequence[str]) -> list[Pixels]:
+    """A few drawn pictures with these classes, the same ones every time; none if the classes are not those of an embedded data set.
+
+    They are drawn as small as those that the embedded weights have seen, and then enlarged, so that there is room for labels.
+    """
+    variant = next((name for name, known in VARIANTS.items() if known.classes == tuple(names)), None)
+    if variant is None:
+        return []
+    settings = ShapesSettings(variant=variant, train=1, val=EXAMPLES, size=160)
+    small = (draw_scene(settings, "val", index).image for index in range(EXAMPLES))
+    return [np.asarray(cv2.resize(image, (640, 640), interpolation=cv2.INTER_CUBIC), np.uint8) for image in small]
+
+
+class Video:
+    """An open video, camera or stream: an iterator over its frames, each with its number, from 1."""
+
+    def __init__(self, source: Source, stride: int = 1) -> None:
+        """Open it.
+
+        Args:
+          source: what to open.
+          stride: give every so many-th frame.
+
+        Raises:
+          ImageError: it cannot be opened.
+        """
+        # What OpenCV and FFmpeg would print is said in a sentence of ours.
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        self.source, self.stride = source, stride
+        self.capture = cv2.VideoCapture(int(source.name) if source.name.isdigit() else source.name)
+        if not self.capture.isOpened():
+            camera = source.kind == "live" and source.name.isdigit()
+            raise ImageError("there is no such camera" if camera else "cannot be opened as a video")
+        rate = self.capture.get(cv2.CAP_PROP_FPS)
+        self.rate = (rate if math.isfinite(rate) and rate > 0 else _USUAL_RATE) / stride
+        count = self.capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self.expected = int(count) if 0 < count < 2**31 else 0  # a camera knows none
+
+    def __iter__(self) -> Iterator[tuple[int, Pixels]]:
+        """The frames, uint8 RGB.
+
+        Raises:
+          ImageError: it ends before the frame that its own header promises.
+        """
+        number = 0
+        while self.capture.grab():
+            number += 1
+            if (number - 1) % self.stride == 0:
+                good, frame = self.capture.retrieve()
+                if not good:
+                    break
+                yield number, np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
+        if number == 0:
+            raise ImageError("has no frame that can be read")
+        if self.expected - number > max(1, _LENIENT * self.expected):
+            raise ImageError(f"breaks off after frame {number} of {self.expected}")
+        if not self.expected:
+            raise ImageError(f"ended after frame {number}")
+
+    def close(self) -> None:
+        """Let the file or the camera go."""
+        self.capture.release()

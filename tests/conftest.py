@@ -12,6 +12,8 @@ import pytest
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
 _compiled = tempfile.TemporaryDirectory(prefix="yolojax-compiled-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
+# The plugins of the extra `aot` are here for the plans; where no accelerator is, JAX would try them first.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("YOLOJAX_CACHE", str(Path(_compiled.name) / "cache"))
 
 REPOSITORY = Path(__file__).resolve().parent.parent

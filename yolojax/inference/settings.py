@@ -9,6 +9,10 @@ from yolojax.errors import UserError
 from yolojax.training.settings import flag
 
 Dtype = Literal["float32", "bfloat16"]
+EXPORTS = ("stablehlo", "onnx", "torch")
+_OTHER_EXPORTS = (
+    "torchscript", "openvino", "engine", "coreml", "saved_model", "pb", "tflite", "edgetpu", "tfjs", "paddle", "ncnn",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +134,59 @@ class DetectSettings(InferenceSettings):
         """Refuse values that no run can have."""
         super().__post_init__()
         _check_least(self, line_thickness=1, vid_stride=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """The flags of ``yolojax export``, where they can be under the names of YOLOv5's export.py."""
+
+    weights: str | None = flag(
+        None, "a .pt, a weights directory, a run folder or a name; default: the embedded yolov5n"
+    )
+    include: tuple[str, ...] = flag(
+        ("stablehlo",), "stablehlo, onnx, torch (a .pt for YOLOv5 and its own exports)", nargs="+"
+    )
+    imgsz: tuple[int, ...] | None = flag(
+        None,
+        "pixels: a side, or height and width; default: what the weights were trained at where they tell, else 640",
+        "--imgsz",
+        "--img",
+        "--img-size",
+        nargs="+",
+    )
+    batch_size: int = flag(1, "images of a batch", "--batch-size", "--batch")
+    dynamic: bool = flag(False, "batches of any size")
+    nms: bool = flag(False, "end in NMS (StableHLO)")
+    agnostic_nms: bool = flag(False, "with --nms: boxes of different classes suppress each other")
+    conf_thres: float = flag(0.25, "with --nms: a detection's score must exceed it")
+    iou_thres: float = flag(0.45, "with --nms: a detection is dropped if its IoU with a better one exceeds it")
+    max_det: int = flag(100, "with --nms: detections of an image at most", "--max-det", "--topk-all")
+    dtype: Literal["float32", "bfloat16"] = flag("float32", "dtype of the computation")
+    half: bool = flag(False, "the same as --dtype bfloat16")
+    opset: int = flag(18, "version of ONNX's operators")
+    device: str = flag("", "where the files are checked: cpu, gpu, tpu or a device number")
+    project: str = flag("runs/export", "folder of the exports")
+    name: str = flag("exp", "name of the folder; exp, exp2, … when taken")
+    exist_ok: bool = flag(False, "use the folder even if it exists; files of the same names are replaced")
+
+    def __post_init__(self) -> None:
+        """Refuse values that no export can have."""
+        _check_least(self, batch_size=1, max_det=1, opset=18)
+        _check_fractions(self)
+        _check_sides(self.imgsz)
+        for kind in self.include:
+            if kind in _OTHER_EXPORTS:
+                raise UserError(
+                    f"--include {kind}: export torch, and let YOLOv5's own export.py make it: "
+                    f"python export.py --weights NAME.pt --include {kind}"
+                )
+            if kind not in EXPORTS:
+                raise UserError(f"--include {kind}: choose from {', '.join(EXPORTS)}")
+
+    @property
+    def computation(self) -> Dtype:
+        """Dtype of the computation."""
+        return "bfloat16" if self.half else self.dtype
 
 
 def _check_least(settings: Any, **least: int) -> None:

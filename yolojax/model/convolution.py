@@ -1,11 +1,14 @@
 """Convolution, the one place that knows how it is computed.
 
 On GPU and TPU a convolution and its two gradients are plain ``lax`` convolutions. XLA's CPU backend is slow at some of them, so there they take another
-form of the same value. Which one is chosen when the program is lowered, by its platform.
+form of the same value. Which one is chosen when the program is lowered, by its platform. A program for no platform in particular takes the plain one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 
 import jax
@@ -15,6 +18,18 @@ from jax import Array
 # Under these names the two gradients of a convolution stand in a compiled program, so that they can be counted.
 IMAGES_GRADIENT = "images_gradient"
 KERNEL_GRADIENT = "kernel_gradient"
+
+_FOR_ANY_PLATFORM = ContextVar("for_any_platform", default=False)
+
+
+@contextmanager
+def for_any_platform() -> Iterator[None]:
+    """Trace plain convolutions meanwhile: for formats that know no platforms, like ONNX."""
+    token = _FOR_ANY_PLATFORM.set(True)
+    try:
+        yield
+    finally:
+        _FOR_ANY_PLATFORM.reset(token)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -31,6 +46,8 @@ def convolve(images: Array, kernel: Array, stride: int = 1, padding: int = 0) ->
       ``(batch, height', width', outputs)`` of the same dtype.
     """
     plain, on_cpu = (partial(form, stride=stride, padding=padding) for form in (_plain, _on_cpu))
+    if _FOR_ANY_PLATFORM.get():
+        return plain(images, kernel)
     return jax.lax.platform_dependent(images, kernel, cpu=on_cpu, default=plain)
 
 

@@ -1,0 +1,86 @@
+"""``yolojax export``."""
+
+import importlib.util
+import json
+
+import pytest
+
+from yolojax.cli.main import main
+from yolojax.inference import export
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        status = main(["export", "--img", "64", "--device", "cpu", "--json", "e.json", *words])
+        file = tmp_path / "e.json"
+        return status, json.loads(file.read_text()) if file.exists() else None, tmp_path / "runs" / "export" / "exp"
+
+    return call
+
+
+def test_everything(run, capsys):
+    for package in ("jax2onnx", "onnxruntime", "torch"):
+        pytest.importorskip(package)
+    status, figures, folder = run("--include", "torch", "onnx", "stablehlo", "--batch", "2")
+    assert status == 0
+    assert [row["format"] for row in figures["formats"]] == ["torch", "onnx", "stablehlo"]
+    for row in figures["formats"]:
+        assert row["ok"]
+        assert row["box_difference_px"] < 1e-2
+        assert row["score_difference"] < 1e-4
+        assert row["compared"] == 2 * 3 * (64 + 16 + 4)
+        assert (folder / row["file"]).stat().st_size == pytest.approx(1e6 * row["size_mb"])
+    assert figures["formats"][0]["box_difference_px"] == 0  # the same bits
+    assert {file.name for file in folder.iterdir()} == {
+        f"yolov5n-shapes.{suffix}" for suffix in ("pt", "onnx", "stablehlo", "stablehlo.json")
+    }
+    printed = capsys.readouterr().out
+    assert "yolov5n, 8 classes, 2 images of 64x64 px, float32" in printed
+    assert "scores ±" in printed
+
+
+def test_with_nms(run, capsys):
+    status, figures, folder = run("--nms", "--dynamic", "--conf", "0.05", "--topk-all", "5")
+    assert status == 0
+    assert figures["formats"][0]["compared"] > 8
+    assert json.loads((folder / "yolov5n-shapes.stablehlo.json").read_text())["batch"] == "any"
+
+
+def test_a_file_that_differs_is_told(run, monkeypatch, capsys):
+    right = export.read_stablehlo
+    monkeypatch.setattr(export, "read_stablehlo", lambda path: lambda images: (right(path)(images)[0] + 1,))
+    status, figures, _ = run()
+    assert status == 1
+    assert figures["formats"][0]["score_difference"] == pytest.approx(1, abs=1e-3)
+    assert "differs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--include", "engine"], "let YOLOv5's own export.py make it"),
+        (["--include", "coreml5"], "--include coreml5: choose from stablehlo, onnx, torch"),
+        (["--include", "onnx", "--nms"], "--nms: ONNX gets none"),
+        (["--include", "onnx", "--half"], "no bfloat16 convolution"),
+        (["--batch", "0"], "--batch-size 0: must be at least 1"),
+        (["--weights", "nowhere.pt"], "nowhere.pt: no such weights"),
+    ],
+)
+def test_mistakes(run, capsys, words, message):
+    pytest.importorskip("jax2onnx")
+    status, figures, folder = run(*words)
+    error = capsys.readouterr().err
+    assert (status, figures) == (2, None)
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not folder.exists()
+
+
+def test_a_package_that_is_missing(run, monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "jax2onnx" else find(name))
+    assert run("--include", "stablehlo", "onnx")[0] == 2
+    assert "--include onnx: needs jax2onnx: pip install 'yolojax[onnx]'" in capsys.readouterr().err

@@ -1,0 +1,159 @@
+"""``yolojax export``: a network as a file that runs elsewhere, checked against the network that it came from."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from yolojax.cli.arguments import add_fields, read_fields
+from yolojax.inference.settings import ExportSettings
+
+if TYPE_CHECKING:
+    from yolojax.inference.export import Form, Outputs
+    from yolojax.model.weights import Weights
+
+# Flags of export.py that mean nothing here: taken, with a note, so that a command line can be carried over as it is.
+IGNORED = {
+    "data": "class names come with the weights",
+    "inplace": "nothing is changed in place",
+    "simplify": "the graph is simplified in any case",
+}
+# How far a file may be from its network before the check fails.
+MOST_PIXELS, MOST_SCORE = 0.1, 0.001
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add YOLOv5's flags and ours."""
+    add_fields(parser, ExportSettings)
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures here")
+    for name in IGNORED:
+        parser.add_argument(f"--{name}", nargs="?", const=True, help=argparse.SUPPRESS)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write, read back, compare; 1 if a file gives something else than its network."""
+    for name, reason in IGNORED.items():
+        if getattr(arguments, name) is not None:
+            print(f"--{name} has no effect: {reason}")
+    settings = read_fields(arguments, ExportSettings)
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from yolojax.evaluation.nms import NmsSettings
+    from yolojax.inference.detector import image_size
+    from yolojax.inference.export import Form, check_installed, check_onnx_form
+    from yolojax.model.weights import load_weights
+    from yolojax.runtime import select_devices
+    from yolojax.training.records import new_run_folder, write_json
+    from yolojax.training.setup import EMBEDDED_WEIGHTS
+
+    for kind in settings.include:
+        check_installed(kind)
+    nms = NmsSettings(
+        confidence=settings.conf_thres,
+        iou=settings.iou_thres,
+        max_detections=settings.max_det,
+        multi_label=False,
+        agnostic=settings.agnostic_nms,
+    )
+    select_devices(settings.device)
+    source = settings.weights or EMBEDDED_WEIGHTS
+    weights = load_weights(source)
+    form = Form(
+        image_size=image_size(settings.imgsz, (weights,)),
+        batch_size=None if settings.dynamic else settings.batch_size,
+        dtype=settings.computation,
+        nms=nms if settings.nms else None,
+    )
+    if "onnx" in settings.include:
+        check_onnx_form(form)
+    folder = new_run_folder(settings.project, settings.name, settings.exist_ok)
+    stem = Path(source).name.removesuffix(".pt")
+    rows = [_export(kind, folder / stem, weights, form, settings.opset) for kind in dict.fromkeys(settings.include)]
+
+    console = Console(highlight=False)
+    table = Table("format", "file", "MB", "boxes ± px", "scores ±", "")
+    table.columns[1].overflow = "fold"
+    for column in table.columns[2:5]:
+        column.justify = "right"
+    for row in rows:
+        shown = (f"{row['size_mb']:.2f}", f"{row['box_difference_px']:.2g}", f"{row['score_difference']:.2g}")
+        table.add_row(row["format"], row["file"], *shown, "ok" if row["ok"] else "differs")
+    console.print(table)
+    height, width = form.image_size
+    batch = form.batch_size or "any number of"
+    console.print(
+        f"{weights.spec.name}, {len(weights.names)} classes, {batch} images of {width}x{height} px, {form.dtype}"
+    )
+    if form.nms is not None:
+        console.print(f"the check compared {rows[0]['compared']} detections")
+    console.print(f"files in {folder}")
+    content = {"formats": rows, "image_size": list(form.image_size), "dtype": form.dtype, "folder": str(folder)}
+    if arguments.json:
+        write_json(arguments.json, content)
+    return 0 if all(row["ok"] for row in rows) else 1
+
+
+def _export(kind: str, stem: Path, weights: Weights, form: Form, opset: int) -> dict[str, Any]:
+    """Write one file, run it on drawn pictures, and compare."""
+    import numpy as np
+
+    from yolojax.inference import export
+
+    images = _pictures(form)
+    expected = _predict(weights, form, images)
+    if kind == "torch":
+        from convert.checkpoint import read_checkpoint
+        from convert.writer import write_checkpoint
+
+        path = stem.with_name(f"{stem.name}.pt")
+        write_checkpoint(path, weights)
+        found = _predict(read_checkpoint(path), form, images)
+    elif kind == "onnx":
+        path = stem.with_name(f"{stem.name}.onnx")
+        export.write_onnx(path, weights, form, opset)
+        found = export.read_onnx(path)(images)
+    else:
+        path = stem.with_name(f"{stem.name}.stablehlo")
+        export.write_stablehlo(path, weights, form)
+        found = export.read_stablehlo(path)(images)
+    pixels, score = export.differences(found, expected)
+    return {
+        "format": kind,
+        "file": path.name,
+        "size_mb": path.stat().st_size / 1e6,
+        "box_difference_px": pixels if math.isfinite(pixels) else None,
+        "score_difference": score if math.isfinite(score) else None,
+        "compared": int(np.sum(expected[1])) if form.nms else expected[0].shape[0] * expected[0].shape[1],
+        "ok": pixels <= MOST_PIXELS and score <= MOST_SCORE,
+    }
+
+
+def _pictures(form: Form) -> Any:
+    """A batch of drawn pictures of the size that the network takes."""
+    import cv2
+    import numpy as np
+
+    from yolojax.data.shapes import VARIANTS
+    from yolojax.inference.sources import example_images
+
+    size = form.image_size[::-1]
+    drawn = [cv2.resize(image, size) for image in example_images(VARIANTS["shapes-pretraining"].classes)]
+    return np.stack([drawn[index % len(drawn)] for index in range(form.batch_size or len(drawn))])
+
+
+def _predict(weights: Weights, form: Form, images: Any) -> Outputs:
+    """What the network itself gives, in the form of the export."""
+    import jax
+    import numpy as np
+
+    from yolojax.evaluation.nms import suppress_batch
+    from yolojax.inference.predictor import make_predict
+
+    predictions, _ = make_predict([weights], dtype=jax.numpy.dtype(form.dtype))(images)
+    if form.nms is None:
+        return (np.asarray(predictions),)
+    return tuple(map(np.asarray, jax.jit(suppress_batch, static_argnums=1)(predictions, form.nms)))

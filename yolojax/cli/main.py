@@ -17,6 +17,7 @@ COMMANDS = {
     "val": "measure precision, recall and mAP of weights on a data set",
     "detect": "find objects in images and videos",
     "export": "write a network as StableHLO, ONNX or a .pt of YOLOv5",
+    "bench": "size, accuracy and time of every way of running a network",
     "data": "check, show, convert or fetch a data set",
     "freeze": "show what a freeze selector freezes, without training",
     "audit": "compare two checkpoints layer by layer",

@@ -9,6 +9,7 @@ from yolojax.errors import UserError
 from yolojax.training.settings import flag
 
 Dtype = Literal["float32", "bfloat16"]
+WAYS = ("float32", "unfused", "bfloat16", "stablehlo", "onnx")
 EXPORTS = ("stablehlo", "onnx", "torch")
 _OTHER_EXPORTS = (
     "torchscript", "openvino", "engine", "coreml", "saved_model", "pb", "tflite", "edgetpu", "tfjs", "paddle", "ncnn",
@@ -187,6 +188,37 @@ class ExportSettings:
     def computation(self) -> Dtype:
         """Dtype of the computation."""
         return "bfloat16" if self.half else self.dtype
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings:
+    """The flags of ``yolojax bench``, under the names of YOLOv5's benchmarks.py."""
+
+    weights: str | None = flag(
+        None, "a .pt, a weights directory, a run folder or a name; default: the embedded yolov5n"
+    )
+    data: str = flag("shapes-pretraining", "data set YAML or name, or tfds:NAME; default: that of the embedded weights")
+    data_root: str | None = flag(None, "folder of the data set, instead of the YAML's path")
+    include: tuple[str, ...] = flag(WAYS, "ways of running, of: " + " ".join(WAYS) + "; default: all", nargs="+")
+    imgsz: int | None = flag(
+        None, "image side in pixels; default: the data set's, else 640", "--imgsz", "--img", "--img-size"
+    )
+    batch_size: int = flag(1, "images of a batch", "--batch-size", "--batch")
+    device: str = flag("", "cpu, gpu, tpu or a device number; ONNX Runtime is measured on the CPU in any case")
+    workers: int = flag(8, "data loading processes at most; 0 loads in this process")
+    hard_fail: float | None = flag(
+        None,
+        "exit with status 1 if a way cannot be run, or its mAP50-95 is below this; 0 if no number is given",
+        nargs="?",
+        const=0.0,
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run can have."""
+        _check_least(self, batch_size=1, imgsz=32, workers=0)
+        for way in self.include:
+            if way not in WAYS:
+                raise UserError(f"--include {way}: choose from {', '.join(WAYS)}")
 
 
 def _check_least(settings: Any, **least: int) -> None:

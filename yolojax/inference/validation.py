@@ -13,6 +13,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rich import get_console
 from rich.progress import track
 
 from yolojax.config import DataConfig, load_data_config
@@ -24,7 +25,7 @@ from yolojax.evaluation.coco import Picture
 from yolojax.evaluation.evaluator import Evaluation, evaluate, true_boxes
 from yolojax.evaluation.nms import NmsSettings
 from yolojax.evaluation.plots import draw_sheet
-from yolojax.inference.predictor import make_predict
+from yolojax.inference.predictor import Predict, make_predict
 from yolojax.inference.settings import ValSettings
 from yolojax.inference.sinks import write_labels
 from yolojax.model.weights import Weights, load_weights
@@ -65,8 +66,19 @@ class Validation:
     rectangular: bool
     place: Callable[[np.ndarray], Any]
 
-    def run(self, image_size: int | None = None, observe: Callable[..., None] | None = None) -> Evaluation:
-        """Measure, at ``image_size`` pixels if given; see ``evaluator.evaluate`` for ``observe``."""
+    def run(
+        self,
+        image_size: int | None = None,
+        observe: Callable[..., None] | None = None,
+        predict: Predict | None = None,
+    ) -> Evaluation:
+        """Measure.
+
+        Args:
+          image_size: pixels, instead of the settings'.
+          observe: see ``evaluator.evaluate``.
+          predict: what is measured, instead of the network itself: the same network in another form.
+        """
         stride = max(max(item.spec.strides) for item in self.weights)
         batches = validation_batches(
             self.samples,
@@ -77,9 +89,10 @@ class Validation:
             pad=0.5,
         )
         workers = min(self.settings.workers, os.cpu_count() or 1) if len(self.samples) > FEW_IMAGES else 0
-        bar = track(batches.iterate(workers), "validating", len(batches), transient=True)
+        shown = get_console().is_terminal
+        bar = track(batches.iterate(workers), "validating", len(batches), transient=True, disable=not shown)
         return evaluate(
-            make_predict(self.weights, dtype=jnp.dtype(self.dtype), augment=self.settings.augment),
+            predict or make_predict(self.weights, dtype=jnp.dtype(self.dtype), augment=self.settings.augment),
             bar,
             self.names,
             self.nms,

@@ -1,0 +1,72 @@
+"""``yolojax bench``: size, accuracy and time of every way of running a network, as YOLOv5's benchmarks.py measures them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from yolojax.cli.arguments import add_fields, read_fields
+from yolojax.errors import UserError
+from yolojax.inference.settings import BenchSettings
+
+REFUSED = {
+    "half": "name the way instead: --include bfloat16",
+    "pt_only": "name the way instead: --include float32",
+    "test": "'yolojax export' tests the exports alone",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add YOLOv5's flags and ours."""
+    add_fields(parser, BenchSettings)
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures here")
+    for name in REFUSED:
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, action="store_true", help=argparse.SUPPRESS)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and print; 1 where ``--hard-fail`` says so."""
+    for name, reason in REFUSED.items():
+        if getattr(arguments, name):
+            raise UserError(f"--{name.replace('_', '-')}: {reason}")
+    settings = read_fields(arguments, BenchSettings)
+
+    from tempfile import TemporaryDirectory
+
+    import jax
+    from rich.console import Console
+    from rich.table import Table
+
+    from yolojax.inference.benchmark import measure, prepare_benchmark
+    from yolojax.training.records import write_json
+
+    validation = prepare_benchmark(settings)
+    with TemporaryDirectory(prefix="yolojax-bench-") as folder:
+        rows = list(measure(validation, tuple(dict.fromkeys(settings.include)), Path(folder)))
+
+    console = Console(highlight=False)
+    table = Table("way", "MB", "mAP50", "mAP50-95", "ms per image")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        if "problem" not in row:
+            accuracy = f"{row['map50']:.4f}", f"{row['map50_95']:.4f}"
+            table.add_row(row["way"], f"{row['size_mb']:.2f}", *accuracy, f"{row['inference_ms']:.2f}")
+    console.print(table)
+    described = validation.described()
+    size, batch = described["image_size"], described["batch_size"]
+    console.print(
+        f"{Path(described['weights'][0]).name} on {described['data']} (val, {len(validation.samples)} images), {size}x{size} px, "
+        f"batch {batch}, confidence > {described['confidence']:g}, NMS IoU {described['iou']:g}, {jax.devices()[0].device_kind}"
+    )
+    failures = [f"{row['way']} was not run: {row['problem']}" for row in rows if "problem" in row]
+    for failure in failures:
+        console.print(failure, markup=False, soft_wrap=True)
+    if settings.hard_fail is not None:
+        for row in rows:
+            if "problem" not in row and row["map50_95"] < settings.hard_fail:
+                failures.append(f"{row['way']}: mAP50-95 {row['map50_95']:.4f} is below {settings.hard_fail:g}")
+                console.print(failures[-1])
+    if arguments.json:
+        write_json(arguments.json, {"ways": rows, "images": len(validation.samples), "settings": described})
+    return 1 if failures and settings.hard_fail is not None else 0

@@ -19,7 +19,7 @@ Rectangle = tuple[int, int, int, int]
 PALETTE: tuple[Colour, ...] = (
     (228, 26, 28), (55, 126, 184), (77, 175, 74), (152, 78, 163), (255, 127, 0), (166, 86, 40), (247, 129, 191), (23, 190, 207), (188, 189, 34),
     (0, 90, 50), (8, 48, 107), (253, 224, 71), (122, 1, 119), (127, 205, 187), (103, 0, 13), (158, 202, 225), (65, 182, 100), (254, 178, 120),
-    (84, 39, 143), (120, 120, 120),
+    (84, 39, 143), (180, 255, 0),
 )  # fmt: skip
 
 _GAP = 2  # pixels between a label's text and its edge
@@ -55,7 +55,7 @@ def draw_boxes(
     taken: list[Rectangle] = []
     for box, text, colour in zip(boxes, texts, colours, strict=True):
         if text:
-            ink = _ink(text, 6 + 4 * thickness)
+            ink = _ink(text, max(10, 2 + 6 * thickness))
             place = _place(box, ink.shape, image.shape, thickness, taken)
             taken.append(place)
             _draw_label(image, ink, place, colour)
@@ -89,7 +89,7 @@ def _draw_label(image: NDArray[np.uint8], ink: NDArray[np.uint8], place: Rectang
     image[top:bottom, left:right] = colour
     view = image[top + _GAP : bottom - _GAP, left + _GAP : right - _GAP]
     share = ink[: view.shape[0], : view.shape[1], None] / 255
-    tone = 255 if np.dot(colour, (0.299, 0.587, 0.114)) < 150 else 0
+    tone = 255 if np.dot(colour, (0.299, 0.587, 0.114)) < 130 else 0
     view[:] = (view * (1 - share) + tone * share).astype(np.uint8)
 
 

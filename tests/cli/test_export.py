@@ -3,10 +3,25 @@
 import importlib.util
 import json
 
+import jax
+import numpy as np
 import pytest
 
 from yolojax.cli.main import main
 from yolojax.inference import export
+from yolojax.model.network import init_variables
+from yolojax.model.spec import load_spec
+from yolojax.model.weights import Weights, save_weights
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_model, tmp_path_factory):
+    """Weights of a network that is quickly compiled."""
+    spec = load_spec(tiny_model)
+    variables = jax.tree.map(np.asarray, init_variables(spec, jax.random.key(0)))
+    folder = tmp_path_factory.mktemp("weights") / "tiny"
+    save_weights(folder, Weights(spec=spec, names=("a", "b"), variables=variables, source={}))
+    return folder
 
 
 @pytest.fixture
@@ -21,24 +36,24 @@ def run(tmp_path, monkeypatch):
     return call
 
 
-def test_everything(run, capsys):
+def test_everything(run, tiny, capsys):
     for package in ("jax2onnx", "onnxruntime", "torch"):
         pytest.importorskip(package)
-    status, figures, folder = run("--include", "torch", "onnx", "stablehlo", "--batch", "2")
+    status, figures, folder = run("--weights", str(tiny), "--include", "torch", "onnx", "stablehlo", "--batch", "2")
     assert status == 0
     assert [row["format"] for row in figures["formats"]] == ["torch", "onnx", "stablehlo"]
     for row in figures["formats"]:
         assert row["ok"]
         assert row["box_difference_px"] < 1e-2
         assert row["score_difference"] < 1e-4
-        assert row["compared"] == 2 * 3 * (64 + 16 + 4)
+        assert row["compared"] == 2 * 3 * (8**2 + 4**2)
         assert (folder / row["file"]).stat().st_size == pytest.approx(1e6 * row["size_mb"])
     assert figures["formats"][0]["box_difference_px"] == 0  # the same bits
     assert {file.name for file in folder.iterdir()} == {
-        f"yolov5n-shapes.{suffix}" for suffix in ("pt", "onnx", "stablehlo", "stablehlo.json")
+        f"tiny.{suffix}" for suffix in ("pt", "onnx", "stablehlo", "stablehlo.json")
     }
     printed = capsys.readouterr().out
-    assert "yolov5n, 8 classes, 2 images of 64x64 px, float32" in printed
+    assert "tiny, 2 classes, 2 images of 64x64 px, float32" in printed
     assert "scores ±" in printed
 
 
@@ -49,10 +64,10 @@ def test_with_nms(run, capsys):
     assert json.loads((folder / "yolov5n-shapes.stablehlo.json").read_text())["batch"] == "any"
 
 
-def test_a_file_that_differs_is_told(run, monkeypatch, capsys):
+def test_a_file_that_differs_is_told(run, tiny, monkeypatch, capsys):
     right = export.read_stablehlo
     monkeypatch.setattr(export, "read_stablehlo", lambda path: lambda images: (right(path)(images)[0] + 1,))
-    status, figures, _ = run()
+    status, figures, _ = run("--weights", str(tiny))
     assert status == 1
     assert figures["formats"][0]["score_difference"] == pytest.approx(1, abs=1e-3)
     assert "differs" in capsys.readouterr().out

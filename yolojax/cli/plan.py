@@ -66,9 +66,9 @@ def _table(rows: Sequence[Row], title: str) -> Any:
     if rows[0].target.startswith(("cuda", "gpu")):
         caption += " The workspace of cuDNN comes on top of the peak."
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
-    table.add_column("freeze")
+    table.add_column("freeze", no_wrap=True)
     table.add_column("trainable", justify="right", no_wrap=True)
-    for heading in ("GFLOP", "peak GB", "temp. GB", "optim. MB", "weight grads", "largest batch"):
+    for heading in ("GFLOP", "peak GB", "temp. GB", "optim. MB", "weight grads", "max. batch"):
         table.add_column(heading, justify="right")
     for row in rows:
         table.add_row(

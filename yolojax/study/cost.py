@@ -238,12 +238,16 @@ def _guess(asked: Mapping[int, int | None], limit: int) -> int:
     low, high = max(fitting, default=0), min((batch for batch in asked if batch not in fitting), default=None)
     if low and measured[low] >= 0.98 * limit:
         return low
-    # A little less than all, because a program that just does not fit was compiled for nothing.
-    aim = 0.99 * limit
-    nearest = sorted(measured, key=lambda batch: abs(measured[batch] - aim))[:2]
-    if len(nearest) == 2 and measured[nearest[0]] != measured[nearest[1]]:
-        one, other = nearest
-        guess = one + (aim - measured[one]) * (other - one) / (measured[other] - measured[one])
+    # The line goes through the two on either side of the limit, else through the two that are nearest to it.
+    sides = (
+        [low, high]
+        if low and high in measured
+        else sorted(measured, key=lambda batch: abs(measured[batch] - limit))[:2]
+    )
+    if len(sides) == 2 and measured[sides[0]] != measured[sides[1]]:
+        one, other = sides
+        # A little less than the limit, because a program that just does not fit was compiled for nothing.
+        guess = one + (0.99 * limit - measured[one]) * (other - one) / (measured[other] - measured[one])
     else:
         guess = 2 * low or (high or 0) / 2
     if high is not None and guess >= high:

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
 import jax
@@ -170,6 +173,41 @@ def test_a_video_that_breaks_off(detect, tmp_path, capsys):
     assert 10 < figures["frames"] < 50
     assert len(read_video(folder / "clip.mp4")[0]) == figures["frames"]
     assert f"in/clip.avi: breaks off after frame {figures['frames']} of 60" in capsys.readouterr().out
+
+
+def test_a_camera_runs_until_interrupted(detect, monkeypatch):
+    class Camera:
+        rate, expected, stride = 10.0, 0, 1
+
+        def __init__(self, source, stride):
+            assert source.name == "0"
+
+        def __iter__(self):
+            for number in range(1, 4):
+                yield number, picture((0, 10, 10, 40, 40))
+            raise KeyboardInterrupt
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("yolojax.inference.detection.Video", Camera)
+    status, figures, folder = detect("--source", 0)
+    assert (status, figures["frames"], figures["problems"]) == (0, 3, [])
+    assert len(read_video(folder / "stream_0.mp4")[0]) == 3
+
+
+def test_a_stream(detect, tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    make_video(tmp_path / "clip.avi", frames=5)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            _, figures, folder = detect("--source", f"http://127.0.0.1:{server.server_port}/clip.avi")
+        finally:
+            server.shutdown()
+    assert figures["frames"] == 5
+    assert len(list(folder.glob("stream_*.mp4"))) == 1
 
 
 def test_a_file_that_is_no_video(detect, tmp_path, capsys):

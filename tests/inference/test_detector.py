@@ -140,6 +140,10 @@ def test_an_ensemble_needs_one_set_of_classes(tmp_path, monkeypatch):
 ORIGINAL = {
     "000000000025.jpg": [(23, 49, 375, 110, 413), (23, 50, 358, 158, 419), (23, 365, 55, 582, 360)],
     "000000000034.jpg": [(22, 9, 25, 451, 393)],
+    "000000000078.jpg": [
+        (74, 361, 11, 570, 230),
+        (75, 28, 342, 260, 607),
+    ],  # one box has a second class above the threshold
 }
 
 

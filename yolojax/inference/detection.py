@@ -20,6 +20,8 @@ from yolojax.inference.sources import Source, Video
 
 log = logging.getLogger(__name__)
 
+_NAMED = 6  # classes that the line of a video names
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Frame:
@@ -145,7 +147,9 @@ class _Report:
 
     def end_video(self) -> None:
         if self.source is not None:
-            counted = ", ".join(f"{count}× {name}" for name, count in self.counts.most_common()) or "nothing"
+            counted = ", ".join(f"{count}× {name}" for name, count in self.counts.most_common(_NAMED)) or "nothing"
+            if len(self.counts) > _NAMED:
+                counted += f" and {len(self.counts) - _NAMED} more classes"
             middle = sorted(self.times)[len(self.times) // 2]
             text = "%s%s: %d frames of %s px, %s in all, %.0f ms per frame"
             where: tuple[Any, ...] = (self._place(self.source), self.source.name)

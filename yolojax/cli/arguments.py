@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import re
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from yolojax.errors import UserError
 
 T = TypeVar("T")
 
@@ -37,6 +40,27 @@ def add_fields(parser: argparse.ArgumentParser, settings: type[Any]) -> None:
             if options.get("nargs") == "+":
                 del options["const"]
         parser.add_argument(*names, **options)
+
+
+def add_foreign(parser: argparse.ArgumentParser, *flags: Mapping[str, str]) -> None:
+    """Add flags of YOLOv5 that mean nothing here, so that ``note_foreign`` can say why; ``--help`` leaves them out."""
+    for name in itertools.chain(*flags):
+        names = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
+        parser.add_argument(*names, dest=name, nargs="?", const=True, help=argparse.SUPPRESS)
+
+
+def note_foreign(arguments: argparse.Namespace, ignored: Mapping[str, str], refused: Mapping[str, str]) -> None:
+    """Refuse a flag of ``refused``, print a note for each of ``ignored``; both map names to reasons.
+
+    Raises:
+      UserError: one of ``refused`` is given.
+    """
+    for name, reason in refused.items():
+        if getattr(arguments, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')}: {reason}")
+    for name, reason in ignored.items():
+        if getattr(arguments, name) is not None:
+            print(f"--{name.replace('_', '-')} has no effect: {reason}")
 
 
 def read_fields(arguments: argparse.Namespace, settings: type[T]) -> T:

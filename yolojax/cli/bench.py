@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from yolojax.cli.arguments import add_fields, read_fields
-from yolojax.errors import UserError
+from yolojax.cli.arguments import add_fields, add_foreign, note_foreign, read_fields
 from yolojax.inference.settings import BenchSettings
 
 REFUSED = {
@@ -20,15 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add YOLOv5's flags and ours."""
     add_fields(parser, BenchSettings)
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures here")
-    for name in REFUSED:
-        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, action="store_true", help=argparse.SUPPRESS)
+    add_foreign(parser, REFUSED)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print; 1 where ``--hard-fail`` says so."""
-    for name, reason in REFUSED.items():
-        if getattr(arguments, name):
-            raise UserError(f"--{name.replace('_', '-')}: {reason}")
+    note_foreign(arguments, {}, REFUSED)
     settings = read_fields(arguments, BenchSettings)
 
     from tempfile import TemporaryDirectory

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from yolojax.cli.arguments import add_fields, read_fields
+from yolojax.cli.arguments import add_fields, add_foreign, note_foreign, read_fields
 from yolojax.errors import UserError
 from yolojax.inference.settings import DetectSettings
 
@@ -26,18 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add YOLOv5's flags and ours."""
     add_fields(parser, DetectSettings)
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures here")
-    for name in (*IGNORED, *REFUSED):
-        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, nargs="?", const=True, help=argparse.SUPPRESS)
+    add_foreign(parser, IGNORED, REFUSED)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Detect; 1 if something had to be left out."""
-    for name, reason in REFUSED.items():
-        if getattr(arguments, name) is not None:
-            raise UserError(f"--{name.replace('_', '-')}: {reason}")
-    for name, reason in IGNORED.items():
-        if getattr(arguments, name) is not None:
-            print(f"--{name.replace('_', '-')} has no effect: {reason}")
+    note_foreign(arguments, IGNORED, REFUSED)
     settings = read_fields(arguments, DetectSettings)
 
     from yolojax.inference.detection import Tally, detect_all

@@ -7,10 +7,8 @@ is counted and said.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +22,7 @@ import yaml
 from numpy.typing import NDArray
 
 from yolojax.config import DataConfig
+from yolojax.data.folder import complete_folder
 from yolojax.data.sample import IMAGE_SUFFIXES, Boxes, ImageError, Polygons, Sample
 from yolojax.data.sources import SplitName, open_split
 from yolojax.errors import UserError
@@ -96,38 +95,31 @@ def convert_data(
     wanted = splits or tuple(split for split in get_args(SplitName) if getattr(config, split))
     result = Conversion(out / CONFIG_NAME, {}, {})
     entries: dict[str, str] = {}
-    unfinished = None
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        taken: set[str] = set()
-        for split in wanted:
-            same = next((done for done in entries if getattr(config, done) == getattr(config, split)), None)
-            if same is not None:
-                entries[split] = entries[same]
-                continue
-            samples = open_split(config, split).samples
-            folder = Path("JPEGImages") if layout == "voc" else Path("images", split)
-            labels = []
-            for number, sample in enumerate(samples, start=1):
-                written = _write_image(unfinished, folder, f"{split}-{number:06d}", sample, taken)
-                if written is None:
-                    result.changes[_UNREADABLE] += 1
-                else:
-                    boxes, polygons = _unique(sample, result.changes)
-                    labels.append(_Labels(written, sample.size, boxes, polygons))
-                if progress:
-                    progress(split, number, len(samples))
-            entries[split] = _WRITERS[layout](unfinished, split, labels, config.names, result.changes)
-            result.images[split], result.boxes[split] = len(labels), sum(len(item.boxes) for item in labels)
-        _write_config(unfinished / CONFIG_NAME, config, layout, entries)
-        unfinished.chmod(0o755)
-        os.replace(unfinished, out)
+        with complete_folder(out) as unfinished:
+            taken: set[str] = set()
+            for split in wanted:
+                same = next((done for done in entries if getattr(config, done) == getattr(config, split)), None)
+                if same is not None:
+                    entries[split] = entries[same]
+                    continue
+                samples = open_split(config, split).samples
+                folder = Path("JPEGImages") if layout == "voc" else Path("images", split)
+                labels = []
+                for number, sample in enumerate(samples, start=1):
+                    written = _write_image(unfinished, folder, f"{split}-{number:06d}", sample, taken)
+                    if written is None:
+                        result.changes[_UNREADABLE] += 1
+                    else:
+                        boxes, polygons = _unique(sample, result.changes)
+                        labels.append(_Labels(written, sample.size, boxes, polygons))
+                    if progress:
+                        progress(split, number, len(samples))
+                entries[split] = _WRITERS[layout](unfinished, split, labels, config.names, result.changes)
+                result.images[split], result.boxes[split] = len(labels), sum(len(item.boxes) for item in labels)
+            _write_config(unfinished / CONFIG_NAME, config, layout, entries)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
-    finally:
-        if unfinished is not None:
-            shutil.rmtree(unfinished, ignore_errors=True)
     return result
 
 

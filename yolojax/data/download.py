@@ -13,7 +13,6 @@ import logging
 import shutil
 import stat
 import tarfile
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -26,6 +25,7 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from yolojax.config import DataConfig, Download
+from yolojax.data.folder import complete_folder
 from yolojax.errors import UserError
 from yolojax.runtime import cache_folder
 
@@ -77,22 +77,15 @@ def download_data(config: DataConfig, progress: Progress | None = None) -> Path:
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
         raise UserError(f"{root}: exists already and is left as it is; move it away, or give another --data-root")
     archives = [fetch(item, progress, f"unpack it into {root}") for item in config.download]
-    unfinished = None
     try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-        for item, archive in zip(config.download, archives, strict=True):
-            log.info("unpacking %s", archive.name)
-            unpack(archive, unfinished / item.into, item.strip)
-        unfinished.chmod(0o755)
-        unfinished.replace(root)
+        with complete_folder(root) as unfinished:
+            for item, archive in zip(config.download, archives, strict=True):
+                log.info("unpacking %s", archive.name)
+                unpack(archive, unfinished / item.into, item.strip)
         for archive in archives:
             archive.unlink()
     except OSError as error:
         raise UserError(f"{root}: cannot be written ({error.strerror or error})") from error
-    finally:
-        if unfinished is not None:
-            shutil.rmtree(unfinished, ignore_errors=True)
     return root
 
 

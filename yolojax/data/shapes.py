@@ -11,8 +11,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from numpy.random import RandomState
 from numpy.typing import NDArray
 
 from yolojax.config import DataConfig, from_mapping
+from yolojax.data.folder import complete_folder
 from yolojax.errors import UserError
 from yolojax.runtime import cache_folder
 
@@ -516,24 +515,14 @@ def ensure_shapes(settings: ShapesSettings, cache: Path | None = None) -> Path:
     if folder.is_dir():
         return folder
     log.info("drawing %d pictures of %s into %s", settings.train + settings.val, settings.variant, folder)
-    unfinished = None
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=cache))
-        _write_split(unfinished, settings, "train", settings.train)
-        _write_split(unfinished, settings, "val", settings.val)
-        unfinished.chmod(0o755)
-        try:
-            unfinished.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another process was faster, and drew the same
-                raise
+        with complete_folder(folder) as unfinished:
+            _write_split(unfinished, settings, "train", settings.train)
+            _write_split(unfinished, settings, "val", settings.val)
     except OSError as error:
-        reason = f"'{settings.variant}' cannot be drawn here ({error.strerror})"
-        raise UserError(f"{cache}: {reason}; set YOLOJAX_CACHE to a folder with space") from error
-    finally:
-        if unfinished is not None:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        if not folder.is_dir():  # otherwise another process was faster, and drew the same
+            reason = f"'{settings.variant}' cannot be drawn here ({error.strerror})"
+            raise UserError(f"{cache}: {reason}; set YOLOJAX_CACHE to a folder with space") from error
     return folder
 
 

@@ -4,6 +4,7 @@
 
 import dataclasses
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -31,7 +32,7 @@ from yolojax.freezing.signals import total
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
+class Kind(ABC):
     """A function of epoch, history and paths whose settings are the keys of a YAML file."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -45,9 +46,9 @@ class Kind:
             if numbers and (isinstance(value, bool) or not isinstance(value, numbers) or not 0 < value < math.inf):
                 raise UserError(f"key '{item.name}': expected a number above 0, found {value!r}")
 
+    @abstractmethod
     def __call__(self, epoch: int, history: History, paths: Paths) -> Phase:
         """Give the phase of an epoch; see ``Strategy.phase``."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +21,10 @@ from yolojax.evaluation.nms import NmsSettings
 from yolojax.inference.predictor import Predict, make_predict
 from yolojax.inference.results import Detections
 from yolojax.inference.settings import InferenceSettings
+from yolojax.model.spec import whole_strides
 from yolojax.model.weights import Weights, load_weights
 from yolojax.runtime import select_devices
 from yolojax.training.setup import EMBEDDED_WEIGHTS
-
-log = logging.getLogger(__name__)
 
 Image = str | Path | NDArray[Any]
 Images = Image | Sequence[Image]
@@ -192,14 +190,8 @@ def image_size(wanted: tuple[int, ...] | None, weights: Sequence[Weights]) -> tu
     """(height, width) in whole strides: what the user wants, else what the weights were trained at, else 640."""
     stride = max(max(item.spec.strides) for item in weights)
     sides = wanted or (int(weights[0].source.get("image_size", 640)),)
-    whole = tuple(-(-side // stride) * stride for side in sides)
-    if whole != sides:
-        log.warning("--img %s: not a multiple of the stride %s; %s is used", *map(_times, (sides, stride, whole)))
-    return whole[0], whole[-1]
-
-
-def _times(sides: Any) -> str:
-    return "x".join(map(str, sides)) if isinstance(sides, tuple) else str(sides)
+    whole = {side: whole_strides(side, stride) for side in sides}
+    return whole[sides[0]], whole[sides[-1]]
 
 
 def _class_indices(wanted: Sequence[str] | None, names: Sequence[str]) -> tuple[int, ...] | None:

@@ -28,6 +28,7 @@ from yolojax.evaluation.plots import draw_sheet
 from yolojax.inference.predictor import Predict, make_predict
 from yolojax.inference.settings import ValSettings
 from yolojax.inference.sinks import write_labels
+from yolojax.model.spec import whole_strides
 from yolojax.model.weights import Weights, load_weights
 from yolojax.training.parallel import make_mesh, split
 
@@ -166,7 +167,7 @@ def prepare(settings: ValSettings, devices: Sequence[jax.Device]) -> Validation:
         weights=weights,
         samples=samples,
         names=names,
-        image_size=_whole_strides(size, max(max(item.spec.strides) for item in weights)),
+        image_size=whole_strides(size, max(max(item.spec.strides) for item in weights)),
         batch_size=batch_size,
         nms=NmsSettings(
             confidence=0.25 if speed else settings.conf_thres,
@@ -177,13 +178,6 @@ def prepare(settings: ValSettings, devices: Sequence[jax.Device]) -> Validation:
         rectangular=not speed,
         place=partial(jax.device_put, device=split(make_mesh(devices))),
     )
-
-
-def _whole_strides(size: int, stride: int) -> int:
-    whole = -(-size // stride) * stride
-    if whole != size:
-        log.warning("--img %d is not a multiple of the stride %d: %d is used", size, stride, whole)
-    return whole
 
 
 class Recorder:

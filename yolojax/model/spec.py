@@ -7,6 +7,7 @@ variant and the dict inside a PyTorch checkpoint are read the same way. Everythi
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from typing import Any, Literal, TypeGuard, cast, get_args
 
 from yolojax.config import check_keys, find_config, read_yaml
 from yolojax.errors import UserError
+
+log = logging.getLogger(__name__)
 
 Module = Literal["Conv", "C3", "SPPF", "Upsample", "Concat", "Detect"]
 Anchors = tuple[tuple[tuple[float, float], ...], ...]
@@ -339,3 +342,11 @@ def _resolve(spec: ModelSpec) -> tuple[Layer, ...]:
             )
         )
     return tuple(layers)
+
+
+def whole_strides(size: int, stride: int) -> int:
+    """An image side in pixels, rounded up to a multiple of the stride; a warning says so where that changes it."""
+    whole = -(-size // stride) * stride
+    if whole != size:
+        log.warning("--img %d is not a multiple of the stride %d: %d is used", size, stride, whole)
+    return whole

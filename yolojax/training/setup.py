@@ -19,7 +19,7 @@ from yolojax.errors import UserError
 from yolojax.freezing.strategies import Strategy, load_strategy, rehearse
 from yolojax.freezing.tree import flatten
 from yolojax.model.network import Variables, init_variables
-from yolojax.model.spec import ModelSpec, load_spec
+from yolojax.model.spec import ModelSpec, load_spec, whole_strides
 from yolojax.model.weights import Weights, load_weights, transfer
 from yolojax.runtime import select_devices
 from yolojax.training.loss import LossSettings
@@ -92,7 +92,7 @@ def prepare(settings: TrainSettings) -> Job:
     names = ("item",) if settings.single_cls else data.names
     weights = _initial_weights(settings)
     spec = _architecture(settings, weights, len(names))
-    image_size = _whole_strides(settings.imgsz or 640, max(spec.strides))
+    image_size = whole_strides(settings.imgsz or 640, max(spec.strides))
     batch_size = settings.batch_size or 16
     if batch_size % len(devices):
         raise UserError(f"--batch-size {batch_size}: must be a multiple of the {len(devices)} devices")
@@ -165,13 +165,6 @@ def _architecture(settings: TrainSettings, weights: Weights | None, classes: int
             "training from scratch needs an architecture: add --cfg yolov5n (or s, m, l, x, or a YAML file)"
         )
     return weights.spec.with_classes(classes)
-
-
-def _whole_strides(size: int, stride: int) -> int:
-    whole = -(-size // stride) * stride
-    if whole != size:
-        log.warning("--img %d is not a multiple of the stride %d: %d is used", size, stride, whole)
-    return whole
 
 
 def _place(weights: Weights | None, spec: ModelSpec, seed: int) -> tuple[Variables, dict[str, object]]:

@@ -1,5 +1,6 @@
 """Data sets of TensorFlow Datasets, prepared by the tests from files, without TensorFlow."""
 
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,9 @@ from yolojax.config import Hyperparameters
 from yolojax.data.pipeline import training_stream
 from yolojax.data.sources import load_data, open_split
 from yolojax.errors import UserError
+from yolojax.training.loop import train
+from yolojax.training.records import read_results
+from yolojax.training.settings import TrainSettings
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -106,6 +110,50 @@ def test_a_training_epoch_with_workers(name):
         for a, b in zip(plain, islice(stream.iterate(workers=1), 3), strict=True):
             np.testing.assert_array_equal(a["images"], b["images"])
     stream.close()
+
+
+@pytest.mark.parametrize("name", ["like_voc", "like_coco"])
+def test_a_network_trains_on_it(name, tiny_model, tmp_path):
+    results = train(
+        TrainSettings(
+            weights="",
+            cfg=str(tiny_model),
+            data=f"tfds:{name}",
+            imgsz=64,
+            batch_size=2,
+            epochs=1,
+            workers=0,
+            freeze=("2",),
+            project=str(tmp_path),
+            noplots=True,
+        )
+    )
+    assert (results["epochs"], results["train_images"], results["unreadable_images"]) == (1, 5, [])
+    losses = read_results(Path(results["run"]) / "results.csv")[0]
+    assert all(losses[f"{split}/{part}_loss"] > 0 for split in ("train", "val") for part in ("box", "obj", "cls"))
+    assert "tensorflow" not in sys.modules
+
+
+def test_a_yaml_composes_data_sets_as_the_shipped_one_does(tmp_path):
+    file = tmp_path / "pets.yaml"
+    entries = "train: [like_voc/train+test, like_coco/train]\nval: like_voc/test[:2]\n"
+    file.write_text(f"format: tfds\n{entries}names: [cat, dog]\n")
+    config = load_data(str(file))
+    assert [len(open_split(config, split).samples) for split in ("train", "val")] == [13, 2]
+    with pytest.raises(UserError, match="holds no prepared data set"):
+        open_split(replace(config, train=("train",)), "train")  # of no data set: the YAML has no path
+
+
+def test_a_format_without_random_access_says_what_to_run(prepared, tmp_path):
+    folder = shutil.copytree(prepared / "like_voc" / "1.2.0", tmp_path / "like_voc" / "1.2.0")
+    info = folder / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    for file in folder.glob("*array_record*"):
+        file.rename(file.with_name(file.name.replace("array_record", "tfrecord")))
+    with pytest.raises(
+        UserError, match=r"without random access; prepare it where TensorFlow is installed \('tfds build"
+    ):
+        open_split(load_data(f"tfds:{folder}"), "train")
 
 
 def test_what_is_not_prepared_says_what_to_run(tmp_path):

@@ -13,7 +13,6 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolojax.config import DataConfig, check_keys
-from yolojax.data.sample import ImageError, Polygons, Problem, Sample, Split, make_split, probe_image, read_image
+from yolojax.data.sample import (
+    ImageError,
+    Polygons,
+    Problem,
+    Sample,
+    Split,
+    make_split,
+    probe_image,
+    read_image,
+    read_samples,
+)
 from yolojax.errors import UserError
 
 _OPTIONS = ("images",)
@@ -45,18 +54,17 @@ def open_coco(config: DataConfig, split: str, entries: Sequence[str]) -> Split:
     """
     check_keys(f"{config.file}: options", config.options, _OPTIONS)
     problems: list[Problem] = []
-    found, samples = 0, []
+    samples: list[Sample] = []
+    found = 0
     for entry in entries:
         file = config.root / entry
         content = _read(config, split, file)
         pictures = _pictures(config, file, content, problems)
         found += len(content["images"])
         classes = _classes(config, file, content)
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for sample, seen in pool.map(partial(_read_sample, classes), pictures):
-                problems += seen
-                if sample is not None:
-                    samples.append(sample)
+        usable, seen = read_samples(partial(_read_sample, classes), pictures)
+        samples += usable
+        problems += seen
     return make_split(split, found, samples, problems)
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -24,6 +25,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 Boxes = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 Polygons = tuple[NDArray[np.float32] | None, ...]
+Item = TypeVar("Item")
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".mpo", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 SMALLEST_SIDE = 10
@@ -139,6 +141,28 @@ class Split:
 
     samples: Sequence[Sample]
     report: Report = field(repr=False)
+
+
+def read_samples(
+    read: Callable[[Item], tuple[Sample | None, list[Problem]]], items: Iterable[Item]
+) -> tuple[list[Sample], list[Problem]]:
+    """Read the samples of many items in threads.
+
+    Args:
+      read: gives the sample of an item, or None where it cannot be used, and what is wrong with it.
+      items: what to read.
+
+    Returns:
+      The usable samples and all problems, both in the order of the items.
+    """
+    samples: list[Sample] = []
+    problems: list[Problem] = []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for sample, found in pool.map(read, items):
+            problems += found
+            if sample is not None:
+                samples.append(sample)
+    return samples, problems
 
 
 def make_split(name: str, found: int, samples: Sequence[Sample], problems: Sequence[Problem]) -> Split:

@@ -2,9 +2,11 @@
 
 A data set that somebody has prepared in a random-access format (ArrayRecord, Parquet) is read through ``tfds``'s own data sources. It is named
 ``tfds:voc/2007`` (looked for in ``$TFDS_DATA_DIR``, else ``~/tensorflow_datasets``) or ``tfds:/folder``. Any data set will do whose features have
-``image``, ``objects/bbox`` and ``objects/label``; boxes marked ``is_difficult`` or ``is_crowd`` are left out. Options of a YAML of this format:
+``image``, ``objects/bbox`` and ``objects/label``; boxes marked ``is_difficult`` or ``is_crowd`` are left out.
 
-  builder: what follows ``tfds:``; the YAML's ``path`` unless given.
+In a YAML an entry is a split expression (``train+validation``), after the data set that it is of (``voc/2007/train+validation``) unless ``path`` is
+the folder of that data set. Options of the YAML:
+
   difficult: whether to keep boxes marked ``is_difficult``; false unless given.
 """
 
@@ -32,11 +34,12 @@ from yolojax.data.sample import (
     make_split,
     no_boxes,
     probe_stream,
+    read_samples,
 )
 from yolojax.errors import UserError
 
 PREFIX = "tfds:"
-_OPTIONS = ("builder", "difficult")
+_OPTIONS = ("difficult",)
 _LEVELS = ("", "*", "*/*")  # a folder of versions, of configurations, or the version itself
 
 
@@ -51,7 +54,7 @@ def tfds_config(name: str) -> DataConfig:
       UserError: it is not prepared, or has no boxes.
     """
     builder, _, splits = name.removeprefix(PREFIX).removesuffix("]").partition("[")
-    folder = _prepared(name, builder)
+    folder = _prepared(name, [_home() / builder.replace(":", "/")])
     info = _builder(folder).info
     train, _, val = splits.partition(",")
     if not train:
@@ -73,24 +76,21 @@ def open_tfds(config: DataConfig, split: str, entries: Sequence[str]) -> Split:
     Args:
       config: the data set.
       split: which part of it.
-      entries: split expressions (``train+validation``, ``test[:10%]``).
+      entries: split expressions (``train+validation``, ``voc/2007/test[:10%]``).
 
     Raises:
       UserError: it is not prepared in a random-access format, has no boxes or other classes, or has no such split.
     """
     check_keys(f"{config.file}: options", config.options, _OPTIONS)
-    folder = _prepared(str(config.file), str(config.options.get("builder", config.root)))
-    labels = _label_names(str(config.file), _builder(folder).info.features)
-    index = {name: number for number, name in enumerate(config.names)}
-    classes = [index.get(name, name) for name in labels]
-    if not any(isinstance(kind, int) for kind in classes):
-        raise UserError(f"{config.file}: key 'names': {folder} has none of these classes, but {', '.join(labels)}")
     samples: list[Sample] = []
     problems: list[Problem] = []
     found = 0
-    for expression in entries:
+    for entry in entries:
+        builder, _, expression = entry.rpartition("/")
+        folder = _prepared(str(config.file), [config.root / builder, *([_home() / builder] if builder else [])])
+        classes = _classes(config, folder)
         try:
-            source = _source(folder, expression)
+            count = len(_source(folder, expression))
         except NotImplementedError as error:
             raise UserError(f"{config.file}: {folder} is in a format without random access; {_PREPARE}") from error
         except ValueError as error:
@@ -98,29 +98,31 @@ def open_tfds(config: DataConfig, split: str, entries: Sequence[str]) -> Split:
             raise UserError(
                 f"{config.file}: key '{split}': '{expression}' is no split of {folder} ({reason})"
             ) from error
-        found += len(source)
-        for number in range(len(source)):
-            sample, seen = _read_sample(config, classes, folder, expression, number)
-            problems += seen
-            if sample is not None:
-                samples.append(sample)
+        found += count
+        usable, seen = read_samples(partial(_read_sample, config, classes, folder, expression), range(count))
+        samples += usable
+        problems += seen
     return make_split(split, found, samples, problems)
 
 
 _PREPARE = "prepare it where TensorFlow is installed ('tfds build NAME --file_format=array_record'), and set TFDS_DATA_DIR to the folder of the data sets"
 
 
-def _prepared(name: str, builder: str) -> Path:
-    """The newest version of a data set; its folder has a ``dataset_info.json``."""
-    home = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    start = home / builder.replace(":", "/")
-    for level in _LEVELS:
-        found = [file.parent for file in start.glob(f"{level}/dataset_info.json".lstrip("/"))]
-        if len({folder.parent for folder in found}) > 1:
-            raise UserError(f"{name}: choose one of {', '.join(sorted(str(folder.parent) for folder in found))}")
-        if found:
-            return max(found, key=lambda folder: [int(part) for part in folder.name.split(".") if part.isdigit()])
-    raise UserError(f"{name}: {start} holds no prepared data set; {_PREPARE}")
+def _home() -> Path:
+    """Where TensorFlow Datasets keeps what it has prepared."""
+    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def _prepared(name: str, places: Sequence[Path]) -> Path:
+    """The newest version of a data set in the first place that holds one; its folder has a ``dataset_info.json``."""
+    for place in places:
+        for level in _LEVELS:
+            found = [file.parent for file in place.glob(f"{level}/dataset_info.json".lstrip("/"))]
+            if len({folder.parent for folder in found}) > 1:
+                raise UserError(f"{name}: choose one of {', '.join(sorted(str(folder.parent) for folder in found))}")
+            if found:
+                return max(found, key=lambda folder: [int(part) for part in folder.name.split(".") if part.isdigit()])
+    raise UserError(f"{name}: {places[-1]} holds no prepared data set; {_PREPARE}")
 
 
 @functools.lru_cache(maxsize=8)
@@ -147,6 +149,16 @@ def _label_names(name: str, features: Any) -> list[str]:
             f"{name}: is no detection data set: it needs image, objects/bbox and objects/label, and has {', '.join(known)}"
         )
     return objects["label"].names
+
+
+def _classes(config: DataConfig, folder: Path) -> list[int | str]:
+    """The class of each label of a prepared data set, or its name where the settings do not have it."""
+    index = {name: number for number, name in enumerate(config.names)}
+    labels = _label_names(str(config.file), _builder(folder).info.features)
+    classes = [index.get(name, name) for name in labels]
+    if not any(isinstance(kind, int) for kind in classes):
+        raise UserError(f"{config.file}: key 'names': {folder} has none of these classes, but {', '.join(labels)}")
+    return classes
 
 
 def _read_sample(

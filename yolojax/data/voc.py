@@ -9,9 +9,7 @@ out, corners are clipped to the picture. Options of the data set's YAML:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
@@ -30,6 +28,7 @@ from yolojax.data.sample import (
     no_boxes,
     probe_image,
     read_image,
+    read_samples,
 )
 from yolojax.errors import UserError
 
@@ -44,7 +43,7 @@ def open_voc(config: DataConfig, split: str, entries: Sequence[str]) -> Split:
     """
     check_keys(f"{config.file}: options", config.options, _OPTIONS)
     problems: list[Problem] = []
-    images: list[tuple[Path, Path]] = []
+    images: list[Path] = []
     missing = 0
     for entry in entries:
         folder, _, name = entry.rpartition("/")
@@ -62,31 +61,27 @@ def open_voc(config: DataConfig, split: str, entries: Sequence[str]) -> Split:
         for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), start=1):
             identifier = line.split()[0] if line.split() else ""
             if identifier in pictures:
-                images.append((root, pictures[identifier]))
+                images.append(pictures[identifier])
             elif identifier:
                 missing += 1
                 message = f"{root / 'JPEGImages' / identifier} does not exist"
                 problems.append(Problem("missing image", f"{listing}, line {number}", message, "image"))
     if not images:
         raise UserError(f"{config.file}: key '{split}': {', '.join(entries)} name no image that exists")
-    samples = []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for sample, found in pool.map(partial(_read_sample, config), *zip(*images, strict=True)):
-            problems += found
-            if sample is not None:
-                samples.append(sample)
+    samples, found = read_samples(partial(_read_sample, config), images)
+    problems += found
     unknown = sum(problem.kind == "unknown class" for problem in problems)
     if unknown and not any(len(sample.boxes) for sample in samples):
         raise UserError(f"{config.file}: key 'names': no object has one of these classes; {problems[-1]}")
     return make_split(split, len(images) + missing, samples, problems)
 
 
-def _read_sample(config: DataConfig, root: Path, image: Path) -> tuple[Sample | None, list[Problem]]:
+def _read_sample(config: DataConfig, image: Path) -> tuple[Sample | None, list[Problem]]:
     try:
         size, problems = probe_image(image)
     except ImageError as error:
         return None, [Problem("unreadable image", str(image), str(error), "image")]
-    annotation = root / "Annotations" / f"{image.stem}.xml"
+    annotation = image.parents[1] / "Annotations" / f"{image.stem}.xml"
     boxes = no_boxes()
     if annotation.is_file():
         boxes, found = read_annotation(annotation, size, config)

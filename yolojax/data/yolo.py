@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from yolojax.data.sample import (
     no_boxes,
     probe_image,
     read_image,
+    read_samples,
 )
 from yolojax.errors import UserError
 
@@ -52,13 +52,8 @@ def open_yolo(config: DataConfig, split: str, entries: Sequence[str]) -> Split:
     problems: list[Problem] = []
     images = sorted((path for entry in entries for path in _list_images(config, split, entry, problems)), key=str)
     missing = len(problems)
-    samples = []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for sample, found in pool.map(partial(_read_sample, config), images):
-            problems += found
-            if sample is not None:
-                samples.append(sample)
-    return make_split(split, len(images) + missing, samples, problems)
+    samples, found = read_samples(partial(_read_sample, config), images)
+    return make_split(split, len(images) + missing, samples, problems + found)
 
 
 def _list_images(config: DataConfig, split: str, entry: str, problems: list[Problem]) -> list[Path]:

@@ -1,10 +1,52 @@
 """``yolojax data``: its actions from the command line."""
 
+import json
+import shutil
+
 import cv2
 import numpy as np
 import pytest
 
 from yolojax.cli.main import main
+
+
+def test_check_prints_writes_and_draws_what_is_there(tiny_data, tmp_path, capsys):
+    report, plot = tmp_path / "check.json", tmp_path / "new" / "check.png"
+    assert main(["data", "check", str(tiny_data), "--json", str(report), "--plot", str(plot)]) == 0
+    figures = json.loads(report.read_text())
+    boxes = figures["splits"]["train"]["classes"]
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["class", "train", "val"] in rows
+    for name in ("blue", "red"):
+        assert [name, str(boxes[name]), str(figures["splits"]["val"]["classes"][name])] in rows
+    assert ["image", "side,", "px", "train", *["64"] * 7] in rows
+    image = cv2.imread(str(plot))
+    assert image.shape[1] > 1000
+    assert image.std() > 10
+
+
+def test_check_draws_a_data_set_without_boxes_and_names_what_is_wrong(tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), np.zeros((32, 40, 3), np.uint8))
+    (tmp_path / "images" / "b.png").write_bytes(b"no picture")
+    file = tmp_path / "empty.yaml"
+    file.write_text("path: .\ntrain: images\nval: images\nnames: [cat]\n")
+    assert main(["data", "check", str(file), "--plot", str(tmp_path / "check.svg")]) == 1
+    assert "b.png: is no image of a known kind; the image is left out" in capsys.readouterr().out
+    assert "<svg" in (tmp_path / "check.svg").read_text()
+    assert main(["data", "check", str(file), "--plot", "check.jpg"]) == 2
+
+
+def test_strict_training_refuses_what_check_finds(tiny_data, tiny_model, tmp_path, capsys):
+    shutil.copytree(tiny_data.parent, tmp_path / "data")
+    images = tmp_path / "data" / "images"
+    shutil.copy(images / "train" / "3.png", images / "val" / "9.png")
+    file = tmp_path / "squares.yaml"
+    file.write_text("path: data\ntrain: images/train\nval: images/val\nnames: [blue, red]\n")
+    arguments = ["--weights=", f"--cfg={tiny_model}", f"--data={file}", "--img=64", f"--project={tmp_path / 'runs'}"]
+    assert main(["train", *arguments, "--strict"]) == 2
+    assert "are the same picture, in two splits" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_convert_writes_a_data_set_that_checks_clean(tiny_data, tmp_path, capsys):

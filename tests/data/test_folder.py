@@ -1,8 +1,8 @@
-"""A folder is there complete, or nothing is."""
+"""A folder or file is there complete, or nothing is."""
 
 import pytest
 
-from yolojax.data.folder import complete_folder
+from yolojax.data.folder import complete_file, complete_folder
 
 
 def test_the_folder_appears_at_the_end(tmp_path):
@@ -33,3 +33,15 @@ def test_what_is_there_already_is_left_alone(tmp_path):
         (place / "a.txt").write_text("a")
     assert [file.name for file in target.iterdir()] == ["mine.txt"]
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_file_takes_its_place_at_the_end(tmp_path):
+    target = tmp_path / "new" / "a.txt"
+    for text in ("first", "second"):
+        with complete_file(target) as file:
+            file.write_text(text)
+        assert target.read_text() == text
+    with pytest.raises(FileNotFoundError), complete_file(target) as file:
+        file.with_name("other").rename(target)
+    assert target.read_text() == "second"
+    assert list(target.parent.iterdir()) == [target]

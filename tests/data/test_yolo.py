@@ -76,13 +76,6 @@ def test_duplicates_and_empty_boxes_are_left_out_alone(yolo_folder):
     ]
 
 
-def test_strict_refuses_what_the_default_leaves_out(yolo_folder):
-    config = yolo_folder({"a.jpg": ["0 2 0.5 0.1 0.1"], "b.jpg": []})
-    assert len(open_split(config, "train").samples) == 1
-    with pytest.raises(UserError, match=r"1 problems; the first: .*a\.txt, line 1"):
-        open_split(config, "train", strict=True)
-
-
 def test_unreadable_image_is_named_once(yolo_folder):
     config = yolo_folder({"a.jpg": [], "b.jpg": []})
     (config.root / "images" / "train" / "b.jpg").write_bytes(b"not a picture")

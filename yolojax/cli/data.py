@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.progress import TaskID
 
+    from yolojax.data.check import DataCheck
+
 _SPLITS = ("train", "val", "test")
+_PLOT_SUFFIXES = (".png", ".svg", ".pdf")
+_DISTRIBUTIONS = {
+    "image_side_px": "image side, px",
+    "box_side_px": "box side, px",
+    "boxes_per_image": "boxes per image",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     check = add("check", "decode every image and read every label; 1 if something has to be left out")
     check.add_argument("--json", metavar="FILE", type=Path, help="also write everything that was found here")
+    check.add_argument(
+        "--plot", metavar="FILE", type=Path, help="also draw classes and sizes here (.png, .svg or .pdf)"
+    )
 
     convert = add("convert", "write the data set in another layout, with a data YAML to train with")
     convert.add_argument("out", metavar="OUT", type=Path, help="folder to write; it must not exist, or be empty")
@@ -70,10 +81,16 @@ def _check(arguments: argparse.Namespace) -> int:
     from yolojax.data.sources import load_data
     from yolojax.training.records import write_json
 
+    if arguments.plot and arguments.plot.suffix.lower() not in _PLOT_SUFFIXES:
+        raise UserError(f"--plot {arguments.plot}: give it one of the endings {', '.join(_PLOT_SUFFIXES)}")
     config = load_data(arguments.data, arguments.data_root)
     with Progress(transient=True) as progress:
         tasks = {name: progress.add_task(name, total=None) for name in _SPLITS}
-        check = check_data(config, lambda name, done, total: progress.update(tasks[name], completed=done, total=total))
+        check = check_data(
+            config,
+            progress=lambda name, done, total: progress.update(tasks[name], completed=done, total=total),
+        )
+    _print_tables(check)
     print("\n".join(check.lines()))
     print(
         "nothing is left out, and no image is in two splits"
@@ -82,7 +99,42 @@ def _check(arguments: argparse.Namespace) -> int:
     )
     if arguments.json:
         write_json(arguments.json, check.figures())
+    if arguments.plot:
+        from yolojax.data.plots import plot_check
+
+        arguments.plot.parent.mkdir(parents=True, exist_ok=True)
+        plot_check(check, arguments.plot)
     return 0 if check.clean else 1
+
+
+def _print_tables(check: DataCheck) -> None:
+    """Boxes per class and how sizes are distributed, a column for each split."""
+    import numpy as np
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from yolojax.data.check import QUANTILES
+
+    splits = list(check.splits.values())
+    classes = Table("class", box=SIMPLE_HEAD)
+    sizes = Table("", "split", box=SIMPLE_HEAD)
+    sizes.columns[0].no_wrap = True
+    for name in check.splits:
+        classes.add_column(name, justify="right")
+    counts = np.array([split.classes(len(check.names)) for split in splits])
+    for name, row in zip(check.names, counts.T, strict=True):
+        classes.add_row(name, *(f"{count:,}" if count else "-" for count in row))
+    for share in QUANTILES:
+        sizes.add_column(f"{share:.0%}", justify="right")
+    for key, title in _DISTRIBUTIONS.items():
+        for name, split in check.splits.items():
+            sizes.add_row(
+                title if split is splits[0] else "", name, *(f"{value:.3g}" for value in split.distributions[key])
+            )
+    console = Console(highlight=False, markup=False)
+    console.print(classes)
+    console.print(sizes)
 
 
 def _convert(arguments: argparse.Namespace) -> int:

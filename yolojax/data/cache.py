@@ -22,6 +22,7 @@ from typing import IO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from yolojax.data.folder import complete_file
 from yolojax.data.geometry import resize_long_side, resized_shape
 from yolojax.data.sample import ImageError, Pixels, Sample
 from yolojax.runtime import cache_folder
@@ -133,9 +134,8 @@ def _finish(path: Path, finished: Path, offsets: NDArray[np.int64], shapes: NDAr
     """Give a disk cache its name; what describes the pictures comes last and makes it valid."""
     pictures = finished.with_suffix(".bin")
     path.replace(pictures)
-    with tempfile.NamedTemporaryFile(dir=finished.parent, suffix=".npz", delete=False) as file:
+    with complete_file(finished) as file:
         np.savez(file, offsets=offsets, shapes=shapes)
-    Path(file.name).replace(finished)
     return ImageCache(pictures, offsets, shapes, None)
 
 

@@ -1,46 +1,79 @@
-"""A close look at a data set before training: every picture decoded, every label read, splits compared by what is in their pictures."""
+"""A close look at a data set before training: every picture decoded, every label read, splits compared by what is in their pictures.
+
+What a picture decodes to is remembered by the content of its file, in ``checks`` of the cache folder: a second check decodes only what is new.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import os
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, get_args
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from yolojax.config import DataConfig
-from yolojax.data.sample import ImageError, Problem, Report, Sample
+from yolojax.data.folder import complete_file
+from yolojax.data.sample import Boxes, ImageError, Problem, Report, Sample
 from yolojax.data.sources import SplitName, read_split
+from yolojax.errors import UserError
+from yolojax.runtime import cache_folder
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int], None]
+Fingerprints = Mapping[str, str]
 
 TINY_SIDE = 3.0  # pixels of the file; a smaller box is hardly ever meant
-_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class SplitCheck:
     """What is in a split.
 
     Attributes:
       report: what its source said, and pictures that cannot be decoded.
-      classes: boxes of each class.
-      tiny: boxes with a side under ``TINY_SIDE`` pixels.
+      boxes: ``(n, 5)`` class, x, y, width, height as fractions, of all pictures.
+      sides: ``(n, 2)`` float32, width and height of the boxes in pixels of their file.
+      sizes: ``(k, 2)`` int64, height and width of the pictures in pixels.
+      counts: ``(k,)`` int64, boxes of each picture.
       duplicates: groups of names whose pictures are the same.
-      image_sides: quantiles (0, 5, 25, 50, 75, 95 and 100 %) of the pictures' longer side in pixels.
-      box_sides: the same of the boxes' longer side.
-      boxes_per_image: the same of the number of boxes of a picture.
     """
 
     report: Report
-    classes: tuple[int, ...]
-    tiny: int
+    boxes: Boxes
+    sides: NDArray[np.float32]
+    sizes: NDArray[np.int64]
+    counts: NDArray[np.int64]
     duplicates: tuple[tuple[str, ...], ...]
-    image_sides: tuple[float, ...]
-    box_sides: tuple[float, ...]
-    boxes_per_image: tuple[float, ...]
+
+    @property
+    def tiny(self) -> int:
+        """Boxes with a side under ``TINY_SIDE`` pixels."""
+        return int((self.sides < TINY_SIDE).any(1).sum())
+
+    def classes(self, count: int) -> list[int]:
+        """Boxes of each of ``count`` classes."""
+        return np.bincount(self.boxes[:, 0].astype(int), minlength=count).tolist()
+
+    @property
+    def distributions(self) -> dict[str, list[float]]:
+        """Quantiles (0, 5, 25, 50, 75, 95 and 100 %) of the longer side of pictures and of boxes in pixels, and of the boxes of a picture."""
+        return {
+            "image_side_px": _quantiles(self.sizes.max(1)) if len(self.sizes) else [],
+            "box_side_px": _quantiles(self.sides.max(1)) if len(self.sides) else [],
+            "boxes_per_image": _quantiles(self.counts) if len(self.counts) else [],
+        }
 
 
 @dataclass(frozen=True)
@@ -68,7 +101,7 @@ class DataCheck:
         lines: list[str] = []
         for name, check in self.splits.items():
             lines += check.report.lines(most)
-            unseen = [self.names[number] for number, count in enumerate(check.classes) if not count]
+            unseen = [self.names[number] for number, count in enumerate(check.classes(len(self.names))) if not count]
             if unseen:
                 lines.append(f"  no box of {', '.join(unseen)}")
             if check.tiny:
@@ -92,12 +125,10 @@ class DataCheck:
                     "images": check.report.images,
                     "backgrounds": check.report.backgrounds,
                     "boxes": check.report.boxes,
-                    "classes": dict(zip(self.names, check.classes, strict=True)),
+                    "classes": dict(zip(self.names, check.classes(len(self.names)), strict=True)),
                     "tiny_boxes": check.tiny,
                     "duplicates": [list(group) for group in check.duplicates],
-                    "image_side_px": list(check.image_sides),
-                    "box_side_px": list(check.box_sides),
-                    "boxes_per_image": list(check.boxes_per_image),
+                    **check.distributions,
                     "problems": [
                         {"kind": item.kind, "where": item.where, "message": item.message, "left_out": item.left_out}
                         for item in check.report.problems
@@ -108,84 +139,132 @@ class DataCheck:
         }
 
 
-def check_data(config: DataConfig, progress: Callable[[str, int, int], None] | None = None) -> DataCheck:
+def check_data(config: DataConfig, splits: Sequence[SplitName] = (), progress: Progress = lambda *_: None) -> DataCheck:
     """Decode every picture and read every label of a data set.
 
     Args:
       config: the data set.
+      splits: which ones; all that the data set has unless given. A split that is another one under a second name is left out.
       progress: called with the split's name, pictures done and pictures in all.
 
     Raises:
       UserError: a split is missing or empty.
     """
-    splits: dict[str, SplitCheck] = {}
-    prints: dict[str, dict[str, list[str]]] = {}
-    entries: dict[tuple[str, ...], str] = {}
-    for name in get_args(SplitName):
-        entry = getattr(config, name)
-        if not entry or entry in entries:  # a split that is another one under a second name
-            continue
-        entries[entry] = name
-        splits[name], prints[name] = _check_split(config, name, progress or (lambda *_: None))
+    entries: dict[tuple[str, ...], SplitName] = {}
+    for name in splits or get_args(SplitName):
+        if getattr(config, name):
+            entries.setdefault(getattr(config, name), name)
+    memory = cache_folder() / "checks" / f"{hashlib.sha256(str(config.root.absolute()).encode()).hexdigest()[:16]}.json"
+    known = _recall(memory)
+    checks: dict[str, SplitCheck] = {}
+    pictures: dict[str, dict[str, list[str]]] = {}
+    seen: dict[str, str] = {}
+    for name in entries.values():
+        checks[name], pictures[name] = _check_split(config, name, known, seen, progress)
+    if not seen.keys() <= known.keys():
+        _remember(memory, known | seen)
     leaks = [
-        (prints[first][key][0], prints[second][key][0])
-        for number, first in enumerate(splits)
-        for second in list(splits)[number + 1 :]
-        for key in prints[first]
-        if key in prints[second]
+        (pictures[first][key][0], pictures[second][key][0])
+        for number, first in enumerate(checks)
+        for second in list(checks)[number + 1 :]
+        for key in pictures[first]
+        if key in pictures[second]
     ]
-    return DataCheck(config.names, splits, tuple(leaks))
+    return DataCheck(config.names, checks, tuple(leaks))
+
+
+def require_clean(config: DataConfig, splits: Sequence[SplitName]) -> None:
+    """Refuse splits of which anything has to be left out, or that share a picture.
+
+    Raises:
+      UserError: names the first of what the check found.
+    """
+    check = check_data(config, splits)
+    found = [str(problem) for split in check.splits.values() for problem in split.report.problems if problem.left_out]
+    found += [f"{first} and {second} are the same picture, in two splits" for first, second in check.leaks]
+    if found:
+        raise UserError(
+            f"{config.file}: {len(found)} problems; the first: {found[0]}; 'yolojax data check {config.file}' lists them all"
+        )
 
 
 def _check_split(
-    config: DataConfig, name: SplitName, progress: Callable[[str, int, int], None]
+    config: DataConfig, name: SplitName, known: Fingerprints, seen: dict[str, str], progress: Progress
 ) -> tuple[SplitCheck, dict[str, list[str]]]:
+    """Check a split; also gives the names of its pictures by their fingerprint, and adds to ``seen`` what there is to remember."""
     split = read_split(config, name)
     problems = list(split.report.problems)
     good: list[Sample] = []
-    prints: defaultdict[str, list[str]] = defaultdict(list)
+    pictures: defaultdict[str, list[str]] = defaultdict(list)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for done, (sample, found) in enumerate(
-            zip(split.samples, pool.map(_fingerprint, split.samples), strict=True), start=1
-        ):
-            if isinstance(found, Problem):
-                problems.append(found)
+        found = pool.map(partial(_fingerprint, known), split.samples)
+        for done, (sample, (content, picture)) in enumerate(zip(split.samples, found, strict=True), start=1):
+            if isinstance(picture, Problem):
+                problems.append(picture)
             else:
                 good.append(sample)
-                prints[found].append(sample.name)
+                pictures[picture].append(sample.name)
+                if content:
+                    seen[content] = picture
             progress(name, done, len(split.samples))
-    sides = [sample.boxes[:, 3:] * sample.size[::-1] for sample in good]
-    flat = np.concatenate([np.zeros((0, 2), np.float32), *sides])
-    counts = Counter(int(kind) for sample in good for kind in sample.boxes[:, 0])
-    per_image = [len(sample.boxes) for sample in good]
+    counts = np.array([len(sample.boxes) for sample in good], np.int64)
+    boxes = np.concatenate([np.zeros((0, 5), np.float32), *(sample.boxes for sample in good)])
+    sizes = np.array([sample.size for sample in good], np.int64).reshape(-1, 2)
     report = Report(
         split=name,
         found=split.report.found,
         images=len(good),
-        backgrounds=per_image.count(0),
-        boxes=sum(per_image),
+        backgrounds=int((counts == 0).sum()),
+        boxes=len(boxes),
         problems=tuple(problems),
     )
     check = SplitCheck(
         report=report,
-        classes=tuple(counts[number] for number in range(len(config.names))),
-        tiny=int((flat < TINY_SIDE).any(1).sum()),
-        duplicates=tuple(tuple(group) for group in prints.values() if len(group) > 1),
-        image_sides=_quantiles([max(sample.size) for sample in good]),
-        box_sides=_quantiles(flat.max(1).tolist() if len(flat) else []),
-        boxes_per_image=_quantiles(per_image),
+        boxes=boxes,
+        sides=(boxes[:, 3:] * np.repeat(sizes[:, ::-1], counts, 0)).astype(np.float32),
+        sizes=sizes,
+        counts=counts,
+        duplicates=tuple(tuple(group) for group in pictures.values() if len(group) > 1),
     )
-    return check, dict(prints)
+    return check, dict(pictures)
 
 
-def _fingerprint(sample: Sample) -> str | Problem:
-    """What names the picture's pixels, or why they cannot be read."""
+def _fingerprint(known: Fingerprints, sample: Sample) -> tuple[str, str | Problem]:
+    """What names the content of the picture's file (nothing where it has none), and what names its pixels, or why they cannot be read."""
+    try:
+        content = _digest(Path(sample.name).read_bytes())
+    except (OSError, ValueError):  # it is no file: a picture of a prepared data set
+        content = ""
+    if content in known:
+        return content, known[content]
     try:
         image = sample.load()
     except ImageError as error:
-        return Problem("unreadable image", sample.name, str(error), "image")
-    return hashlib.blake2b(image.tobytes(), digest_size=16, salt=repr(image.shape).encode()[:16]).hexdigest()
+        return content, Problem("unreadable image", sample.name, str(error), "image")
+    return content, _digest(image.tobytes(), repr(image.shape))
 
 
-def _quantiles(values: Sequence[float]) -> tuple[float, ...]:
-    return tuple(round(float(value), 2) for value in np.quantile(values, _QUANTILES)) if values else ()
+def _digest(data: bytes, salt: str = "") -> str:
+    return hashlib.blake2b(data, digest_size=16, salt=salt.encode()[:16]).hexdigest()
+
+
+def _recall(memory: Path) -> dict[str, str]:
+    """What pictures decoded to, by the content of their files; nothing where it is missing, damaged or of another decoder."""
+    try:
+        found = json.loads(memory.read_bytes())
+        known = found["pictures"] if found["decoder"] == cv2.__version__ else {}
+        return {content: picture for content, picture in known.items() if isinstance(picture, str)}
+    except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def _remember(memory: Path, pictures: Fingerprints) -> None:
+    try:
+        with complete_file(memory) as unfinished:
+            unfinished.write_text(json.dumps({"decoder": cv2.__version__, "pictures": pictures}), encoding="utf-8")
+    except OSError as error:
+        log.warning("%s: cannot be written (%s): the next check decodes every image again", memory, error.strerror)
+
+
+def _quantiles(values: NDArray[Any]) -> list[float]:
+    return np.quantile(values, QUANTILES).round(2).tolist()

@@ -1,7 +1,8 @@
-"""Folders that appear complete or not at all."""
+"""Folders and files that appear complete or not at all."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -27,3 +28,21 @@ def complete_folder(folder: Path) -> Iterator[Path]:
         unfinished.replace(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
+def complete_file(file: Path) -> Iterator[Path]:
+    """Give a place beside ``file`` to write to, which takes its name (and the place of what has it) at the end of the block.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}-", suffix=file.suffix, dir=file.parent)
+    os.close(handle)
+    unfinished = Path(name)
+    try:
+        yield unfinished
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -51,14 +51,13 @@ def read_split(config: DataConfig, split: SplitName) -> Split:
     return open_yolo(dataclasses.replace(config, root=prepare_shapes(config)), split, entries)
 
 
-def open_split(config: DataConfig, split: SplitName, *, single_class: bool = False, strict: bool = False) -> Split:
+def open_split(config: DataConfig, split: SplitName, *, single_class: bool = False) -> Split:
     """The usable samples of a split, checked; what was left out is in the report, and logged by name.
 
     Args:
       config: the data set.
       split: which part of it.
       single_class: give every box class 0.
-      strict: refuse a split from which anything had to be left out.
 
     Raises:
       UserError: the data is missing, empty or mislabelled; the message names file, line and remedy.
@@ -68,11 +67,9 @@ def open_split(config: DataConfig, split: SplitName, *, single_class: bool = Fal
     if wrong:
         more = f" (and {len(wrong) - 1} more such rows)" if len(wrong) > 1 else ""
         raise UserError(f"{wrong[0].where}: {wrong[0].message}{more}")
-    left_out = [problem for problem in opened.report.problems if problem.left_out]
     if not opened.samples:
-        raise UserError(f"{config.file}: key '{split}': no usable image; {left_out[0]}")
-    if strict and left_out:
-        raise UserError(f"{config.file}: key '{split}': {len(left_out)} problems; the first: {left_out[0]}")
+        first = next((f"; {problem}" for problem in opened.report.problems if problem.left_out), "")
+        raise UserError(f"{config.file}: key '{split}': no usable image{first}")
     for line in opened.report.lines():
         log.info(line)
     if single_class:

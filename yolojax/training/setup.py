@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from yolojax.config import DataConfig, Hyperparameters, configs_root, load_hyperparameters
 from yolojax.data.anchors import check_anchors
+from yolojax.data.check import require_clean
 from yolojax.data.pipeline import TrainingStream, ValidationBatches, training_stream, validation_batches
 from yolojax.data.sample import Sample
 from yolojax.data.sources import load_data, open_split
@@ -96,8 +97,10 @@ def prepare(settings: TrainSettings) -> Job:
     batch_size = settings.batch_size or 16
     if batch_size % len(devices):
         raise UserError(f"--batch-size {batch_size}: must be a multiple of the {len(devices)} devices")
-    train = open_split(data, "train", single_class=settings.single_cls, strict=settings.strict)
-    val = open_split(data, "val", single_class=settings.single_cls, strict=settings.strict)
+    if settings.strict:
+        require_clean(data, ("train", "val"))
+    train = open_split(data, "train", single_class=settings.single_cls)
+    val = open_split(data, "val", single_class=settings.single_cls)
     spec = _fit_anchors(settings, hyperparameters, spec, train.samples, image_size)
     variables, source = _place(weights, spec, settings.seed)
     rehearse(strategy, tuple(flatten(variables["params"])), settings.epochs or 1, spec.name)

@@ -1,0 +1,96 @@
+"""The picture of a check: what is in the splits of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yolojax.data.check import DataCheck
+from yolojax.drawing import PALETTE
+
+_BINS = 40
+_NAMED_CLASSES = 100  # more names than this stand too close to be read
+_MOST_POINTS = 5000  # pictures of a split that are drawn, evenly chosen
+
+
+def plot_check(check: DataCheck, path: Path) -> None:
+    """Draw classes, sizes and places of boxes and the sizes of pictures, with a colour for each split.
+
+    Args:
+      check: of the data set.
+      path: file to write; its ending (``.png``, ``.svg``, …) chooses the kind.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(15, 9), layout="constrained")
+    grid = figure.add_gridspec(2, 4)
+    colours = [tuple(channel / 255 for channel in colour) for colour in PALETTE[1:4]]  # blue, green, violet
+    _draw_classes(figure.add_subplot(grid[0, :]), check, colours)
+    splits = list(check.splits.values())
+    labels = list(check.splits)
+
+    axes = figure.add_subplot(grid[1, 0])
+    for split, label, colour in zip(splits, labels, colours, strict=False):
+        chosen = split.sizes[:: max(len(split.sizes) // _MOST_POINTS, 1)]
+        axes.scatter(chosen[:, 1], chosen[:, 0], s=12, alpha=0.35, linewidths=0, color=colour, label=label)
+    axes.set(title="sizes of images", xlabel="width, pixels", ylabel="height, pixels", xlim=(0, None), ylim=(0, None))
+
+    longer = [split.sides.max(1) for split in splits]
+    axes = figure.add_subplot(grid[1, 1])
+    _draw_shares(axes, longer, labels, colours, _log_bins(longer))
+    axes.set(title="longer sides of boxes", xlabel="pixels", ylabel="share of the boxes, %", xscale="log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+
+    counts = [split.counts for split in splits]
+    most = max((int(values.max()) for values in counts if len(values)), default=0)
+    axes = figure.add_subplot(grid[1, 2])
+    _draw_shares(axes, counts, labels, colours, np.arange(0, most + 2, max(1, -(-(most + 1) // _BINS))) - 0.5)
+    axes.set(title="boxes of an image", xlabel="boxes", ylabel="share of the images, %")
+
+    axes = figure.add_subplot(grid[1, 3])
+    centres = np.concatenate([split.boxes[:, 1:3] for split in splits])
+    *_, image = axes.hist2d(centres[:, 0], centres[:, 1], bins=_BINS, range=[[0, 1], [0, 1]], cmap="Blues")
+    figure.colorbar(image, ax=axes, label="boxes", shrink=0.7)
+    axes.set(title="centres of boxes", xlabel="x / width", ylabel="y / height", aspect="equal", ylim=(1, 0))
+    figure.savefig(path, dpi=110)
+
+
+def _draw_classes(axes: Any, check: DataCheck, colours: Sequence[Any]) -> None:
+    """Bars for the boxes of each class, one beside the other for the splits; names of classes without a box are red."""
+    classes, width = np.arange(len(check.names)), 0.8 / max(len(check.splits), 1)
+    total = np.zeros(len(classes), int)
+    for place, ((label, split), colour) in enumerate(zip(check.splits.items(), colours, strict=False)):
+        counts = np.array(split.classes(len(classes)))
+        total += counts
+        title = f"{label}: {split.report.images:,} images, {split.report.boxes:,} boxes"
+        axes.bar(classes + (place + 0.5) * width - 0.4, counts, width, color=colour, label=title)
+    axes.set(title="boxes of each class", ylabel="boxes", xlim=(-0.6, len(classes) - 0.4))
+    axes.legend(frameon=False)
+    if len(classes) > _NAMED_CLASSES:
+        axes.set_xlabel("class index")
+        return
+    upright = len(classes) <= 10
+    axes.set_xticks(classes, check.names, rotation=0 if upright else 90, fontsize=10 if len(classes) <= 40 else 8)
+    for tick, count in zip(axes.get_xticklabels(), total, strict=True):
+        tick.set_color("black" if count else "red")
+
+
+def _draw_shares(
+    axes: Any, values: Sequence[NDArray[Any]], labels: Sequence[str], colours: Sequence[Any], bins: NDArray[Any]
+) -> None:
+    for found, label, colour in zip(values, labels, colours, strict=False):
+        if len(found):
+            weights = np.full(len(found), 100 / len(found))
+            axes.hist(found, bins, weights=weights, histtype="step", linewidth=1.6, color=colour, label=label)
+    if len(values) > 1:
+        axes.legend(frameon=False)
+
+
+def _log_bins(values: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
+    positive = np.concatenate([found[found > 0] for found in values])
+    low, high = (positive.min(), positive.max()) if len(positive) else (1, 10)
+    return np.geomspace(low * 0.98, high * 1.02, _BINS)

@@ -13,7 +13,14 @@ import pytest
 
 from yolojax.config import Hyperparameters
 from yolojax.data import colour, geometry, mosaic, pipeline
-from yolojax.data.pipeline import Batch, TrainingStream, epoch_order, training_stream, validation_batches
+from yolojax.data.pipeline import (
+    Batch,
+    TrainingStream,
+    epoch_order,
+    image_weights,
+    training_stream,
+    validation_batches,
+)
 from yolojax.data.sample import ImageError, Sample
 
 EVERYTHING = Hyperparameters(mosaic=0.7, mixup=0.5, degrees=5, shear=2, flipud=0.3, copy_paste=0.5)
@@ -69,6 +76,45 @@ def test_order_is_a_permutation_after_another():
     assert (
         epoch_order(5, 12, seed=0, epoch=4).tolist() != order.tolist() != epoch_order(5, 12, seed=1, epoch=3).tolist()
     )
+
+
+def test_images_weigh_what_their_boxes_do():
+    classes = [[0, 0, 0], [0, 1], []]
+    samples = [
+        Sample(
+            name="",
+            size=(9, 9),
+            boxes=np.array([[label, 0, 0, 1, 1] for label in labels] or np.zeros((0, 5))),
+            reader=np.zeros,
+        )
+        for labels in classes
+    ]
+    # Four boxes of class 0 and one of class 1; a box of a class with mAP m counts (1 - m)² / boxes of its class.
+    np.testing.assert_allclose(image_weights(samples, [0, 0]), np.array([3 / 4, 1 / 4 + 1, 0]) / 2)
+    np.testing.assert_allclose(image_weights(samples, [0.5, 0]), np.array([3 / 16, 1 / 16 + 1, 0]) / 1.25)
+    np.testing.assert_allclose(image_weights(samples, [1, 1]), [1 / 3] * 3)
+
+
+def test_images_are_drawn_by_weight_and_the_same_ones_again(samples):
+    weights = np.arange(11.0) / 55
+    stream = stream_of(samples)
+    stream.draw(1, weights)
+    first = list(islice(stream.iterate(1), 3))
+    stream.draw(2, np.eye(11)[4])
+    assert {int(index) for batch in islice(stream.iterate(2), 3) for index in batch["index"]} == {4}
+    again = stream_of(samples)
+    again.draw(1, weights)
+    assert_same(first[1:], islice(again.iterate(1, 1, workers=1), 2))
+    again.close()
+    drawn = [index for epoch in range(200) for index in _drawn(stream, epoch, weights)]
+    share = np.bincount(drawn, minlength=11) / len(drawn)
+    np.testing.assert_allclose(share, weights, atol=0.03)
+
+
+def _drawn(stream: TrainingStream, epoch: int, weights: np.ndarray) -> list[int]:
+    stream.draw(epoch, weights)
+    assert stream.batches.order is not None
+    return stream.batches.order.tolist()
 
 
 def test_data_set_smaller_than_a_batch(samples):

@@ -56,6 +56,15 @@ def test_the_newest_two_are_kept(tmp_path, state):
     assert sorted(folder.name for folder in (tmp_path / "checkpoints").iterdir()) == ["2", "3"]
 
 
+def test_the_newest_is_the_one_with_the_largest_number(tmp_path, state):
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.newest() is None
+    for step in (9, 10):
+        checkpoints.save(step, state, {})
+    assert checkpoints.newest() == tmp_path / "checkpoints" / "10"
+    checkpoints.close()
+
+
 def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(tmp_path, state):
     checkpoints = Checkpoints(tmp_path)
     for step in (1, 2):

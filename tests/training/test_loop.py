@@ -11,11 +11,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from yolojax.data.pipeline import TrainingStream
 from yolojax.errors import UserError
+from yolojax.evaluation.evaluator import Evaluation
 from yolojax.model.weights import load_weights
 from yolojax.training.checkpoints import Checkpoints
 from yolojax.training.loop import train
 from yolojax.training.records import read_results
+from yolojax.training.session import Session
 from yolojax.training.settings import TrainSettings
 
 # Runs the command line in a process that sends itself a signal when it hands a given batch to the device.
@@ -178,8 +181,35 @@ def test_two_runs_with_one_seed_have_the_same_bits_and_another_seed_has_not(sett
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_files(settings, tmp_path):
     hyp = tmp_path / "hyp.yaml"
     hyp.write_text("warmup_bias_lr: 1.0e+30\n")
-    with pytest.raises(UserError, match=r"epoch 1, batch \d: the loss is not finite; .*\d\.png"):
+    with pytest.raises(UserError, match=r"epoch 1, batch (\d) \(step \1\): the loss is not finite; .*\d\.png"):
         train(settings(hyp=str(hyp)))
+
+
+def test_best_weights_are_the_newest_ones_until_something_is_validated(settings, monkeypatch):
+    saved = []
+    monkeypatch.setattr(Session, "save_weights", lambda self, name: saved.append((self.progress.epoch, name)))
+    monkeypatch.setattr("yolojax.training.session.load_weights", None)  # the best validation is known without it
+    train(settings(noval=True, epochs=3))
+    assert saved == [(epoch, name) for epoch in (1, 2, 3) for name in ("last", "best")]
+
+
+def test_images_are_drawn_by_what_the_last_validation_found_badly(settings, monkeypatch):
+    drawn, draw = [], TrainingStream.draw
+
+    def observed(stream, epoch, weights):
+        drawn.append((epoch, weights))
+        draw(stream, epoch, weights)
+
+    monkeypatch.setattr(TrainingStream, "draw", observed)
+    monkeypatch.setattr(
+        Evaluation, "per_class", lambda _: [{"class": 0, "map50_95": 0.9}, {"class": 1, "map50_95": 0.0}]
+    )
+    monkeypatch.setattr("yolojax.training.reporting.show_best", lambda *_: None)
+    train(settings(image_weights=True))
+    (first, before), (second, after) = drawn
+    assert (first, second) == (0, 1)
+    assert before.sum() == pytest.approx(1)
+    assert np.abs(before - after).max() > 0.01
 
 
 def test_early_stopping_counts_epochs_since_the_best_one(settings, tmp_path):
@@ -217,6 +247,8 @@ def test_a_mistake_is_told_before_anything_is_written(settings, tmp_path, change
     ("changes", "message"),
     [
         ({"batch_size": 0}, "--batch-size 0: must be at least 1"),
+        ({"batch_size": -1}, "--batch-size -1: name a number; 'yolojax plan'"),
+        ({"image_weights": True, "rect": True}, "--image-weights: cannot go with --rect"),
         ({"epochs": 0}, "--epochs 0: must be at least 1"),
         ({"imgsz": 8}, "--imgsz 8: must be at least 32"),
         ({"label_smoothing": 1.0}, "--label-smoothing"),

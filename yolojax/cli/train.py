@@ -16,13 +16,14 @@ IGNORED = {
     "upload_dataset": "only for Weights & Biases",
     "entity": "only for Weights & Biases",
     "artifact_alias": "only for Weights & Biases",
+    "evolve_population": "a study of evolution keeps its own history",
+    "resume_evolve": "a study of evolution goes on with the same command and --resume",
 }
 # Flags that would change what is trained and do not exist here.
 REFUSED = {
     "quad": "the quad loader is not part of yolojax",
     "bucket": "download the data with your cloud's own tool and name its folder",
     "evolve": "hyperparameter evolution is not part of this version",
-    "image_weights": "images cannot be drawn by the difficulty of their classes in this version",
 }
 
 

@@ -15,7 +15,7 @@ import os
 import sys
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -66,6 +66,23 @@ class Pictures:
         return self.cache[index], self.samples[index].size
 
 
+def image_weights(samples: Sequence[Sample], maps: Sequence[float]) -> NDArray[np.float64]:
+    """How often each picture is to be drawn: more often where its classes are rare, or found badly so far.
+
+    Args:
+      samples: of the training split.
+      maps: mAP50-95 of every class, 0 to 1, at the last validation.
+
+    Returns:
+      ``(n,)``, of sum 1; all equal where no class is left to be learned.
+
+    Source: contract §1.7, image_weights: a box counts ``(1 - mAP)²`` over the number of boxes of its class.
+    """
+    counts = np.array([np.bincount(sample.boxes[:, 0].astype(int), minlength=len(maps)) for sample in samples])
+    weights = counts @ ((1 - np.array(maps)) ** 2 / np.maximum(counts.sum(0), 1))
+    return weights / weights.sum() if weights.sum() > 0 else np.full(len(samples), 1 / len(samples))
+
+
 @functools.lru_cache(maxsize=4)
 def epoch_order(count: int, length: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """Which sample is at which place of an epoch: permutations of ``count`` samples, one after another, ``length`` in all."""
@@ -89,7 +106,7 @@ class TrainingBatches:
       epochs: how many.
       augment: whether to augment at all.
       rect_shapes: (height, width) of each batch of an epoch, for rectangular training; its pictures are then in order of their shape.
-      rect_order: the sample at each place of an epoch of rectangular training.
+      order: the sample at each place of an epoch, where it is not a new permutation: of rectangular training, or drawn by weight.
       process_index: which share of every batch to make.
       process_count: in how many shares batches are made.
     """
@@ -102,7 +119,7 @@ class TrainingBatches:
     epochs: int
     augment: bool = True
     rect_shapes: tuple[tuple[int, int], ...] = ()
-    rect_order: NDArray[np.int64] | None = None
+    order: NDArray[np.int64] | None = None
     process_index: int = 0
     process_count: int = 1
 
@@ -129,8 +146,8 @@ class TrainingBatches:
         return _collate(items, self.max_boxes) | {"unreadable": np.array(unreadable, np.int32)}
 
     def _sample_at(self, epoch: int, place: int) -> int:
-        if self.rect_order is not None:
-            return int(self.rect_order[place])
+        if self.order is not None:
+            return int(self.order[place])
         count, length = len(self.pictures.samples), self.batches_per_epoch * self.batch_size
         return int(epoch_order(count, length, self.seed, epoch)[place])
 
@@ -237,6 +254,16 @@ class TrainingStream:
         for found in self._ahead:
             self._report(found.pop("unreadable"), found["boxes"].shape[1])
             yield found
+
+    def draw(self, epoch: int, weights: NDArray[np.float64]) -> None:
+        """Let an epoch have pictures drawn by weight, with replacement, instead of each one once.
+
+        Call it before every epoch; the workers start anew, as they have made batches ahead without knowing the weights.
+        """
+        rng = np.random.default_rng(np.random.SeedSequence(self.batches.seed, spawn_key=(_ORDER, epoch)))
+        length = self.batches_per_epoch * self.batches.batch_size
+        self.close()
+        self.batches = replace(self.batches, order=rng.choice(len(weights), length, p=weights))
 
     def close(self) -> None:
         """Stop the workers."""
@@ -383,7 +410,7 @@ def training_stream(
         epochs=epochs,
         augment=augment,
         rect_shapes=shapes,
-        rect_order=order,
+        order=order,
         process_index=process_index,
         process_count=process_count,
     )

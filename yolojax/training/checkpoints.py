@@ -64,6 +64,12 @@ class Checkpoints:
         except Exception as error:
             raise _disk_error(self.folder, error) from error
 
+    def newest(self) -> Path | None:
+        """The newest checkpoint, once it is on disk; None if there is none."""
+        self.wait()
+        step = self._manager.latest_step()
+        return None if step is None else self.folder / str(step)
+
     def restore(self, template: Callable[[Progress], State]) -> tuple[State, Progress, list[str]] | None:
         """The newest checkpoint that can be read.
 

@@ -18,7 +18,7 @@ from yolojax.freezing.labels import trainable_mask
 from yolojax.freezing.phases import MOVEMENT
 from yolojax.freezing.signals import movement
 from yolojax.freezing.tree import partition
-from yolojax.training import plots, session
+from yolojax.training import plots, reporting, session
 from yolojax.training.interrupts import Interrupt, interruptible
 from yolojax.training.parallel import put_batch
 from yolojax.training.progress import EpochMeter, ProgressBar
@@ -49,10 +49,9 @@ def train(settings: TrainSettings) -> dict[str, Any]:
     else:
         job = prepare(settings)
         now = session.begin(job, new_run_folder(settings.project, settings.name, settings.exist_ok))
-    session.describe(now)
-    validate = Validator(
-        job.spec, job.loss, job.names, dtype=jnp.bfloat16 if job.settings.dtype == "bfloat16" else None
-    )
+    reporting.describe(job, now.run, now.state, now.phase, session.image_sizes(job))
+    dtype = jnp.bfloat16 if job.settings.dtype == "bfloat16" else None
+    validate = Validator(job.spec, job.loss, job.names, job.mesh, dtype)
     step: TrainStep | None = None
 
     with interruptible() as interrupt, closing(job.stream):
@@ -62,6 +61,8 @@ def train(settings: TrainSettings) -> dict[str, Any]:
                 step = session.make_step(job, now.phase)
             if MOVEMENT in job.strategy.needs and now.progress.batch == 0:
                 now.epoch_start = _trained(now)
+            if job.settings.image_weights:
+                session.draw_images(now)
             meter = _train_epoch(now, step, interrupt)
             if interrupt:
                 _save_and_exit(now, meter, interrupt, time.perf_counter() - began)
@@ -70,7 +71,7 @@ def train(settings: TrainSettings) -> dict[str, Any]:
             evaluation = None if skip else validate(now.averaged(), job.validation)
             if session.end_epoch(now, meter, evaluation, moved, time.perf_counter() - began):
                 break
-    return session.finish(now)
+    return session.finish(now, validate)
 
 
 def _train_epoch(now: Session, step: TrainStep, interrupt: Interrupt) -> EpochMeter:

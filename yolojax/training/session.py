@@ -14,24 +14,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from yolojax.config import from_mapping, read_yaml
-from yolojax.data.sample import samples_record
+from yolojax.data.pipeline import image_weights
 from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import Evaluation
 from yolojax.evaluation.metrics import fitness
-from yolojax.evaluation.plots import plot_evaluation
 from yolojax.freezing.adapters import merge_adapters
-from yolojax.freezing.labels import FROZEN, trainable_mask
+from yolojax.freezing.labels import trainable_mask
 from yolojax.freezing.phases import GRADIENT_NORMS, MOVEMENT, EpochRecord, History, Phase
-from yolojax.freezing.summary import BN_MODES, summarise
-from yolojax.freezing.tree import flatten, partition
+from yolojax.freezing.tree import partition
 from yolojax.model.network import Network, Variables
-from yolojax.model.weights import Weights, save_weights
-from yolojax.training import plots, records
+from yolojax.model.weights import Weights, load_weights, save_weights
+from yolojax.training import records, reporting
 from yolojax.training.checkpoints import Checkpoints
 from yolojax.training.optimizer import OptimizerSettings
 from yolojax.training.parallel import replicated
@@ -42,6 +37,7 @@ from yolojax.training.settings import TrainSettings
 from yolojax.training.setup import Job
 from yolojax.training.state import TrainState, abstract_state, create_state
 from yolojax.training.step import TrainStep, make_train_step
+from yolojax.training.validation import Validator
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +92,7 @@ class Session:
     checkpoints: Checkpoints
     epoch_start: Any = None  # what trains, as it was when the epoch began; for strategies that watch movement
     events: Any = None  # TensorBoard's writer, where there is one
+    best: Evaluation | None = None  # the best validation, if this process made it
 
     def save(self) -> None:
         """Save the state for ``--resume``, in the background."""
@@ -133,7 +130,7 @@ def begin(job: Job, run: Path) -> Session:
     variables = enter_phase(job.variables, phase, jax.random.key(job.settings.seed))
     state = create_state(variables, phase.tree(), optimizer_settings(job), job.mesh)
     if jax.process_index() == 0:
-        _write_settings(job, run, phase, state.params)
+        reporting.write_beginning(job, run, phase, state.params)
     return Session(job, run, state, phase, Progress(0, history), Checkpoints(run), events=_open_events(run, 0))
 
 
@@ -185,29 +182,15 @@ def next_phase(session: Session) -> bool:
     before, session.phase = session.phase, job.strategy.phase(epoch, session.progress.history, job.paths)
     if session.phase == before:
         return False
-    log.info("epoch %d: phase '%s': %s", epoch + 1, session.phase.name, count(session.state, session.phase))
+    log.info("epoch %d: phase '%s': %s", epoch + 1, session.phase.name, reporting.count(session.state, session.phase))
     key = jax.random.key(job.settings.seed + epoch)
     session.state = change_phase(session.state, session.phase, optimizer_settings(job), key, job.mesh)
     return True
 
 
-def trainable_parameters(state: TrainState, phase: Phase) -> tuple[int, int]:
-    """How many parameters train, and how many there are."""
-    sizes = {path: leaf.size for path, leaf in flatten(state.params).items()}
-    labels = dict(phase.labels)
-    total = sum(sizes.values())
-    return total - sum(size for path, size in sizes.items() if labels.get(path, FROZEN) == FROZEN), total
-
-
-def count(state: TrainState, phase: Phase) -> str:
-    """How many parameters train, in words."""
-    trainable, total = trainable_parameters(state, phase)
-    return f"{trainable:,} of {total:,} parameters train ({trainable / total:.1%})"
-
-
 def record_program(session: Session, seconds: float, lowered: Any) -> None:
     """Write down what a step that was just compiled costs."""
-    trainable, total = trainable_parameters(session.state, session.phase)
+    trainable, total = reporting.trainable_parameters(session.state, session.phase)
     session.progress.programs.append(
         {
             "epoch": session.progress.epoch,
@@ -218,28 +201,6 @@ def record_program(session: Session, seconds: float, lowered: Any) -> None:
             **program_record(lowered),
         }
     )
-
-
-def describe(session: Session) -> None:
-    """Say what is trained on what, and what the BatchNorm of frozen layers does."""
-    job = session.job
-    devices = job.mesh.devices.ravel()
-    log.info(
-        "%s, %d px, batch %d on %d x %s, %s; %d training and %d validation images, %d classes",
-        job.spec.name,
-        job.settings.imgsz,
-        job.schedule.batch_size,
-        devices.size,
-        devices[0].device_kind,
-        job.settings.dtype,
-        len(job.stream.pictures.samples),
-        len(job.validation.pictures.samples),
-        len(job.names),
-    )
-    log.info("freeze %s: %s", job.strategy.name, count(session.state, session.phase))
-    if session.phase.frozen:
-        log.info(BN_MODES[job.settings.frozen_bn])
-    log.info("run folder: %s", session.run)
 
 
 def end_epoch(
@@ -261,28 +222,27 @@ def end_epoch(
         progress.final = {"epoch": epoch, "fitness": score, **evaluation.figures()}
         if best:
             progress.best_fitness, progress.best_epoch, progress.best = score, epoch, progress.final
+            session.best = evaluation
     patience = job.settings.patience
     stop = bool(patience) and evaluation is not None and epoch - progress.best_epoch >= patience
     last = stop or progress.epoch == job.epochs
     if jax.process_index() == 0:
-        _write_epoch(session, epoch, meter, evaluation)
+        reporting.write_epoch(job, session.run, session.events, epoch, meter, evaluation)
     if last or not job.settings.nosave:
         session.save_weights("last")
-        if best or not (session.run / "weights" / "best").is_dir():
+        if best or not progress.best:  # before the first validation (--noval) the newest weights are the best ones
             session.save_weights("best")
         if job.settings.save_period > 0 and progress.epoch % job.settings.save_period == 0:
             session.save_weights(f"epoch{epoch}")
         session.save()
-    log.info("%s", _epoch_line(job, epoch, meter, evaluation, seconds))
+    log.info("%s", reporting.epoch_line(job, epoch, meter, evaluation, seconds))
     if stop:
         log.info("no improvement in %d epochs: stopping", patience)
-    if last and evaluation is not None and jax.process_index() == 0:
-        _show_results(session, evaluation)
     return stop
 
 
-def finish(session: Session) -> dict[str, Any]:
-    """Write ``results.json``.
+def finish(session: Session, validate: Validator) -> dict[str, Any]:
+    """Show the best epoch and write ``results.json``.
 
     Returns:
       Its content.
@@ -291,9 +251,16 @@ def finish(session: Session) -> dict[str, Any]:
     if session.events is not None:
         session.events.close()
     progress, job = session.progress, session.job
+    weights = session.run / "weights" / "best"
+    if not weights.is_dir():  # --nosave, and the last epoch was not the best one
+        weights = weights.with_name("last")
+    elif session.best is None and progress.best:  # it was reached before the run was resumed
+        session.best = validate(load_weights(weights).variables, job.validation)
+    if session.best is not None and jax.process_index() == 0:
+        reporting.show_best(job, session.run, progress.best_epoch, session.best)
     results = {
         "run": str(session.run),
-        "weights": str(session.run / "weights" / "best"),
+        "weights": str(weights),
         "model": job.spec.name,
         "freeze": job.strategy.name,
         "frozen_bn": job.settings.frozen_bn,
@@ -328,6 +295,15 @@ def image_size(job: Job, epoch: int, batch: int) -> tuple[int, int] | None:
     return side, side
 
 
+def draw_images(session: Session) -> None:
+    """Draw the images of the coming epoch by what the last validation found badly, for ``--image-weights``."""
+    job, final = session.job, session.progress.final
+    maps = [final.get("map50_95", 0.0)] * len(job.names)  # that of all classes for those that have no label
+    for row in final.get("per_class", ()):
+        maps[row["class"]] = row["map50_95"]
+    job.stream.draw(session.progress.epoch, image_weights(job.stream.pictures.samples, maps))
+
+
 def workers(job: Job) -> int:
     """Data loading processes: what the user asked for, but no more than processors or images of a batch."""
     return min(job.settings.workers, os.cpu_count() or 1, job.schedule.batch_size if job.schedule.batch_size > 1 else 0)
@@ -336,10 +312,11 @@ def workers(job: Job) -> int:
 def not_finite(session: Session, batch: int, index: np.ndarray) -> UserError:
     """The error for a loss that is NaN or infinite."""
     files = [session.job.stream.pictures.samples[number].name for number in index.tolist()]
-    saved = sorted((session.run / "checkpoints").glob("[0-9]*"))
-    good = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
+    saved = session.checkpoints.newest()
+    good = "there is no checkpoint yet" if saved is None else f"the last good checkpoint is {saved}"
+    step = session.progress.epoch * session.job.schedule.batches_per_epoch + batch + 1
     return UserError(
-        f"epoch {session.progress.epoch + 1}, batch {batch + 1}: the loss is not finite; {good}; "
+        f"epoch {session.progress.epoch + 1}, batch {batch + 1} (step {step}): the loss is not finite; {good}; "
         f"lower lr0 in the --hyp file or look at these images (and those of their mosaics): {', '.join(files)}"
     )
 
@@ -360,76 +337,3 @@ def _template(job: Job, progress: Progress) -> dict[str, Any]:
     watched = MOVEMENT in job.strategy.needs and progress.batch > 0
     start = partition(template.params, trainable_mask(phase.tree()))[0] if watched else None
     return {"state": template, "epoch_start": start}
-
-
-def _write_settings(job: Job, run: Path, phase: Phase, params: Any) -> None:
-    records.write_yaml(
-        run / "settings.yaml", {**dataclasses.asdict(job.settings), "resume": None, "freeze": list(job.settings.freeze)}
-    )
-    records.write_yaml(run / "hyp.yaml", dataclasses.asdict(job.hyperparameters))
-    data = {
-        "train": samples_record(job.stream.pictures.samples),
-        "val": samples_record(job.validation.pictures.samples),
-    }
-    records.write_json(run / "environment.json", {**records.environment(), "data": data})
-    modules = [layer.module for layer in job.spec.layers]
-    freeze = summarise(params, phase, modules, job.settings.frozen_bn)
-    records.write_json(
-        run / "freeze.json", {"freeze": job.strategy.name, "frozen_bn": job.settings.frozen_bn, **freeze}
-    )
-    if not job.settings.noplots:
-        boxes = np.concatenate([sample.boxes for sample in job.stream.pictures.samples])
-        plots.plot_labels(boxes, job.names, run / "labels.jpg")
-
-
-def _write_epoch(session: Session, epoch: int, meter: EpochMeter, evaluation: Evaluation | None) -> None:
-    job = session.job
-    rates = job.schedule.rates((epoch + 1) * job.schedule.batches_per_epoch - 1)
-    row: dict[str, float] = {"epoch": epoch, **{f"train/{name}_loss": value for name, value in meter.losses.items()}}
-    if evaluation is not None:
-        row |= {
-            "metrics/precision": evaluation.precision,
-            "metrics/recall": evaluation.recall,
-            "metrics/mAP_0.5": evaluation.map50,
-            "metrics/mAP_0.5:0.95": evaluation.map50_95,
-            **{f"val/{name}_loss": value for name, value in evaluation.losses.items()},
-        }
-    row |= {
-        "x/lr0": float(rates.bias_learning_rate),
-        "x/lr1": float(rates.learning_rate),
-        "x/lr2": float(rates.learning_rate),
-    }
-    table = records.ResultsTable(session.run / "results.csv", keep_epochs=epoch)
-    table.append(row)
-    records.write_events(session.events, row)
-    if not job.settings.noplots:
-        title = f"{job.spec.name} on {job.data.file.stem}, freeze {job.strategy.name}"
-        plots.plot_results(records.read_results(table.path), session.run / "results.png", title)
-
-
-def _show_results(session: Session, evaluation: Evaluation) -> None:
-    """Print the table of the last epoch, and draw its curves."""
-    table = Table(title=f"epoch {session.progress.epoch}, averaged weights", box=box.SIMPLE_HEAD)
-    for column in ("class", "instances", "precision", "recall", "mAP50", "mAP50-95"):
-        table.add_column(column, justify="left" if column == "class" else "right")
-    whole = {
-        "name": "all",
-        "instances": evaluation.instances,
-        "precision": evaluation.precision,
-        "recall": evaluation.recall,
-    }
-    for row in [{**whole, "map50": evaluation.map50, "map50_95": evaluation.map50_95}, *evaluation.per_class()]:
-        figures = (f"{row[key]:.3f}" for key in ("precision", "recall", "map50", "map50_95"))
-        table.add_row(row["name"], f"{row['instances']:,}", *figures)
-    Console().print(table)
-    if not session.job.settings.noplots:
-        plot_evaluation(evaluation, session.run)
-        log.info("plots: %s", session.run / "results.png")
-
-
-def _epoch_line(job: Job, epoch: int, meter: EpochMeter, evaluation: Evaluation | None, seconds: float) -> str:
-    losses = "  ".join(f"{name} {value:.4f}" for name, value in meter.losses.items())
-    line = f"epoch {epoch + 1:>3}/{job.epochs}  {losses}"
-    if evaluation is not None:
-        line += f"  |  P {evaluation.precision:.3f}  R {evaluation.recall:.3f}  mAP50 {evaluation.map50:.3f}  mAP50-95 {evaluation.map50_95:.3f}"
-    return line + f"  |  {meter.images_per_second:.1f} images/s, {meter.waited:.1%} waiting for data, {seconds:.0f} s"

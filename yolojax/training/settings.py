@@ -59,7 +59,13 @@ class TrainSettings:
     noval: bool = flag(False, "validate after the final epoch only")
     noautoanchor: bool = flag(False, "keep the anchors even if they fit the boxes badly")
     noplots: bool = flag(False, "write no pictures")
-    cache: Literal["ram", "disk"] | None = flag(None, "cache decoded images: ram or disk", nargs="?", const="ram")
+    cache: Literal["ram", "disk", "val"] | None = flag(
+        None,
+        "cache decoded images: in ram, on disk, or val = those of validation alone, in ram",
+        nargs="?",
+        const="ram",
+    )
+    image_weights: bool = flag(False, "draw images by weight: more often those of classes that are rare or found badly")
     device: str = flag("", "cpu, gpu, tpu, or device numbers as in '0,1'; default: all of the best platform")
     multi_scale: bool = flag(False, "vary the image size by +-50 %% over seven sizes; each is compiled once")
     single_cls: bool = flag(False, "treat all classes as one")
@@ -78,6 +84,10 @@ class TrainSettings:
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""
         minimum = {"epochs": 1, "batch_size": 1, "imgsz": 32, "workers": 0, "patience": 0, "seed": 0}
+        if self.batch_size == -1:
+            raise UserError("--batch-size -1: name a number; 'yolojax plan' says what fits into the memory of a device")
+        if self.image_weights and self.rect:
+            raise UserError("--image-weights: cannot go with --rect, whose batches are in a fixed order")
         for name, least in minimum.items():
             value = getattr(self, name)
             if value is not None and value < least:

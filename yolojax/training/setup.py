@@ -114,7 +114,7 @@ def prepare(settings: TrainSettings) -> Job:
         seed=settings.seed,
         rectangular=settings.rect,
         stride=max(spec.strides),
-        cache=settings.cache,
+        cache=None if settings.cache == "val" else settings.cache,
         **share,
     )
     return Job(
@@ -131,7 +131,7 @@ def prepare(settings: TrainSettings) -> Job:
             image_size=image_size,
             batch_size=2 * batch_size,
             stride=max(spec.strides),
-            cache=settings.cache,
+            cache="ram" if settings.cache == "val" else settings.cache,
         ),
         schedule=Schedule.from_hyperparameters(
             hyperparameters,

@@ -1,40 +1,25 @@
-"""Validation of a network on batches: predict, suppress, match, and the loss beside it."""
+"""Validation of a network on batches while it trains: predict, suppress, match, and the loss beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from yolojax.data.pipeline import ValidationBatches
 from yolojax.evaluation.evaluator import Evaluation, evaluate
-from yolojax.evaluation.nms import NmsSettings
 from yolojax.model.decode import decode
 from yolojax.model.network import Network, Variables
 from yolojax.model.spec import ModelSpec
 from yolojax.training.loss import LossSettings, compute_loss
+from yolojax.training.parallel import replicated, split
 
 Heads: TypeAlias = tuple[Array, ...]
-
-
-def make_predict(spec: ModelSpec, dtype: DTypeLike | None = None) -> Callable[[Variables, Array], tuple[Array, Heads]]:
-    """A jitted function ``(variables, images) -> (predictions, heads)``.
-
-    ``images`` is uint8 ``(B, H, W, 3)`` RGB; predictions are ``(B, N, 5 + classes)`` as in ``model.decode``, heads as the network gives them.
-    """
-    network = Network(spec, dtype=dtype)
-
-    @jax.jit
-    def predict(variables: Variables, images: Array) -> tuple[Array, Heads]:
-        heads = cast(Heads, network.apply(variables, images.astype(jnp.float32) / 255))
-        return decode(heads, spec), heads
-
-    return predict
 
 
 class Validator:
@@ -43,30 +28,30 @@ class Validator:
     def __init__(
         self,
         spec: ModelSpec,
-        loss: LossSettings | None,
+        loss: LossSettings,
         names: tuple[str, ...],
-        settings: NmsSettings | None = None,
+        mesh: Mesh,
         dtype: DTypeLike | None = None,
     ) -> None:
-        """Prepare; nothing is compiled yet."""
-        self._predict = make_predict(spec, dtype)
-        self._loss = (
-            None
-            if loss is None
-            else jax.jit(lambda heads, boxes, mask: compute_loss(heads, boxes, mask, spec, loss)[1])
-        )
-        self._names = names
-        self._settings = settings
+        """Prepare; nothing is compiled yet. The devices of the mesh share every batch."""
+        network = Network(spec, dtype=dtype)
 
-    def __call__(
-        self, variables: Variables, batches: ValidationBatches, workers: int = 0, observe: Any = None
-    ) -> Evaluation:
+        def predict(variables: Variables, images: Array) -> tuple[Array, Heads]:
+            heads = cast(Heads, network.apply(variables, images.astype(jnp.float32) / 255))
+            return decode(heads, spec), heads
+
+        # What comes out is whole on every device, so that every host can read it.
+        self._predict = jax.jit(predict, out_shardings=replicated(mesh))
+        self._loss = jax.jit(lambda heads, boxes, mask: compute_loss(heads, boxes, mask, spec, loss)[1])
+        self._names = names
+        self._mesh = mesh
+
+    def __call__(self, variables: Variables, batches: ValidationBatches, workers: int = 0) -> Evaluation:
         """Evaluate ``{"params": ..., "batch_stats": ...}`` on all batches; see ``evaluation.evaluator.evaluate``."""
         return evaluate(
-            partial(self._predict, variables),
+            partial(self._predict, jax.device_put(variables, replicated(self._mesh))),
             batches.iterate(workers),
             self._names,
-            self._settings,
             loss=self._loss,
-            observe=observe,
+            place=partial(jax.device_put, device=split(self._mesh)),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,12 @@ def plot_results(rows: Sequence[Mapping[str, float]], path: Path, title: str = "
             )
         axes.set_title(name, fontsize=11)
         axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         if len(columns) > 1:
             axes.legend(fontsize=9, frameon=False)
         if "mAP" in name or "Precision" in name:
-            axes.set_ylim(0, 1)
+            axes.set_ylim(bottom=0)
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
 
@@ -77,11 +79,12 @@ def plot_labels(boxes: NDArray[np.floating[Any]], names: Sequence[str], path: Pa
     else:
         bars.set_xlabel("class index")
     outlines = figure.add_subplot(2, 2, 2)
-    outlines.set_title("boxes, centred")
-    for index, width, height in boxes[: 1000 : max(1, len(boxes) // 1000), [0, 3, 4]]:
+    outlines.set_title(f"boxes, laid over each other{' (a sample)' if len(boxes) > 1000 else ''}")
+    for index, width, height in boxes[:: max(math.ceil(len(boxes) / 1000), 1), [0, 3, 4]]:
         colour = tuple(c / 255 for c in PALETTE[int(index) % len(PALETTE)])
         outlines.add_patch(_rectangle((-width / 2, -height / 2), width, height, edgecolor=colour))
     outlines.set(xlim=(-0.5, 0.5), ylim=(-0.5, 0.5), aspect="equal")
+    outlines.set(xlabel="width (fraction of the image)", ylabel="height (fraction of the image)")
     for position, (first, second, labels) in enumerate(((1, 2, ("x", "y")), (3, 4, ("width", "height"))), start=3):
         axes = figure.add_subplot(2, 2, position)
         image = axes.hist2d(boxes[:, first], boxes[:, second], bins=50, range=[[0, 1], [0, 1]], cmap="Blues", cmin=1)
@@ -89,13 +92,15 @@ def plot_labels(boxes: NDArray[np.floating[Any]], names: Sequence[str], path: Pa
         axes.set(
             xlabel=f"{labels[0]} (fraction of the image)", ylabel=f"{labels[1]} (fraction of the image)", aspect="equal"
         )
+        if position == 3:
+            axes.invert_yaxis()  # as in the image, y grows downwards
     figure.savefig(path, dpi=110)
 
 
 def _rectangle(corner: tuple[float, float], width: float, height: float, edgecolor: tuple[float, ...]) -> Any:
     from matplotlib.patches import Rectangle
 
-    return Rectangle(corner, width, height, fill=False, linewidth=0.5, edgecolor=edgecolor)
+    return Rectangle(corner, width, height, fill=False, linewidth=0.5, alpha=0.4, edgecolor=edgecolor)
 
 
 def _figure(size: tuple[float, float]) -> Any:

@@ -93,7 +93,7 @@ def make_optimizer(
 
 def _direction(settings: OptimizerSettings, rates: Rates) -> list[optax.GradientTransformation]:
     decay = optax.add_decayed_weights(settings.weight_decay, mask=_is_decayed)
-    adam = optax.scale_by_adam(b1=settings.momentum, b2=0.999, eps=1e-8)
+    adam = leaf_by_leaf(optax.scale_by_adam(b1=settings.momentum, b2=0.999, eps=1e-8))
     match settings.name:
         case "SGD":
             return [decay, optax.trace(decay=rates.momentum, nesterov=True)]
@@ -129,6 +129,19 @@ def clip_by_norm(limit: float) -> optax.GradientTransformation:
         return jax.tree.map(lambda gradient: gradient * scale, updates)
 
     return optax.stateless(update)
+
+
+def leaf_by_leaf(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Give every leaf a state of its own, so that one which starts to train later has Adam's count of its own updates."""
+
+    def update(updates: Tree, states: Tree, _: Tree | None = None) -> tuple[Tree, Tree]:
+        tree: Any = jax.tree.structure(updates)
+        leaves = jax.tree.leaves(updates)
+        pairs = [inner.update(leaf, state) for leaf, state in zip(leaves, tree.flatten_up_to(states), strict=True)]
+        moves, states = zip(*pairs, strict=True)
+        return jax.tree.unflatten(tree, moves), jax.tree.unflatten(tree, states)
+
+    return optax.GradientTransformation(lambda params: jax.tree.map(inner.init, params), update)
 
 
 class SumState(NamedTuple):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -22,6 +22,7 @@ from yolojax.errors import UserError
 
 Kind = Literal["models", "data", "hyps", "freezing", "studies", "weights"]
 T = TypeVar("T")
+_MOST_VALUES = 1_000_000  # of a YAML file, aliases written out
 
 
 def configs_root() -> Path:
@@ -74,7 +75,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}{line}: is not valid YAML ({getattr(error, 'problem', None) or error})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected 'key: value' lines, found {type(content).__name__}")
+    _refuse_endless(path, content)
     return {str(key): value for key, value in content.items()}
+
+
+def _refuse_endless(path: Path, content: Any) -> None:
+    """Aliases let a few lines of YAML stand for more values than any memory holds, or contain themselves."""
+    pending, values = [content], 0
+    while pending:
+        value = pending.pop()
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else ()
+        values += len(inner)
+        if values > _MOST_VALUES:
+            raise UserError(f"{path}: its aliases stand for more than {_MOST_VALUES} values; write out what is meant")
+        pending.extend(inner)
 
 
 def check_keys(where: str | Path, content: Mapping[str, Any], known: Sequence[str]) -> None:
@@ -116,8 +130,10 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
     options = get_args(kind) or (kind,)
     if type(None) in options:
         return None if value is None else _typed(options[0], value, where)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if float in options and is_number and math.isfinite(value):
+    is_number = (
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    )  # neither NaN nor infinite, and no integer too large for a float
+    if float in options and is_number:
         return float(value)
     if int in options and is_number and value == int(value):
         return int(value)

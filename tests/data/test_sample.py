@@ -42,10 +42,16 @@ def test_orientation_is_applied_and_the_size_agrees(tmp_path, picture, orientati
     assert close(image, upright)
 
 
-def test_nonsensical_orientation_is_none(tmp_path, picture):
+@pytest.mark.parametrize("orientation", [0, 77])
+def test_nonsensical_orientation_is_named_and_taken_as_upright(tmp_path, picture, orientation):
     exif = Image.Exif()
-    exif[274] = 77
+    exif[274] = orientation
     Image.fromarray(picture).save(tmp_path / "a.jpg", exif=exif)
+    size, (problem,) = probe_image(tmp_path / "a.jpg")
+    assert size == (40, 60)
+    assert str(problem) == (
+        f"{tmp_path / 'a.jpg'}: its EXIF orientation is {orientation}, not one of 1 to 8; it is taken as upright"
+    )
     assert close(read_image(tmp_path / "a.jpg"), picture)
 
 
@@ -68,11 +74,15 @@ def test_every_kind_of_pixel_becomes_eight_bit_colour(tmp_path, picture):
         assert probe_image(tmp_path / name) == ((40, 60), [])
 
 
-def test_png_named_jpg_is_read_and_named(tmp_path, picture):
-    Image.fromarray(picture).convert("RGBA").save(tmp_path / "a.jpg", "PNG")
-    _, problems = probe_image(tmp_path / "a.jpg")
-    assert [problem.kind for problem in problems] == ["wrong extension"]
-    assert (read_image(tmp_path / "a.jpg") == picture).all()
+@pytest.mark.parametrize("mode", ["RGBA", "P", "PA", "LA"])
+def test_png_named_jpg_is_read_and_named(tmp_path, picture, mode):
+    image = Image.fromarray(picture).convert("P" if mode == "PA" else mode)
+    transparent = {"transparency": 0} if mode == "PA" else {}
+    image.save(tmp_path / "a.jpg", "PNG", **transparent)
+    size, (problem,) = probe_image(tmp_path / "a.jpg")
+    assert (size, problem.kind, problem.left_out) == ((40, 60), "wrong extension", "")
+    assert str(problem) == f"{tmp_path / 'a.jpg'}: is a PNG file, and read as one"
+    assert (read_image(tmp_path / "a.jpg") == np.array(image.convert("RGB"))).all()
 
 
 @pytest.mark.parametrize("cut", [2, 20])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -79,6 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _show_log() -> None:
     """Print what yolojax logs; on a terminal through rich, which keeps the lines and a progress bar apart."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be text
     handler: logging.Handler = logging.StreamHandler(sys.stdout)
     if sys.stdout.isatty():
         from rich.logging import RichHandler

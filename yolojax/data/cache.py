@@ -193,7 +193,7 @@ def _fingerprint(samples: Sequence[Sample]) -> str:
     """Names what the pictures are: their names, and size and time of their files."""
     digest = hashlib.sha256()
     for sample in samples:
-        digest.update(f"{sample.name}\0{sample.size}\0".encode())
+        digest.update(os.fsencode(sample.name) + f"\0{sample.size}\0".encode())
         with contextlib.suppress(OSError):
             status = Path(sample.name).stat()
             digest.update(f"{status.st_size}\0{status.st_mtime_ns}\n".encode())

@@ -112,12 +112,21 @@ def _pictures(
     pictures = []
     for number, (name, image) in enumerate(zip(names, content["images"], strict=True)):
         where = f"{file}, images[{number}]"
-        if os.path.isabs(name) or ".." in Path(name).parts:
-            problems.append(Problem("bad path", where, f"'{name}' leads out of the data set", "image"))
+        if os.path.isabs(name) or ".." in Path(name).parts or "\0" in name or not _is_text(name):
+            problems.append(Problem("bad path", where, f"{name!r} is no name below the images' folder", "image"))
         else:
             size = image.get("height"), image.get("width")
             pictures.append(_Picture(folder / name, str(file), size, rows.get(_key(image.get("id")), [])))
     return sorted(pictures, key=lambda picture: str(picture.path))
+
+
+def _is_text(name: str) -> bool:
+    """JSON can hold halves of characters, which no file name has."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _image_folder(config: DataConfig, file: Path, names: Sequence[str]) -> Path:
@@ -126,7 +135,7 @@ def _image_folder(config: DataConfig, file: Path, names: Sequence[str]) -> Path:
         return config.root / str(config.options["images"]).replace("{set}", kind)
     places = [config.root / "images" / kind, config.root / kind, config.root / "images", file.parent]
     for place in places:
-        if any((place / name).is_file() for name in names[:100]):
+        if any(os.path.isfile(place / name) for name in names[:100]):  # of any text: Path.is_file refuses long ones
             return place
     raise UserError(
         f"{config.file}: the images of {file} are in none of {', '.join(map(str, places))}; set options: images: to their folder"

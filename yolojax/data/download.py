@@ -120,10 +120,7 @@ def fetch(item: Download, progress: Progress | None = None, purpose: str = "", *
     Raises:
       UserError: no network, a connection that breaks again and again, or a file that is not the expected one.
     """
-    address = urlsplit(item.url)
-    name = PurePosixPath(address.path).name
-    if address.scheme not in ("http", "https") or not name:
-        raise UserError(f"{item.url}: is no http or https address of a file")
+    name = _file_name(item.url)
     folder = cache_folder() / "downloads"
     finished, part = folder / name, folder / f"{name}.part"
     try:
@@ -135,6 +132,17 @@ def fetch(item: Download, progress: Progress | None = None, purpose: str = "", *
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
     return finished
+
+
+def _file_name(url: str) -> str:
+    try:
+        address = urlsplit(url)
+    except ValueError as error:
+        raise UserError(f"{url}: is no address ({error})") from error
+    name = PurePosixPath(address.path).name
+    if address.scheme not in ("http", "https") or name in ("", ".."):
+        raise UserError(f"{url}: is no http or https address of a file")
+    return name
 
 
 def _receive_all(

@@ -43,7 +43,11 @@ _TIFF_WIDTH, _TIFF_HEIGHT, _EXIF_ORIENTATION = 256, 257, 274
 _JPEG_START, _JPEG_END, _PNG_END = b"\xff\xd8", b"\xff\xd9", b"IEND"
 _TAIL = 256  # bytes in which an end marker is looked for: some cameras write a few behind it
 _MOST_MISSING = 0.1  # share of the rows of a JPEG that may be missing at its end
-_TURNED = (5, 6, 7, 8)
+_UPRIGHT, _STRAIGHT, _TURNED = 1, (1, 2, 3, 4), (5, 6, 7, 8)
+
+cv2.utils.logging.setLogLevel(
+    cv2.utils.logging.LOG_LEVEL_SILENT
+)  # its lines about damaged pictures name no file; those of this package do
 
 
 class ImageError(Exception):
@@ -179,7 +183,7 @@ def samples_record(samples: Sequence[Sample]) -> dict[str, int | str]:
     """
     digest = hashlib.sha256()
     for sample in samples:
-        digest.update(f"{Path(sample.name).name}\0{sample.size}\0".encode())
+        digest.update(os.fsencode(Path(sample.name).name) + f"\0{sample.size}\0".encode())
         digest.update(sample.boxes.astype("<f4").tobytes())
     return {"images": len(samples), "boxes": sum(len(sample.boxes) for sample in samples), "sha256": digest.hexdigest()}
 
@@ -255,13 +259,18 @@ def probe_stream(file: BinaryIO, name: str) -> tuple[tuple[int, int], str, list[
                 width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
             # Asked for what it has not met yet, Pillow would decode a whole PNG to look behind its pixels.
             has_exif = kind != "PNG" or "exif" in image.info
-            if has_exif and image.getexif().get(_EXIF_ORIENTATION) in _TURNED:
+            orientation = image.getexif().get(_EXIF_ORIENTATION, _UPRIGHT) if has_exif else _UPRIGHT
+            if orientation in _TURNED:
                 width, height = height, width
             if kind not in _FORMATS:
                 raise ImageError(f"is a {kind} file; known are {', '.join(_FORMATS)}")
             if min(height, width) < SMALLEST_SIDE:
                 raise ImageError(f"is only {width}x{height} pixels; {SMALLEST_SIDE} are needed")
-            return (height, width), kind, _check_end(file, name, kind, height)
+            problems = _check_end(file, name, kind, height)
+            if orientation not in (*_STRAIGHT, *_TURNED):
+                message = f"its EXIF orientation is {orientation!r}, not one of 1 to 8; it is taken as upright"
+                problems.append(Problem("bad orientation", name, message))
+            return (height, width), kind, problems
     except Image.UnidentifiedImageError as error:
         raise ImageError("is no image of a known kind" if file.seek(0, os.SEEK_END) else "is empty") from error
     except (

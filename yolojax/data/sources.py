@@ -25,13 +25,23 @@ def load_data(name: str | Path, root: str | Path | None = None) -> DataConfig:
     """A data set's settings from what a user gives as ``--data``: a YAML file, a shipped name, or ``tfds:…``.
 
     Raises:
-      UserError: see ``load_data_config`` and ``tfds_config``.
+      UserError: see ``load_data_config`` and ``tfds_config``; or a file cannot be read.
     """
-    return tfds_config(str(name)) if str(name).startswith(PREFIX) else load_data_config(name, root)
+    try:
+        return tfds_config(str(name)) if str(name).startswith(PREFIX) else load_data_config(name, root)
+    except OSError as error:
+        raise UserError(f"{name}: {error.filename}: {error.strerror or error}") from error
 
 
 def read_split(config: DataConfig, split: SplitName) -> Split:
     """The samples of a split and all its problems, without judging them; see ``open_split``."""
+    try:
+        return _read_split(config, split)
+    except OSError as error:
+        raise UserError(f"{config.file}: key '{split}': {error.filename}: {error.strerror or error}") from error
+
+
+def _read_split(config: DataConfig, split: SplitName) -> Split:
     entries = getattr(config, split)
     if not entries:
         raise UserError(f"{config.file}: key '{split}' is missing")

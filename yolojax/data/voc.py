@@ -58,7 +58,11 @@ def open_voc(config: DataConfig, split: str, entries: Sequence[str]) -> Split:
         }
         if not pictures:
             raise UserError(f"{config.file}: key '{split}': {root / 'JPEGImages'} holds no image")
-        for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            lines = listing.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{config.file}: key '{split}': {listing} is no list of images: it is not text") from error
+        for number, line in enumerate(lines, start=1):
             identifier = line.split()[0] if line.split() else ""
             if identifier in pictures:
                 images.append(pictures[identifier])
@@ -104,7 +108,7 @@ def read_annotation(path: Path, size: tuple[int, int], config: DataConfig) -> tu
     """
     try:
         data = path.read_bytes()
-        if b"<!ENTITY" in data:
+        if b"<!ENTITY" in data.replace(b"\0", b""):  # in UTF-16 every other byte is zero
             raise ElementTree.ParseError("it defines entities")
         tree = ElementTree.fromstring(data)
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:

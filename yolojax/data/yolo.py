@@ -79,7 +79,8 @@ def _list_images(config: DataConfig, split: str, entry: str, problems: list[Prob
             continue
         written = Path(line.strip())
         # A list made by YOLOv5's scripts is relative to itself; one made by hand, to the data set.
-        image = next((place for place in (path.parent / written, config.root / written) if place.is_file()), None)
+        places = (path.parent / written, config.root / written)
+        image = next((place for place in places if os.path.isfile(place)), None)  # Path.is_file refuses long names
         if image is None:
             problems.append(Problem("missing image", f"{path}, line {number}", f"{written} does not exist", "image"))
         else:

@@ -3,7 +3,7 @@
 import ast
 import inspect
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -122,13 +122,12 @@ def test_data_set_smaller_than_a_batch(samples):
     assert sorted(batch["index"][:3]) == sorted(batch["index"][3:6]) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_stream_is_the_same_for_any_number_of_workers(samples, workers):
+def test_stream_is_the_same_with_workers(samples):
     stream = stream_of(samples, epochs=2)
     whole = list(stream.iterate())
     with_workers = stream_of(samples, epochs=2)
-    assert_same(whole[:2], islice(with_workers.iterate(workers=workers), 2))
-    assert_same(whole[2:], with_workers.iterate(0, 2, workers))
+    assert_same(whole[:2], islice(with_workers.iterate(workers=2), 2))
+    assert_same(whole[2:], with_workers.iterate(0, 2, 2))
     with_workers.close()
 
 
@@ -169,6 +168,33 @@ def test_processes_share_every_batch(samples):
     assert_same(whole, joined)
     with pytest.raises(ValueError, match="a batch of 4 cannot be shared by 3 processes"):
         stream_of(samples, process_count=3)
+
+
+def joined(streams: list[TrainingStream], start: int, stop: int | None = None) -> Iterator[Batch]:
+    """Batches of several processes, put together, from one number to another."""
+    parts = [stream.iterate(*divmod(start, stream.batches_per_epoch)) for stream in streams]
+    for shares in islice(zip(*parts, strict=True), None if stop is None else stop - start):
+        yield {key: np.concatenate([share[key] for share in shares]) for key in shares[0]}
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (2, 1), (1, 4)])
+def test_a_run_stopped_after_any_batch_goes_on_with_other_processes(samples, before, after):
+    whole = list(stream_of(samples).iterate())
+    first, second = (
+        [stream_of(samples, process_index=index, process_count=count) for index in range(count)]
+        for count in (before, after)
+    )
+    for stop in range(1, len(whole)):
+        assert_same(whole, [*joined(first, 0, stop), *joined(second, stop)])
+
+
+def test_a_stopped_run_goes_on_with_more_workers(samples):
+    whole, stop = list(stream_of(samples).iterate()), 4
+    first, second = stream_of(samples), stream_of(samples)
+    assert_same(whole[:stop], islice(first.iterate(workers=1), stop))
+    first.close()
+    assert_same(whole[stop:], second.iterate(*divmod(stop, 3), workers=4))
+    second.close()
 
 
 def test_epochs_do_not_depend_on_how_many_there_are(samples):

@@ -1,5 +1,6 @@
 """Whole runs: what they leave behind, how they stop, and that a resumed one ends with the same bits."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from yolojax.data.pipeline import TrainingStream
 from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import Evaluation
 from yolojax.model.weights import load_weights
+from yolojax.training import loop
 from yolojax.training.checkpoints import Checkpoints
 from yolojax.training.loop import train
 from yolojax.training.records import read_results
@@ -162,6 +164,43 @@ def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(command, tmp_path):
     assert f"--resume {tmp_path / 'stopped'}" in stopped.stdout
     assert command(resume="stopped").returncode == 0
     assert bits(tmp_path / "stopped") == whole
+
+
+@pytest.mark.parametrize(
+    ("strategy", "phases"),
+    [
+        # Freezes by how far parameters moved in whole epochs, the interrupted one among them.
+        ("kind: plateau\ngroups: 5\ntolerance: 1000\npatience: 1\nstart: 1", [0, 2, 3]),
+        # Chooses by the gradients at the start of the run.
+        ("kind: surgical\ngroups: 5\nalso: detect", [0]),
+        # Has arrays that no other phase has.
+        ("kind: adapters\nselect: backbone\ntrain: detect\nrank: 2", [0]),
+        # Thaws in the epoch after.
+        ("phases: [{train: detect}, {start: 3, freeze: 0}]", [0, 3]),
+    ],
+    ids=["plateau", "surgical", "adapters", "phases"],
+)
+def test_a_strategy_stopped_in_the_middle_of_a_phase_ends_with_the_same_bits(
+    settings, tmp_path, monkeypatch, strategy, phases
+):
+    (tmp_path / "strategy.yaml").write_text(strategy)
+    run = settings(freeze=(str(tmp_path / "strategy.yaml"),), epochs=4, name="whole")
+    assert [program["epoch"] for program in train(run)["programs"]] == phases
+
+    calls, put_batch = [], loop.put_batch
+
+    def stops_in_the_third_epoch(batch, mesh):
+        calls.append(batch)
+        if len(calls) == 2 * BATCHES + 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return put_batch(batch, mesh)
+
+    monkeypatch.setattr(loop, "put_batch", stops_in_the_third_epoch)
+    with pytest.raises(SystemExit):
+        train(dataclasses.replace(run, name="stopped"))
+    assert len(calls) == 2 * BATCHES + 2
+    train(dataclasses.replace(run, resume=str(tmp_path / "stopped")))
+    assert bits(tmp_path / "stopped") == bits(tmp_path / "whole")
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(command, tmp_path):

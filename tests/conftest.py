@@ -2,11 +2,13 @@
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 # Tests compile many small programs and run each a few times: compile quickly, and compile each only once over all processes of a test run.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
@@ -71,6 +73,34 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = folder / "squares.yaml"
     file.write_text(f"path: {folder}\ntrain: images/train\nval: images/val\nnames: [blue, red]\n")
     return file
+
+
+@pytest.fixture
+def write_study(tmp_path: Path, tiny_model: Path, tiny_data: Path) -> Callable[..., Path]:
+    """Writes a study YAML; ``scenarios`` and other keys replace those of a small valid one."""
+
+    def write(**changes) -> Path:
+        train = {
+            "weights": "",
+            "cfg": str(tiny_model),
+            "data": str(tiny_data),
+            "img": 64,
+            "batch": 4,
+            "epochs": 2,
+            "workers": 0,
+        }
+        content = {
+            "title": "Squares",
+            "train": train,
+            "seeds": [0],
+            "scenarios": [{"name": "freeze 2", "freeze": 2}],
+            **changes,
+        }
+        file = tmp_path / "squares-study.yaml"
+        file.write_text(yaml.safe_dump(content))
+        return file
+
+    return write
 
 
 @pytest.fixture(scope="session")

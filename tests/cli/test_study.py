@@ -3,26 +3,13 @@
 import json
 
 import pytest
-import yaml
 
 from yolojax.cli.main import main
 
 
 @pytest.fixture
-def study(tmp_path, tiny_model, tiny_data):
-    file = tmp_path / "squares-study.yaml"
-    train = {
-        "weights": "",
-        "cfg": str(tiny_model),
-        "data": str(tiny_data),
-        "img": 64,
-        "batch": 4,
-        "epochs": 2,
-        "workers": 0,
-    }
-    rows = [{"name": "freeze 0", "freeze": 0}, {"name": "freeze 2", "freeze": 2}]
-    file.write_text(yaml.safe_dump({"train": train, "scenarios": rows}))
-    return file
+def study(write_study):
+    return write_study(scenarios=[{"name": f"freeze {depth}", "freeze": depth} for depth in (0, 2)])
 
 
 def test_check_lists_the_runs_and_trains_nothing(study, tmp_path, capsys):

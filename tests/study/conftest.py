@@ -1,42 +1,13 @@
-"""Studies of a network and pictures small enough for tests, and recorded runs of them."""
+"""Recorded runs of studies."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 
 from yolojax.study.runner import Run
 from yolojax.study.scenarios import load_study
-
-
-@pytest.fixture
-def write_study(tmp_path: Path, tiny_model: Path, tiny_data: Path) -> Callable[..., Path]:
-    """Writes a study YAML; ``scenarios`` and other keys replace those of a small valid one."""
-
-    def write(**changes) -> Path:
-        train = {
-            "weights": "",
-            "cfg": str(tiny_model),
-            "data": str(tiny_data),
-            "img": 64,
-            "batch": 4,
-            "epochs": 2,
-            "workers": 0,
-        }
-        content = {
-            "title": "Squares",
-            "train": train,
-            "seeds": [0],
-            "scenarios": [{"name": "freeze 2", "freeze": 2}],
-            **changes,
-        }
-        file = tmp_path / "squares-study.yaml"
-        file.write_text(yaml.safe_dump(content))
-        return file
-
-    return write
 
 
 @pytest.fixture

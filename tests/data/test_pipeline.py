@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import shutil
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -22,6 +23,8 @@ from yolojax.data.pipeline import (
     validation_batches,
 )
 from yolojax.data.sample import ImageError, Sample
+from yolojax.training.loop import train
+from yolojax.training.settings import TrainSettings
 
 EVERYTHING = Hyperparameters(mosaic=0.7, mixup=0.5, degrees=5, shear=2, flipud=0.3, copy_paste=0.5)
 
@@ -413,6 +416,24 @@ def test_unreadable_picture_is_left_out_of_validation(samples, caplog):
     for _ in range(2):
         assert sum(batch["valid"].sum() for batch in batches.iterate()) == 10
     assert caplog.messages == ["4.png: cannot be decoded; it is left out"]
+    assert batches.unreadable == ["4.png"]
+
+
+def test_a_run_names_each_unreadable_picture_once_and_counts_them_at_its_end(tiny_data, tiny_model, tmp_path, caplog):
+    shutil.copytree(tiny_data.parent, tmp_path / "data")
+    broken = [tmp_path / "data" / "images" / name for name in ("train/3.png", "val/1.png")]
+    for path in broken:  # behind its header, so that it is found in the middle of an epoch
+        data = path.read_bytes()
+        path.write_bytes(data[:60] + bytes(len(data) - 80) + data[-20:])
+    file = tmp_path / "squares.yaml"
+    file.write_text("path: data\ntrain: images/train\nval: images/val\nnames: [blue, red]\n")
+    fixed = {"weights": "", "cfg": str(tiny_model), "imgsz": 64, "batch_size": 4, "workers": 0, "noplots": True}
+    with caplog.at_level("INFO"):
+        results = train(TrainSettings(**fixed, data=str(file), epochs=2, freeze=("2",), project=str(tmp_path / "runs")))
+    assert sorted(results["unreadable_images"]) == sorted(map(str, broken))
+    for path in broken:
+        assert sum(str(path) in message for message in caplog.messages) == 1
+    assert "2 images could not be decoded and were left out: results.json names them" in caplog.messages
 
 
 def test_rectangles_are_the_smallest_that_hold_their_pictures():

@@ -100,6 +100,11 @@ def test_a_folder_and_split_expressions(prepared):
     assert len(open_split(config, "val").samples) == 1
 
 
+def test_another_place_can_be_given(prepared, monkeypatch):
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    assert load_data("tfds:like_voc", prepared).root == prepared / "like_voc" / "1.2.0"
+
+
 @pytest.mark.parametrize("name", ["like_voc", "like_coco"])
 def test_a_training_epoch_with_workers(name):
     samples = open_split(load_data(f"tfds:{name}"), "train").samples

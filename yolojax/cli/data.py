@@ -234,9 +234,10 @@ def _show(arguments: argparse.Namespace) -> int:
         for row in range(count)
     ]
     border = np.full((count, size, _GAP, 3), 255, np.uint8)
+    margin = np.repeat(border, 3, 2)  # keeps the two of an image closer together than to the next one
     out.parent.mkdir(parents=True, exist_ok=True)
     draw_sheet(
-        np.concatenate([plain["images"], border, augmented["images"]], 2),
+        np.concatenate([plain["images"], border, augmented["images"], margin], 2),
         boxes,
         [[config.names[int(kind)] for kind in found[:, 4]] for found in boxes],
         [f"{Path(samples[index].name).name}: as it is | as training sees it" for index in plain["index"]],
@@ -247,7 +248,7 @@ def _show(arguments: argparse.Namespace) -> int:
     return 0
 
 
-_GAP = 8  # pixels between an image and what training makes of it
+_GAP = 6  # pixels between an image and what training makes of it
 
 
 def _pixel_boxes(boxes: np.ndarray, size: int, left: int) -> np.ndarray:

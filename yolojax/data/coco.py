@@ -29,6 +29,7 @@ from yolojax.data.sample import (
     Sample,
     Split,
     make_split,
+    other_size,
     probe_image,
     read_image,
     read_samples,
@@ -155,10 +156,7 @@ def _read_sample(classes: Mapping[Any, int | str], picture: _Picture) -> tuple[S
     limit = np.array(size[::-1], np.float64)
     written = np.array([_number(side) for side in picture.size[::-1]])
     if (written > 0).all() and (written != limit).any():
-        message = (
-            f"is for {written[0]:.0f}x{written[1]:.0f} pixels, the image has {size[1]}x{size[0]}; boxes are scaled"
-        )
-        problems.append(Problem("other size", str(picture.path), message))
+        problems.append(other_size(f"{picture.where}, {picture.path.name}", written.tolist(), size))
         limit = written
     boxes: dict[tuple[float, ...], NDArray[np.float32] | None] = {}
     for number, annotation in picture.annotations:

@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing import resource_tracker
 from typing import Any
@@ -34,6 +34,7 @@ from yolojax.data.sample import Boxes, ImageError, Pixels, Sample
 log = logging.getLogger(__name__)
 
 Batch = dict[str, NDArray[Any]]
+Item = tuple[Pixels, Boxes, int]  # a finished picture, its boxes as fractions, and the sample that it began with
 
 # Which operation may run when. The parts of a mosaic are only brought to size: a part that was flipped or recoloured by itself would not be the
 # mosaic of YOLOv5. What runs on the finished picture runs on every picture, mosaic or not.
@@ -137,13 +138,15 @@ class TrainingBatches:
         share = self.batch_size // self.process_count
         first = batch * self.batch_size + self.process_index * share
         shape = self.rect_shapes[batch] if self.rect_shapes else (self.pictures.size,) * 2
-        items: list[tuple[Pixels, Boxes, int]] = []
         unreadable: list[int] = []
-        for place in range(first, first + share):
-            rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(_ITEM, epoch, place)))
-            item = _Item(self, rng, shape, unreadable)
-            items.append(item.make(self._sample_at(epoch, place)))
-        return _collate(items, self.max_boxes) | {"unreadable": np.array(unreadable, np.int32)}
+
+        def items() -> Iterator[Item]:
+            for place in range(first, first + share):
+                rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(_ITEM, epoch, place)))
+                yield _Making(self, rng, shape, unreadable).make(self._sample_at(epoch, place))
+
+        batch = _collate(items(), share, shape, self.max_boxes)
+        return batch | {"unreadable": np.array(unreadable, np.int32)}
 
     def _sample_at(self, epoch: int, place: int) -> int:
         if self.order is not None:
@@ -153,15 +156,15 @@ class TrainingBatches:
 
 
 @dataclass(frozen=True, eq=False)
-class _Item:
-    """One picture of a training batch: how it is made."""
+class _Making:
+    """How one picture of a training batch is made."""
 
     stream: TrainingBatches
     rng: np.random.Generator
     shape: tuple[int, int]
     unreadable: list[int]
 
-    def make(self, index: int) -> tuple[Pixels, Boxes, int]:
+    def make(self, index: int) -> Item:
         stream, rng, settings = self.stream, self.rng, self.stream.settings
         if not stream.augment:
             scene = geometry.letterbox(self.alone(index), self.shape, enlarge=False)[0]
@@ -298,7 +301,7 @@ class ValidationBatches:
       shapes: (height, width) of each batch.
       process_index: which share of every batch to make.
       process_count: in how many shares batches are made.
-      reported: samples that could not be read, and were named in the log.
+      unreadable: names of the pictures that had to be left out so far.
     """
 
     pictures: Pictures
@@ -308,7 +311,7 @@ class ValidationBatches:
     shapes: tuple[tuple[int, int], ...]
     process_index: int = 0
     process_count: int = 1
-    reported: set[int] = field(default_factory=set)
+    unreadable: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -319,9 +322,10 @@ class ValidationBatches:
         try:
             for batch in ahead:
                 for index in batch["index"][~batch["valid"]].tolist():
-                    if index >= 0 and index not in self.reported:
-                        self.reported.add(index)
-                        log.warning("%s: cannot be decoded; it is left out", self.pictures.samples[index].name)
+                    name = self.pictures.samples[index].name
+                    if index >= 0 and name not in self.unreadable:
+                        self.unreadable.append(name)
+                        log.warning("%s: cannot be decoded; it is left out", name)
                 yield batch
         finally:
             ahead.close()
@@ -348,7 +352,7 @@ class ValidationBatches:
             items.append((scene.image, geometry.fraction_boxes(scene), index))
             facts.append((True, original, gain, padding))
         valid, sizes, gains, paddings = zip(*facts, strict=True)
-        return _collate(items, self.max_boxes) | {
+        return _collate(items, share, shape, self.max_boxes) | {
             "valid": np.array(valid),
             "original_size": np.array(sizes, np.int32),
             "gain": np.array(gains),
@@ -497,17 +501,25 @@ def rectangles(
     return order, tuple(shapes)
 
 
-def _collate(items: Sequence[tuple[Pixels, Boxes, int]], max_boxes: int) -> Batch:
-    """Stack pictures; boxes get ``max_boxes`` rows, or as many doublings of that as they need."""
-    images, boxes, indices = zip(*items, strict=True)
+def _collate(items: Iterable[Item], count: int, shape: tuple[int, int], max_boxes: int) -> Batch:
+    """Put ``count`` items together; boxes get ``max_boxes`` rows, or as many doublings of that as they need.
+
+    Each picture goes to its place as soon as it is made: a batch of pictures kept apart is so large that its memory would be asked for anew every time.
+    """
+    images = np.empty((count, *shape, 3), np.uint8)
+    boxes, indices = [], []
+    for place, (image, found, index) in enumerate(items):
+        images[place] = image
+        boxes.append(found)
+        indices.append(index)
     room = max_boxes
     while room < max(map(len, boxes)):
         room *= 2
-    padded = np.zeros((len(items), room, 5), np.float32)
+    padded = np.zeros((count, room, 5), np.float32)
     for row, found in zip(padded, boxes, strict=True):
         row[: len(found)] = found
     mask = np.arange(room) < np.array([len(found) for found in boxes])[:, None]
-    return {"images": np.stack(images), "boxes": padded, "mask": mask, "index": np.array(indices, np.int32)}
+    return {"images": images, "boxes": padded, "mask": mask, "index": np.array(indices, np.int32)}
 
 
 class _Ahead:

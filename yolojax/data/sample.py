@@ -188,6 +188,12 @@ def samples_record(samples: Sequence[Sample]) -> dict[str, int | str]:
     return {"images": len(samples), "boxes": sum(len(sample.boxes) for sample in samples), "sha256": digest.hexdigest()}
 
 
+def other_size(where: str, written: Sequence[float], size: tuple[int, int]) -> Problem:
+    """The problem of annotations that were made for (width, height) ``written``, of a picture of (height, width) ``size``."""
+    message = f"is for {written[0]:.0f}x{written[1]:.0f} pixels, the image has {size[1]}x{size[0]}; boxes are scaled"
+    return Problem("other size", where, message)
+
+
 def no_boxes() -> Boxes:
     """The boxes of a background."""
     return np.zeros((0, 5), np.float32)

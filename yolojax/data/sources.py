@@ -24,11 +24,15 @@ SplitName = Literal["train", "val", "test"]
 def load_data(name: str | Path, root: str | Path | None = None) -> DataConfig:
     """A data set's settings from what a user gives as ``--data``: a YAML file, a shipped name, or ``tfds:…``.
 
+    Args:
+      name: see above.
+      root: folder of the data set, instead of the YAML's ``path``; for ``tfds:…`` the folder of the prepared data sets.
+
     Raises:
       UserError: see ``load_data_config`` and ``tfds_config``; or a file cannot be read.
     """
     try:
-        return tfds_config(str(name)) if str(name).startswith(PREFIX) else load_data_config(name, root)
+        return tfds_config(str(name), root) if str(name).startswith(PREFIX) else load_data_config(name, root)
     except OSError as error:
         raise UserError(f"{name}: {error.filename}: {error.strerror or error}") from error
 

@@ -40,21 +40,27 @@ from yolojax.errors import UserError
 
 PREFIX = "tfds:"
 _OPTIONS = ("difficult",)
-_LEVELS = ("", "*", "*/*")  # a folder of versions, of configurations, or the version itself
+_INFO = "dataset_info.json"  # of a version
+_LEVELS = (
+    _INFO,
+    f"*/{_INFO}",
+    f"*/*/{_INFO}",
+)  # from the version itself, a folder of versions, or one of configurations
 
 
-def tfds_config(name: str) -> DataConfig:
+def tfds_config(name: str, home: str | Path | None = None) -> DataConfig:
     """The settings of a prepared data set, for ``--data tfds:…``.
 
     Args:
       name: ``tfds:`` and a data set (``voc/2007``) or a folder; split expressions for training and validation may follow in brackets:
         ``tfds:voc/2007[train+validation,test]``.
+      home: folder of prepared data sets, instead of the usual one.
 
     Raises:
       UserError: it is not prepared, or has no boxes.
     """
     builder, _, splits = name.removeprefix(PREFIX).removesuffix("]").partition("[")
-    folder = _prepared(name, [_home() / builder.replace(":", "/")])
+    folder = _prepared(name, [Path(home or _home()) / builder.replace(":", "/")])
     info = _builder(folder).info
     train, _, val = splits.partition(",")
     if not train:
@@ -117,7 +123,7 @@ def _prepared(name: str, places: Sequence[Path]) -> Path:
     """The newest version of a data set in the first place that holds one; its folder has a ``dataset_info.json``."""
     for place in places:
         for level in _LEVELS:
-            found = [file.parent for file in place.glob(f"{level}/dataset_info.json".lstrip("/"))]
+            found = [file.parent for file in place.glob(level)]
             if len({folder.parent for folder in found}) > 1:
                 raise UserError(f"{name}: choose one of {', '.join(sorted(str(folder.parent) for folder in found))}")
             if found:

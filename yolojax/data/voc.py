@@ -26,6 +26,7 @@ from yolojax.data.sample import (
     Split,
     make_split,
     no_boxes,
+    other_size,
     probe_image,
     read_image,
     read_samples,
@@ -119,13 +120,7 @@ def read_annotation(path: Path, size: tuple[int, int], config: DataConfig) -> tu
         problems.append(Problem("no size", str(path), "gives no size; that of the image is used"))
         height, width = size
     elif (height, width) != size:
-        problems.append(
-            Problem(
-                "other size",
-                str(path),
-                f"is for {width:.0f}x{height:.0f} pixels, the image has {size[1]}x{size[0]}; boxes are scaled",
-            )
-        )
+        problems.append(other_size(str(path), (width, height), size))
     offset = float(config.options.get("centre_offset", 0))
     index = {name: number for number, name in enumerate(config.names)}
     boxes = []

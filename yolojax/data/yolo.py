@@ -34,7 +34,7 @@ from yolojax.errors import UserError
 _ROUNDING = 1e-6  # what writing a coordinate of 1 with six digits may add
 
 
-class RowError(Exception):
+class _RowError(Exception):
     """A label row that means nothing; the message says why."""
 
 
@@ -147,7 +147,7 @@ def read_labels(path: Path, config: DataConfig) -> tuple[NDArray[np.float32], Po
         where = f"{path}, line {number}"
         try:
             row, polygon = _parse_row(line)
-        except RowError as error:
+        except _RowError as error:
             problems.append(Problem("bad label", where, str(error), "image"))
             continue
         classes = len(config.names)
@@ -170,14 +170,14 @@ def _parse_row(line: str) -> tuple[tuple[float, ...], NDArray[np.float32] | None
     try:
         values = [float(field) for field in fields]
     except ValueError as error:
-        raise RowError(f"{error}") from error
+        raise _RowError(f"{error}") from error
     if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
-        raise RowError(f"{len(values)} numbers; a box has 5, an outline 7 or more, always odd")
+        raise _RowError(f"{len(values)} numbers; a box has 5, an outline 7 or more, always odd")
     if values[0] < 0 or not values[0].is_integer():
-        raise RowError(f"class {fields[0]} is no whole number from 0")
+        raise _RowError(f"class {fields[0]} is no whole number from 0")
     for field, value in zip(fields[1:], values[1:], strict=True):
         if not 0 <= value <= 1 + _ROUNDING:  # true for NaN as well
-            raise RowError(f"coordinate {field} is outside 0 to 1 (fractions of the image, not pixels)")
+            raise _RowError(f"coordinate {field} is outside 0 to 1 (fractions of the image, not pixels)")
     if len(values) == 5:
         return tuple(values), None
     polygon = np.array(values[1:]).reshape(-1, 2)

@@ -258,6 +258,9 @@ def finish(session: Session, validate: Validator) -> dict[str, Any]:
         session.best = validate(load_weights(weights).variables, job.validation)
     if session.best is not None and jax.process_index() == 0:
         reporting.show_best(job, session.run, progress.best_epoch, session.best)
+    unreadable = list(dict.fromkeys([*job.stream.unreadable, *job.validation.unreadable]))
+    if unreadable:
+        log.warning("%d images could not be decoded and were left out: results.json names them", len(unreadable))
     results = {
         "run": str(session.run),
         "weights": str(weights),
@@ -272,7 +275,7 @@ def finish(session: Session, validate: Validator) -> dict[str, Any]:
         "programs": progress.programs,
         "timings": progress.timings,
         "best_epoch": progress.best_epoch,
-        "unreadable_images": job.stream.unreadable,
+        "unreadable_images": unreadable,
         "best": progress.best,
         "final": progress.final,
     }

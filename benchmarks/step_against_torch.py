@@ -12,14 +12,13 @@ machine that is slow for a while is slow for both. Only ratios mean anything.
 import argparse
 import json
 import logging
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from turns import answer, cell, spread, take_turns
 
 ROWS = ((0, "track"), (10, "track"), (10, "fixed"), (24, "track"), (24, "fixed"))
 MOST = 32
@@ -74,18 +73,7 @@ def torch_worker(options: argparse.Namespace) -> None:
         optimizer.zero_grad()
         average.update(model)
 
-    for line in sys.stdin:
-        print(json.dumps(timed(step, int(line))), file=channel, flush=True)
-
-
-def timed(step: Callable[[], None], count: int) -> list[float]:
-    """Seconds of each of ``count`` calls."""
-    times = []
-    for _ in range(count):
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    return times
+    answer(step, channel)
 
 
 def jax_step(options: argparse.Namespace, freeze: int, mode: str) -> Callable[[], None]:
@@ -127,34 +115,10 @@ def compare(options: argparse.Namespace, freeze: int, mode: str) -> dict[str, An
     script = [options.torch_python, __file__, "--worker", "--freeze", str(freeze)]
     for name in ("model", "classes", "batch", "size"):
         script += [f"--{name}", str(getattr(options, name))]
-    ours, theirs = [], []
-    with subprocess.Popen(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdin is not None
-        assert other.stdout is not None
-
-        def torch_turn(count: int) -> list[float]:
-            print(count, file=other.stdin, flush=True)
-            return json.loads(other.stdout.readline())
-
-        step = jax_step(options, freeze, mode)
-        timed(step, 2)
-        torch_turn(2)
-        for _ in range(options.rounds):
-            time.sleep(0.3)  # threads of the other side spin for a while after their last work
-            ours += timed(step, options.steps)
-            time.sleep(0.3)
-            theirs += torch_turn(options.steps)
-        other.stdin.close()
-    rows = {"yolojax": 1e3 * np.array(ours), "original": 1e3 * np.array(theirs)}
-    figures = {f"{side}_{part}_ms": float(value) for side, times in rows.items() for part, value in spread(times)}
-    ratio = figures["yolojax_median_ms"] / figures["original_median_ms"]
-    return {"freeze": freeze, "frozen_bn": mode, **figures, "ratio": ratio}
-
-
-def spread(times: np.ndarray) -> list[tuple[str, float]]:
-    """Median, and the quartiles around it."""
-    low, median, high = np.percentile(times, [25, 50, 75])
-    return [("median", median), ("low", low), ("high", high)]
+    ours, theirs = take_turns(jax_step(options, freeze, mode), script, options.rounds, options.steps, pause=0.3)
+    times = {"yolojax": spread(1e3 * ours), "original": spread(1e3 * theirs)}
+    ratio = times["yolojax"]["median"] / times["original"]["median"]
+    return {"freeze": freeze, "frozen_bn": mode, **times, "ratio": ratio}
 
 
 def main() -> None:
@@ -182,11 +146,8 @@ def main() -> None:
         if options.freeze in (None, freeze):
             row = compare(options, freeze, mode)
             rows.append(row)
-            cells = [
-                "{:.0f} ({:.0f}–{:.0f})".format(*(row[f"{side}_{part}_ms"] for part in ("median", "low", "high")))
-                for side in ("yolojax", "original")
-            ]
-            print(f"| {freeze} | {mode} | {cells[0]} | {cells[1]} | {row['ratio']:.2f} |", flush=True)
+            cells = f"{cell(row['yolojax'])} | {cell(row['original'])} | {row['ratio']:.2f}"
+            print(f"| {freeze} | {mode} | {cells} |", flush=True)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 

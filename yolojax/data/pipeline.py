@@ -145,8 +145,8 @@ class TrainingBatches:
                 rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(_ITEM, epoch, place)))
                 yield _Making(self, rng, shape, unreadable).make(self._sample_at(epoch, place))
 
-        batch = _collate(items(), share, shape, self.max_boxes)
-        return batch | {"unreadable": np.array(unreadable, np.int32)}
+        made = _collate(items(), share, shape, self.max_boxes)
+        return made | {"unreadable": np.array(unreadable, np.int32)}
 
     def _sample_at(self, epoch: int, place: int) -> int:
         if self.order is not None:

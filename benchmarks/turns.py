@@ -1,0 +1,82 @@
+"""Two sides in turns: ours in this process, the original's in an interpreter of its own. Used by the scripts beside this file.
+
+A machine that is slow for a while is slow for both; only ratios mean anything.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+PARTS = ("median", "low", "high")
+Clock = Callable[[], float]
+
+
+def timed(work: Callable[[], object], count: int, clock: Clock = time.perf_counter) -> list[float]:
+    """Seconds of each of ``count`` calls."""
+    times = []
+    for _ in range(count):
+        start = clock()
+        work()
+        times.append(clock() - start)
+    return times
+
+
+def answer(work: Callable[[], object], channel: object, clock: Clock = time.perf_counter) -> None:
+    """Be the other side: for every number that comes on standard input, do so much work and print its times."""
+    for line in sys.stdin:
+        print(json.dumps(timed(work, int(line), clock)), file=channel, flush=True)  # type: ignore[call-overload]
+
+
+def take_turns(
+    work: Callable[[], object],
+    other: Sequence[str],
+    rounds: int,
+    count: int,
+    pause: float = 0.0,
+    clock: Clock = time.perf_counter,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds of our work and of the other's.
+
+    Args:
+      work: one piece of ours.
+      other: command of a process that calls ``answer``.
+      rounds: turns of each side.
+      count: pieces of a turn.
+      pause: seconds between two turns, for threads of the other side that spin for a while after their last work.
+      clock: of both sides.
+    """
+    ours: list[float] = []
+    theirs: list[float] = []
+    with subprocess.Popen(other, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        questions, answers = process.stdin, process.stdout
+        assert questions is not None
+        assert answers is not None
+
+        def their_turn(pieces: int) -> list[float]:
+            print(pieces, file=questions, flush=True)
+            return json.loads(answers.readline())
+
+        timed(work, 2)
+        their_turn(2)
+        for _ in range(rounds):
+            time.sleep(pause)
+            ours += timed(work, count, clock)
+            time.sleep(pause)
+            theirs += their_turn(count)
+        questions.close()
+    return np.array(ours), np.array(theirs)
+
+
+def spread(values: np.ndarray) -> dict[str, float]:
+    """Median, and the quartiles around it."""
+    low, median, high = np.percentile(values, [25, 50, 75])
+    return {"median": float(median), "low": float(low), "high": float(high)}
+
+
+def cell(values: dict[str, float], form: str = ".0f") -> str:
+    """A spread in a table."""
+    return f"{values['median']:{form}} ({values['low']:{form}}–{values['high']:{form}})"

@@ -165,13 +165,14 @@ def test_class_names_that_a_layout_cannot_hold(pets, tmp_path, names):
         convert_data(replace(pets, names=names), tmp_path / "out", "voc")
 
 
-def test_repeated_boxes_are_written_once(tmp_path):
+def test_boxes_that_are_the_same_but_for_rounding_are_written_once(tmp_path):
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (tmp_path / "in" / folder).mkdir(parents=True)
     cv2.imwrite(str(tmp_path / "in" / "JPEGImages" / "a.png"), np.zeros((50, 100, 3), np.uint8))
     box = "<object><name>x</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>30</xmax><ymax>40</ymax></bndbox></object>"
+    nearly = box.replace("<xmin>1<", "<xmin>1.00000001<")
     size = "<size><width>100</width><height>50</height></size>"
-    (tmp_path / "in" / "Annotations" / "a.xml").write_text(f"<annotation>{size}{box * 2}</annotation>")
+    (tmp_path / "in" / "Annotations" / "a.xml").write_text(f"<annotation>{size}{box}{nearly}</annotation>")
     (tmp_path / "in" / "ImageSets" / "Main" / "train.txt").write_text("a\n")
     config = DataConfig(
         file=Path("x.yaml"), root=tmp_path / "in", format="voc", train=("train",), val=("train",), names=("x",)

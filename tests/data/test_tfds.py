@@ -38,8 +38,10 @@ def builder_like(name: str, objects: dict[str, Any], mark: str):
         for number in range(count):
             path = folder / f"{number}.png"
             cv2.imwrite(str(path), np.full((40, 60, 3), 40 * number, np.uint8))
-            box = {"bbox": tfds.features.BBox(0.1, 0.2, 0.5, 0.8), "label": number % 2, mark: False}
-            rows = [box | {mark: row == 1} for row in range(number % 3)]
+            rows = [
+                {"bbox": tfds.features.BBox(0.1, 0.2, 0.5, 0.8 - row / 8), "label": number % 2, mark: row == 1}
+                for row in range(number % 3)
+            ]
             yield number, {"image": str(path), "image/filename": path.name, "objects": rows}
 
     def splits(self, manager) -> dict[str, Any]:

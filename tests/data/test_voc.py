@@ -68,6 +68,14 @@ def test_corners_are_clipped_and_empty_boxes_named(voc):
     ]
 
 
+def test_repeated_boxes_are_left_out_and_named(voc):
+    report = open_split(voc({"a": entry("red", (1, 1, 9, 9)) * 2 + entry("white", (1, 1, 9, 9))}), "train").report
+    assert report.boxes == 2
+    assert [str(problem).rpartition("a.xml, ")[2] for problem in report.problems] == [
+        "object 2: repeats an earlier box; the box is left out"
+    ]
+
+
 def test_background_missing_picture_and_unknown_class_are_reported(voc):
     config = voc({"a": None, "b": entry("green", (1, 1, 9, 9)) + entry("red", (1, 1, 9, 9))})
     (config.root / "ImageSets" / "Main" / "train.txt").write_text("a\nb  1\nc\n")

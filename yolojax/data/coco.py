@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from yolojax.config import DataConfig, check_keys
 from yolojax.data.sample import (
     ImageError,
-    Polygons,
+    Objects,
+    Outline,
     Problem,
     Sample,
     Split,
@@ -158,7 +159,7 @@ def _read_sample(classes: Mapping[Any, int | str], picture: _Picture) -> tuple[S
     if (written > 0).all() and (written != limit).any():
         problems.append(other_size(f"{picture.where}, {picture.path.name}", written.tolist(), size))
         limit = written
-    boxes: dict[tuple[float, ...], NDArray[np.float32] | None] = {}
+    objects = Objects(problems=problems)
     for number, annotation in picture.annotations:
         where = f"{picture.where}, annotations[{number}]"
         if annotation.get("iscrowd"):
@@ -169,20 +170,13 @@ def _read_sample(classes: Mapping[Any, int | str], picture: _Picture) -> tuple[S
             problems.append(Problem("unknown class", where, f"'{kind}' is not among the data set's classes", "box"))
         elif corners is None:
             problems.append(Problem("bad annotation", where, "has no four numbers in 'bbox'", "image"))
-        elif (corners[1] <= corners[0]).any():
-            problems.append(Problem("empty box", where, "has no area inside the image", "box"))
         else:
             low, high = corners / limit
-            row = (kind, *((low + high) / 2).tolist(), *(high - low).tolist())
-            if row in boxes:
-                problems.append(Problem("duplicate row", where, "repeats an earlier box", "box"))
-            boxes.setdefault(row, _outline(annotation.get("segmentation"), limit))
+            objects.add_corners(where, kind, low, high, _outline(annotation.get("segmentation"), limit))
     if any(problem.left_out == "image" for problem in problems):
         return None, problems
-    polygons: Polygons = tuple(boxes.values()) if any(outline is not None for outline in boxes.values()) else ()
-    rows = np.array(list(boxes), np.float32).reshape(-1, 5)
-    reader = partial(read_image, picture.path)
-    return Sample(name=str(picture.path), size=size, boxes=rows, polygons=polygons, reader=reader), problems
+    name, reader = str(picture.path), partial(read_image, picture.path)
+    return Sample(name=name, size=size, boxes=objects.boxes, polygons=objects.polygons, reader=reader), problems
 
 
 def _number(value: Any) -> float:
@@ -201,7 +195,7 @@ def _corners(box: Any, limit: NDArray[np.float64]) -> NDArray[np.float64] | None
     return corners.clip(0, limit) if np.isfinite(corners).all() else None
 
 
-def _outline(segmentation: Any, limit: NDArray[np.float64]) -> NDArray[np.float32] | None:
+def _outline(segmentation: Any, limit: NDArray[np.float64]) -> Outline:
     """The polygon ``(k, 2)`` of an object that is in one piece, as fractions of the picture; None for all others."""
     if not isinstance(segmentation, list) or len(segmentation) != 1 or not isinstance(segmentation[0], list):
         return None

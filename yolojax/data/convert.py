@@ -1,7 +1,7 @@
 """A data set in another layout: what any source gives, written so that the source of the new layout gives it again.
 
-Boxes come back as the same float32 numbers. VOC and COCO keep corners inside the picture, and no layout but VOC keeps a box twice: what that changes
-is counted and said.
+Boxes come back as the same float32 numbers. VOC and COCO keep corners inside the picture, and no source gives a box twice, so that two boxes which
+differ by less than a float32 can hold become one: what that changes is counted and said.
 """
 
 from __future__ import annotations

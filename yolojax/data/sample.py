@@ -24,7 +24,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 Boxes = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
-Polygons = tuple[NDArray[np.float32] | None, ...]
+Outline = NDArray[np.float32] | None
+Polygons = tuple[Outline, ...]
 Item = TypeVar("Item")
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".mpo", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -186,6 +187,44 @@ def samples_record(samples: Sequence[Sample]) -> dict[str, int | str]:
         digest.update(os.fsencode(Path(sample.name).name) + f"\0{sample.size}\0".encode())
         digest.update(sample.boxes.astype("<f4").tobytes())
     return {"images": len(samples), "boxes": sum(len(sample.boxes) for sample in samples), "sha256": digest.hexdigest()}
+
+
+@dataclass
+class Objects:
+    """What is in one picture, while its labels are read: boxes that have an area, each once.
+
+    Attributes:
+      rows: outlines by (class, x, y, width, height), fractions.
+      problems: what was left out.
+    """
+
+    rows: dict[tuple[float, ...], Outline] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(self, where: str, row: tuple[float, ...], outline: Outline = None) -> None:
+        """Take an object that a report calls ``where``; see ``rows``."""
+        if row[3] <= 0 or row[4] <= 0:
+            self.problems.append(Problem("empty box", where, "has no area inside the image", "box"))
+        elif row in self.rows:
+            self.problems.append(Problem("duplicate row", where, "repeats an earlier box", "box"))
+        else:
+            self.rows[row] = outline
+
+    def add_corners(
+        self, where: str, kind: int, low: NDArray[np.float64], high: NDArray[np.float64], outline: Outline = None
+    ) -> None:
+        """Take an object of class ``kind`` between two corners, ``(2,)`` x, y, fractions of the picture."""
+        self.add(where, (kind, *((low + high) / 2).tolist(), *(high - low).tolist()), outline)
+
+    @property
+    def boxes(self) -> Boxes:
+        """``(n, 5)`` float32."""
+        return np.array(list(self.rows), np.float32).reshape(-1, 5)
+
+    @property
+    def polygons(self) -> Polygons:
+        """Their outlines; nothing where no box has one."""
+        return tuple(self.rows.values()) if any(outline is not None for outline in self.rows.values()) else ()
 
 
 def other_size(where: str, written: Sequence[float], size: tuple[int, int]) -> Problem:

@@ -26,6 +26,7 @@ from yolojax.config import DataConfig, check_keys
 from yolojax.data.sample import (
     Boxes,
     ImageError,
+    Objects,
     Pixels,
     Problem,
     Sample,
@@ -199,15 +200,13 @@ def _read_boxes(
     hidden = np.zeros(len(corners), bool)
     for mark in ("is_crowd",) if config.options.get("difficult") else ("is_crowd", "is_difficult"):
         hidden |= np.array(objects.get(mark, hidden), bool)
-    boxes, problems = [], []
+    found = Objects()
     for row, (label, box) in enumerate(zip(objects["label"], corners.clip(0, 1), strict=True)):
-        kind, low, high = classes[int(label)], box[1::-1], box[:1:-1]
         if hidden[row]:
             continue
+        kind, item = classes[int(label)], f"{where}, object {row}"
         if isinstance(kind, str):
-            problems.append(Problem("unknown class", where, f"class '{kind}' is not in {config.file}", "box"))
-        elif (high <= low).any():
-            problems.append(Problem("empty box", f"{where}, object {row}", "has no area inside the image", "box"))
+            found.problems.append(Problem("unknown class", item, f"class '{kind}' is not in {config.file}", "box"))
         else:
-            boxes.append([kind, *((low + high) / 2), *(high - low)])
-    return np.array(boxes, np.float32).reshape(-1, 5), problems
+            found.add_corners(item, kind, box[1::-1], box[:1:-1])
+    return found.boxes, found.problems

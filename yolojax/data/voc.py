@@ -21,6 +21,7 @@ from yolojax.config import DataConfig, check_keys
 from yolojax.data.sample import (
     IMAGE_SUFFIXES,
     ImageError,
+    Objects,
     Problem,
     Sample,
     Split,
@@ -114,16 +115,16 @@ def read_annotation(path: Path, size: tuple[int, int], config: DataConfig) -> tu
         tree = ElementTree.fromstring(data)
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
         return no_boxes(), [Problem("bad annotation", str(path), f"cannot be read as XML ({error})", "image")]
-    problems: list[Problem] = []
+    objects = Objects()
     height, width = _number(tree, "size/height"), _number(tree, "size/width")
     if not (0 < height < np.inf and 0 < width < np.inf):
-        problems.append(Problem("no size", str(path), "gives no size; that of the image is used"))
+        objects.problems.append(Problem("no size", str(path), "gives no size; that of the image is used"))
         height, width = size
     elif (height, width) != size:
-        problems.append(other_size(str(path), (width, height), size))
+        objects.problems.append(other_size(str(path), (width, height), size))
     offset = float(config.options.get("centre_offset", 0))
     index = {name: number for number, name in enumerate(config.names)}
-    boxes = []
+    limit = np.array([width, height])
     for number, item in enumerate(tree.iter("object"), start=1):
         where = f"{path}, object {number}"
         name = (item.findtext("name") or "").strip()
@@ -131,20 +132,16 @@ def read_annotation(path: Path, size: tuple[int, int], config: DataConfig) -> tu
         if _number(item, "difficult") == 1 and not config.options.get("difficult", False):
             continue
         if name not in index:
-            problems.append(Problem("unknown class", where, f"class '{name}' is not in {config.file.name}", "box"))
+            objects.problems.append(
+                Problem("unknown class", where, f"class '{name}' is not in {config.file.name}", "box")
+            )
             continue
         if not np.isfinite(corners).all():
-            problems.append(Problem("bad annotation", where, "has no four numbers in bndbox", "image"))
+            objects.problems.append(Problem("bad annotation", where, "has no four numbers in bndbox", "image"))
             continue
-        limit = np.array([width, height] * 2)
-        clipped = np.clip(corners, 0, limit)
-        low, high = clipped[:2], clipped[2:]
-        if (high <= low).any():
-            problems.append(Problem("empty box", where, "has no area inside the image", "box"))
-            continue
-        centre = (low + high) / 2 + offset
-        boxes.append([index[name], *(centre / limit[:2]), *((high - low) / limit[:2])])
-    return np.array(boxes, np.float32).reshape(-1, 5), problems
+        low, high = corners.reshape(2, 2).clip(0, limit) / limit
+        objects.add_corners(where, index[name], low + offset / limit, high + offset / limit)
+    return objects.boxes, objects.problems
 
 
 def _number(tree: ElementTree.Element, tag: str) -> float:

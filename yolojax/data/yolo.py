@@ -19,6 +19,8 @@ from yolojax.data.sample import (
     IMAGE_SUFFIXES,
     NO_SUCH_CLASS,
     ImageError,
+    Objects,
+    Outline,
     Polygons,
     Problem,
     Sample,
@@ -139,8 +141,7 @@ def read_labels(path: Path, config: DataConfig) -> tuple[NDArray[np.float32], Po
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         return no_boxes(), (), [Problem("bad label", str(path), f"cannot be read as text ({error})", "image")]
-    problems: list[Problem] = []
-    rows: dict[tuple[float, ...], NDArray[np.float32] | None] = {}
+    objects = Objects()
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -148,24 +149,18 @@ def read_labels(path: Path, config: DataConfig) -> tuple[NDArray[np.float32], Po
         try:
             row, polygon = _parse_row(line)
         except _RowError as error:
-            problems.append(Problem("bad label", where, str(error), "image"))
+            objects.problems.append(Problem("bad label", where, str(error), "image"))
             continue
         classes = len(config.names)
         if row[0] >= classes:
             message = f"class {row[0]:.0f}, but {config.file.name} names {classes} classes (0 to {classes - 1})"
-            problems.append(Problem(NO_SUCH_CLASS, where, message, "image"))
-        elif row in rows:
-            problems.append(Problem("duplicate row", where, "repeats an earlier row", "box"))
-        elif row[3] * row[4] == 0:
-            problems.append(Problem("empty box", where, "has no area", "box"))
+            objects.problems.append(Problem(NO_SUCH_CLASS, where, message, "image"))
         else:
-            rows[row] = polygon
-    boxes = np.array(list(rows), np.float32).reshape(-1, 5)
-    outlined = any(polygon is not None for polygon in rows.values())
-    return boxes, tuple(rows.values()) if outlined else (), problems
+            objects.add(where, row, polygon)
+    return objects.boxes, objects.polygons, objects.problems
 
 
-def _parse_row(line: str) -> tuple[tuple[float, ...], NDArray[np.float32] | None]:
+def _parse_row(line: str) -> tuple[tuple[float, ...], Outline]:
     fields = line.split()
     try:
         values = [float(field) for field in fields]

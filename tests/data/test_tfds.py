@@ -163,6 +163,41 @@ def test_a_format_without_random_access_says_what_to_run(prepared, tmp_path):
         open_split(load_data(f"tfds:{folder}"), "train")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("dataset_info.json", b"", "is no prepared data set that can be read"),
+        ("dataset_info.json", b"\xff", "is no prepared data set that can be read"),
+        ("features.json", b"{}", "is no prepared data set that can be read"),
+        (
+            "like_voc-train.array_record-00000-of-00001",
+            b"",
+            "no usable image; .*example 0: cannot be read from its record",
+        ),
+        (
+            "like_voc-train.array_record-00000-of-00001",
+            None,
+            "no usable image; .*example 0: cannot be read from its rec",
+        ),
+    ],
+)
+def test_a_damaged_data_set_is_an_error_that_names_it(prepared, tmp_path, name, content, message):
+    folder = shutil.copytree(prepared / "like_voc" / "1.2.0", tmp_path / "1.2.0")
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        open_split(load_data(f"tfds:{folder}"), "train")
+
+
+def test_a_cut_record_leaves_its_images_out(prepared, tmp_path):
+    folder = shutil.copytree(prepared / "like_voc" / "1.2.0", tmp_path / "1.2.0")
+    file = folder / "like_voc-train.array_record-00000-of-00001"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(UserError, match="cannot be read from its record"):
+        open_split(load_data(f"tfds:{folder}"), "train")
+
+
 def test_what_is_not_prepared_says_what_to_run(tmp_path):
     with pytest.raises(
         UserError, match=r"tfds:coco/2017: .* holds no prepared data set; prepare it where TensorFlow is installed"

@@ -101,9 +101,8 @@ def open_tfds(config: DataConfig, split: str, entries: Sequence[str]) -> Split:
         except NotImplementedError as error:
             raise UserError(f"{config.file}: {folder} is in a format without random access; {_PREPARE}") from error
         except ValueError as error:
-            reason = str(error).splitlines()[0]
             raise UserError(
-                f"{config.file}: key '{split}': '{expression}' is no split of {folder} ({reason})"
+                f"{config.file}: key '{split}': '{expression}' is no split of {folder} ({_first_line(error)})"
             ) from error
         found += count
         usable, seen = read_samples(partial(_read_sample, config, classes, folder, expression), range(count))
@@ -136,7 +135,10 @@ def _prepared(name: str, places: Sequence[Path]) -> Path:
 def _builder(folder: Path) -> Any:
     import tensorflow_datasets  # takes a second, and most runs do not need it
 
-    return tensorflow_datasets.builder_from_directory(str(folder))
+    try:
+        return tensorflow_datasets.builder_from_directory(str(folder))
+    except Exception as error:  # damaged files raise what its parsers raise
+        raise UserError(f"{folder}: is no prepared data set that can be read ({_first_line(error)})") from error
 
 
 @functools.lru_cache(maxsize=8)
@@ -146,6 +148,22 @@ def _source(folder: Path, expression: str) -> Any:
 
     decoders = {"image": tensorflow_datasets.decode.SkipDecoding()}
     return _builder(folder).as_data_source(split=expression, decoders=decoders)
+
+
+def _example(folder: Path, expression: str, number: int) -> Any:
+    """An example of a split expression.
+
+    Raises:
+      ImageError: its record cannot be read.
+    """
+    try:
+        return _source(folder, expression)[number]
+    except (RuntimeError, ValueError) as error:
+        raise ImageError(f"cannot be read from its record ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _label_names(name: str, features: Any) -> list[str]:
@@ -171,11 +189,11 @@ def _classes(config: DataConfig, folder: Path) -> list[int | str]:
 def _read_sample(
     config: DataConfig, classes: Sequence[int | str], folder: Path, expression: str, number: int
 ) -> tuple[Sample | None, list[Problem]]:
-    example = _source(folder, expression)[number]
     where = f"{folder}, {expression}, example {number}"
-    if "image/filename" in example:
-        where += f" ({example['image/filename'].decode(errors='replace')})"
     try:
+        example = _example(folder, expression, number)
+        if "image/filename" in example:
+            where += f" ({example['image/filename'].decode(errors='replace')})"
         size, _, problems = probe_stream(io.BytesIO(example["image"]), where)
     except ImageError as error:
         return None, [Problem("unreadable image", where, str(error), "image")]
@@ -187,7 +205,7 @@ def _read_sample(
 
 
 def _read_image(folder: Path, expression: str, number: int) -> Pixels:
-    return decode_image(_source(folder, expression)[number]["image"])
+    return decode_image(_example(folder, expression, number)["image"])
 
 
 def _read_boxes(

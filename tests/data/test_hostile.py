@@ -41,7 +41,7 @@ HUGE = "9" * 400
     [
         "",
         "\0",
-        "[" * 50_000,
+        "[" * 5000,
         "a: &a [*a]",
         "names: &a [*a]\ntrain: x\nval: x",
         f"names: [{LAUGHS}]\ntrain: x\nval: x",

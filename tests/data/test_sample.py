@@ -65,8 +65,16 @@ def test_every_kind_of_pixel_becomes_eight_bit_colour(tmp_path, picture):
     image.convert("RGBA").save(tmp_path / "alpha.png")
     image.convert("LA").save(tmp_path / "grey_alpha.png")
     cv2.imwrite(str(tmp_path / "deep.png"), picture[..., ::-1].astype(np.uint16) * 257)
+    cv2.imwrite(str(tmp_path / "deep_grey.png"), grey[..., 0].astype(np.uint16) * 257)
+    cv2.imwrite(str(tmp_path / "deep_grey.tiff"), grey[..., 0].astype(np.uint16) * 257)
     expected = dict.fromkeys(("cmyk.jpg", "alpha.png", "deep.png"), picture)
-    expected |= {"grey.jpg": grey, "grey_alpha.png": grey, "palette.png": palette}
+    expected |= {
+        "grey.jpg": grey,
+        "grey_alpha.png": grey,
+        "deep_grey.png": grey,
+        "deep_grey.tiff": grey,
+        "palette.png": palette,
+    }
     for name, pixels in expected.items():
         image = read_image(tmp_path / name)
         assert image.dtype == np.uint8

@@ -119,36 +119,29 @@ def test_a_training_epoch_with_workers(name):
     stream.close()
 
 
-@pytest.mark.parametrize("name", ["like_voc", "like_coco"])
-def test_a_network_trains_on_it(name, tiny_model, tmp_path):
-    results = train(
-        TrainSettings(
-            weights="",
-            cfg=str(tiny_model),
-            data=f"tfds:{name}",
-            imgsz=64,
-            batch_size=2,
-            epochs=1,
-            workers=0,
-            freeze=("2",),
-            project=str(tmp_path),
-            noplots=True,
-        )
-    )
-    assert (results["epochs"], results["train_images"], results["unreadable_images"]) == (1, 5, [])
-    losses = read_results(Path(results["run"]) / "results.csv")[0]
-    assert all(losses[f"{split}/{part}_loss"] > 0 for split in ("train", "val") for part in ("box", "obj", "cls"))
-    assert "tensorflow" not in sys.modules
-
-
-def test_a_yaml_composes_data_sets_as_the_shipped_one_does(tmp_path):
+@pytest.fixture
+def composed(tmp_path) -> Path:
+    """A YAML of both data sets."""
     file = tmp_path / "pets.yaml"
-    entries = "train: [like_voc/train+test, like_coco/train]\nval: like_voc/test[:2]\n"
+    entries = "train: [like_voc/train+test, like_coco/train]\nval: like_coco/test[:2]\n"
     file.write_text(f"format: tfds\n{entries}names: [cat, dog]\n")
-    config = load_data(str(file))
+    return file
+
+
+def test_a_yaml_composes_data_sets_as_the_shipped_one_does(composed):
+    config = load_data(str(composed))
     assert [len(open_split(config, split).samples) for split in ("train", "val")] == [13, 2]
     with pytest.raises(UserError, match="holds no prepared data set"):
         open_split(replace(config, train=("train",)), "train")  # of no data set: the YAML has no path
+
+
+def test_a_network_trains_an_epoch_on_both(composed, tiny_model, tmp_path):
+    fixed = {"weights": "", "cfg": str(tiny_model), "imgsz": 64, "batch_size": 4, "workers": 0, "noplots": True}
+    results = train(TrainSettings(**fixed, data=str(composed), epochs=1, freeze=("2",), project=str(tmp_path)))
+    assert (results["epochs"], results["train_images"], results["unreadable_images"]) == (1, 13, [])
+    losses = read_results(Path(results["run"]) / "results.csv")[0]
+    assert all(losses[f"{split}/{part}_loss"] > 0 for split in ("train", "val") for part in ("box", "obj", "cls"))
+    assert "tensorflow" not in sys.modules
 
 
 def test_a_format_without_random_access_says_what_to_run(prepared, tmp_path):

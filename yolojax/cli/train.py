@@ -16,20 +16,34 @@ IGNORED = {
     "upload_dataset": "only for Weights & Biases",
     "entity": "only for Weights & Biases",
     "artifact_alias": "only for Weights & Biases",
-    "evolve_population": "a study of evolution keeps its own history",
-    "resume_evolve": "a study of evolution goes on with the same command and --resume",
+    "evolve_population": "an evolution begins with the --hyp file",
+    "resume_evolve": "--evolve N --resume FOLDER goes on with an evolution",
 }
 # Flags that would change what is trained and do not exist here.
 REFUSED = {
     "quad": "the quad loader is not part of yolojax",
     "bucket": "download the data with your cloud's own tool and name its folder",
-    "evolve": "hyperparameter evolution is not part of this version",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add YOLOv5's flags and ours."""
     add_fields(parser, TrainSettings)
+    parser.add_argument(
+        "--evolve",
+        nargs="?",
+        type=int,
+        const=300,
+        metavar="N",
+        help="look for better hyperparameters in N runs, 300 if no number is given",
+    )
+    parser.add_argument(
+        "--evolve-freeze",
+        nargs="+",
+        default=(),
+        metavar="SELECTOR",
+        help="with --evolve: choose among these freezes too",
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the final figures here")
     add_foreign(parser, IGNORED, REFUSED)
 
@@ -38,6 +52,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Train; the results stand in the run folder."""
     note_foreign(arguments, IGNORED, REFUSED)
     settings = read_fields(arguments, TrainSettings)
+
+    if arguments.evolve is not None:
+        from yolojax.study.evolve import evolve
+
+        print(f"best hyperparameters: {evolve(settings, arguments.evolve, arguments.evolve_freeze)}")
+        return 0
 
     from yolojax.training.loop import train
     from yolojax.training.records import write_json

@@ -33,7 +33,7 @@ def plot_results(rows: Sequence[Mapping[str, float]], path: Path, title: str = "
       path: PNG file to write.
       title: line above the panels.
     """
-    figure = _figure((16, 7.5))
+    figure = new_figure((16, 7.5))
     epochs = [row["epoch"] + 1 for row in rows]
     for index, (name, columns) in enumerate(_PANELS):
         axes = figure.add_subplot(2, 4, index + 1)
@@ -66,7 +66,7 @@ def plot_labels(boxes: NDArray[np.floating[Any]], names: Sequence[str], path: Pa
       names: class names.
       path: JPEG or PNG file to write.
     """
-    figure = _figure((12, 10))
+    figure = new_figure((12, 10))
     counts = np.bincount(boxes[:, 0].astype(int), minlength=len(names))
     bars = figure.add_subplot(2, 2, 1)
     bars.bar(
@@ -103,7 +103,7 @@ def _rectangle(corner: tuple[float, float], width: float, height: float, edgecol
     return Rectangle(corner, width, height, fill=False, linewidth=0.5, alpha=0.4, edgecolor=edgecolor)
 
 
-def _figure(size: tuple[float, float]) -> Any:
+def new_figure(size: tuple[float, float]) -> Any:
     """A figure that needs no display and no global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolojax.cli.arguments import add_fields, read_fields
+from yolojax.cli.arguments import add_fields, add_foreign, note_foreign, read_fields
 from yolojax.inference.settings import ExportSettings
 
 if TYPE_CHECKING:
@@ -19,7 +19,11 @@ IGNORED = {
     "data": "class names come with the weights",
     "inplace": "nothing is changed in place",
     "simplify": "the graph is simplified in any case",
+    "verbose": "there is nothing more to tell",
+    "topk_per_class": "NMS has one limit, --max-det, over all classes",
 }
+_ELSEWHERE = "belongs to a format that YOLOv5 makes: --include torch, then its own export.py with this flag"
+REFUSED = dict.fromkeys(("keras", "optimize", "int8", "per_tensor", "cache", "mlmodel", "workspace"), _ELSEWHERE)
 # How far a file may be from its network before the check fails.
 MOST_PIXELS, MOST_SCORE = 0.1, 0.001
 
@@ -28,15 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add YOLOv5's flags and ours."""
     add_fields(parser, ExportSettings)
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures here")
-    for name in IGNORED:
-        parser.add_argument(f"--{name}", nargs="?", const=True, help=argparse.SUPPRESS)
+    add_foreign(parser, IGNORED, REFUSED)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write, read back, compare; 1 if a file gives something else than its network."""
-    for name, reason in IGNORED.items():
-        if getattr(arguments, name) is not None:
-            print(f"--{name} has no effect: {reason}")
+    note_foreign(arguments, IGNORED, REFUSED)
     settings = read_fields(arguments, ExportSettings)
 
     from rich.console import Console
@@ -74,23 +75,22 @@ def run(arguments: argparse.Namespace) -> int:
     stem = Path(source).name.removesuffix(".pt")
     rows = [_export(kind, folder / stem, weights, form, settings.opset) for kind in dict.fromkeys(settings.include)]
 
-    console = Console(highlight=False)
     table = Table("format", "file", "MB", "boxes ± px", "scores ±", "")
     table.columns[1].overflow = "fold"
     for column in table.columns[2:5]:
         column.justify = "right"
     for row in rows:
-        shown = (f"{row['size_mb']:.2f}", f"{row['box_difference_px']:.2g}", f"{row['score_difference']:.2g}")
-        table.add_row(row["format"], row["file"], *shown, "ok" if row["ok"] else "differs")
-    console.print(table)
+        off = (
+            "–" if value is None else f"{value:.2g}" for value in (row["box_difference_px"], row["score_difference"])
+        )
+        table.add_row(row["format"], row["file"], f"{row['size_mb']:.2f}", *off, "ok" if row["ok"] else "differs")
+    Console(highlight=False, markup=False).print(table)
     height, width = form.image_size
     batch = form.batch_size or "any number of"
-    console.print(
-        f"{weights.spec.name}, {len(weights.names)} classes, {batch} images of {width}x{height} px, {form.dtype}"
-    )
+    print(f"{weights.spec.name}, {len(weights.names)} classes, {batch} images of {width}x{height} px, {form.dtype}")
     if form.nms is not None:
-        console.print(f"the check compared {rows[0]['compared']} detections")
-    console.print(f"files in {folder}")
+        print(f"the check compared {rows[0]['compared']} detections")
+    print(f"files in {folder}")
     content = {"formats": rows, "image_size": list(form.image_size), "dtype": form.dtype, "folder": str(folder)}
     if arguments.json:
         write_json(arguments.json, content)

@@ -52,7 +52,7 @@ def test_every_way_is_as_good(bench, capsys):
     assert rows["onnx"]["size_mb"] == pytest.approx(rows["stablehlo"]["size_mb"], rel=0.05)
     assert all(row["inference_ms"] > 0 for row in rows.values())
     printed = " ".join(capsys.readouterr().out.split())
-    assert f"few (val, {IMAGES} images), 128x128 px, batch 8" in printed
+    assert f"few.yaml (val, {IMAGES} images), 128x128 px, batch 8" in printed
 
 
 def test_exports_reach_what_val_reports(data, tmp_path):

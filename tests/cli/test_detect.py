@@ -121,8 +121,19 @@ def test_one_that_cannot_be_read_among_many(detect, tmp_path, capsys):
     assert len(list((folder / "labels").iterdir())) == 9
     assert sorted(file.name for file in folder.iterdir()) == ["labels"]
     printed = capsys.readouterr().out
-    assert "in/4.png: cannot be decoded" in printed
+    assert "in/4.png: is no image of a known kind" in printed
     assert "left out or incomplete: 1 of 10" in printed
+
+
+def test_a_picture_that_breaks_off(detect, tmp_path, capsys):
+    for name in ("a.jpg", "b.jpg"):
+        save(tmp_path / "in" / name, picture((0, 10, 10, 40, 40)))
+    cut = tmp_path / "in" / "b.jpg"
+    cut.write_bytes(cut.read_bytes()[:-600])
+    status, figures, folder = detect("--source", "in")
+    assert (status, figures["images"]) == (1, 1)
+    assert {file.name for file in folder.iterdir()} == {"a.jpg"}
+    assert "in/b.jpg: breaks off" in capsys.readouterr().out
 
 
 def test_a_list(detect, tmp_path, capsys):
@@ -151,7 +162,7 @@ def test_a_video(detect, tmp_path, capsys, codec, size):
     left = [np.loadtxt(folder / "labels" / f"clip_{number}.txt")[1] * size[1] for number in range(1, 8)]
     np.testing.assert_allclose(np.diff(left), 2, atol=1)
     assert "clip." in (line := capsys.readouterr().out.splitlines()[0])
-    assert f"7 frames of {size[1]}x{size[0]} px, 7× red in all" in line
+    assert f"7 frames of {size[1]}x{size[0]} px, in all 7× red, " in line
 
 
 def test_every_third_frame_at_a_third_of_the_rate(detect, tmp_path):
@@ -196,18 +207,36 @@ def test_a_camera_runs_until_interrupted(detect, monkeypatch):
     assert len(read_video(folder / "stream_0.mp4")[0]) == 3
 
 
-def test_a_stream(detect, tmp_path, monkeypatch):
+@pytest.fixture
+def web(tmp_path, monkeypatch):
+    """The address of a server that gives the files of an empty folder, and that folder."""
     monkeypatch.setenv("no_proxy", "*")
-    make_video(tmp_path / "clip.avi", frames=5)
-    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    (tmp_path / "web").mkdir()
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "web"))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            _, figures, folder = detect("--source", f"http://127.0.0.1:{server.server_port}/clip.avi")
-        finally:
-            server.shutdown()
+        yield f"http://127.0.0.1:{server.server_port}", tmp_path / "web"
+        server.shutdown()
+
+
+def test_a_stream(detect, web):
+    address, served = web
+    make_video(served / "clip.avi", frames=5).rename(served / "camera")
+    _, figures, folder = detect("--source", f"{address}/camera")
     assert figures["frames"] == 5
     assert len(list(folder.glob("stream_*.mp4"))) == 1
+
+
+def test_pictures_and_videos_of_the_web(detect, web, tmp_path, capsys):
+    address, served = web
+    save(served / "a b.png", picture((0, 10, 10, 40, 40)))
+    make_video(served / "clip.avi", frames=5)
+    names = ("a%20b.png?size=large", "clip.avi", "gone.jpg")
+    (tmp_path / "list.txt").write_text("\n".join(f"{address}/{name}" for name in names))
+    status, figures, folder = detect("--source", "list.txt", "--save-txt")
+    assert (status, figures["images"], figures["frames"], figures["per_class"]) == (1, 1, 5, {"red": 6})
+    assert {file.name for file in folder.iterdir()} == {"a b.jpg", "clip.mp4", "labels"}
+    assert "gone.jpg: cannot be fetched (HTTP Error 404: File not found)" in capsys.readouterr().out
 
 
 def test_a_file_that_is_no_video(detect, tmp_path, capsys):

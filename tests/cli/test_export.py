@@ -73,9 +73,23 @@ def test_a_file_that_differs_is_told(run, tiny, monkeypatch, capsys):
     assert "differs" in capsys.readouterr().out
 
 
+def test_a_file_of_another_shape_is_told(run, tiny, monkeypatch, capsys):
+    monkeypatch.setattr(export, "read_stablehlo", lambda path: lambda images: (np.zeros((1, 2, 7)),))
+    status, figures, _ = run("--weights", str(tiny))
+    assert status == 1
+    assert figures["formats"][0]["box_difference_px"] is None
+    assert "differs" in capsys.readouterr().out
+
+
+def test_flags_of_yolov5_that_mean_nothing_are_taken(run, tiny, capsys):
+    assert run("--weights", str(tiny), "--data", "coco128.yaml", "--simplify")[0] == 0
+    assert "--simplify has no effect: the graph is simplified in any case" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--int8"], "--int8: belongs to a format that YOLOv5 makes: --include torch"),
         (["--include", "engine"], "let YOLOv5's own export.py make it"),
         (["--include", "coreml5"], "--include coreml5: choose from stablehlo, onnx, torch"),
         (["--include", "onnx", "--nms"], "--nms: ONNX gets none"),

@@ -81,11 +81,31 @@ def test_figures_of_a_perfect_network(val, capsys):
         "mAP50-95",
         "green",
         "0.9950",
-        "random.pt on rectangles (val), 128 px",
+        "random on ",
+        "rectangles.yaml (val), 128 px, rectangular, batch 2",
         "confidence > 0.001",
         "NMS IoU 0.6",
     ):
         assert text in " ".join(printed.split())
+
+
+def test_the_record_says_what_was_measured(val, data, weights):
+    words = ("--max-det", "1", "--conf", "0.01", "--iou", "0.7", "--half", "--task", "train", "--batch", "5")
+    _, figures, _ = val("--noplots", *words)
+    assert figures["settings"] == {
+        "weights": [str(weights)], "data": str(data), "split": "train", "image_size": 128, "rectangular": True, "batch_size": 5,
+        "confidence": 0.01, "iou": 0.7, "max_detections": 1, "multi_label": True, "single_class": False, "augment": False,
+        "dtype": "bfloat16",
+    }  # fmt: skip
+    assert [row["recall"] for row in figures["per_class"]] == pytest.approx([1, 0, 0])  # red is the surest of three
+
+
+def test_the_table_of_many_classes_is_shown_where_asked(val, capsys, monkeypatch):
+    monkeypatch.setattr("yolojax.cli.val.MANY_CLASSES", 3)
+    val("--noplots")
+    assert "green" not in capsys.readouterr().out
+    val("--noplots", "--verbose")
+    assert "green" in capsys.readouterr().out
 
 
 def test_pictures(val):
@@ -197,7 +217,8 @@ def test_random_weights_find_nothing(val):
         (["--weights", "nowhere.pt"], "nowhere.pt"),
         (["--data", "nowhere.yaml"], "nowhere"),
         (["--task", "test"], "key 'test'"),
-        (["--save-hybrid"], "--save-hybrid"),
+        (["--save-hybrid"], "--save-hybrid: mixes labels into the predictions"),
+        (["--dnn"], "--dnn has no effect"),
         (["--device", "99"], "--device 99"),
     ],
 )
@@ -205,7 +226,9 @@ def test_messages(val, capsys, words, message):
     status, _, folder = val("--noplots", *words)
     captured = capsys.readouterr()
     assert message in captured.out + captured.err
-    if "is used" not in message:
+    if "is used" in message or "no effect" in message:
+        assert status == 0
+    else:
         assert status == 2
         assert captured.err.startswith("yolojax val: ")
         assert len(captured.err.splitlines()) == 1
@@ -216,7 +239,7 @@ def test_weights_of_other_classes(val, data, tmp_path, capsys):
     other = tmp_path / "other.yaml"
     other.write_text(data.read_text().replace("path: .", f"path: {data.parent}").replace(", blue", ""))
     assert val("--data", str(other))[0] == 2
-    assert "random.pt has 3 classes" in capsys.readouterr().err
+    assert "random has 3 classes" in capsys.readouterr().err
 
 
 def test_classes_of_other_names_are_told(val, data, tmp_path, capsys):

@@ -40,7 +40,6 @@ def run(arguments: argparse.Namespace) -> int:
     with TemporaryDirectory(prefix="yolojax-bench-") as folder:
         rows = list(measure(validation, tuple(dict.fromkeys(settings.include)), Path(folder)))
 
-    console = Console(highlight=False)
     table = Table("way", "MB", "mAP50", "mAP50-95", "ms per image")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -48,21 +47,21 @@ def run(arguments: argparse.Namespace) -> int:
         if "problem" not in row:
             accuracy = f"{row['map50']:.4f}", f"{row['map50_95']:.4f}"
             table.add_row(row["way"], f"{row['size_mb']:.2f}", *accuracy, f"{row['inference_ms']:.2f}")
-    console.print(table)
+    Console(highlight=False, markup=False).print(table)
     described = validation.described()
     size, batch = described["image_size"], described["batch_size"]
-    console.print(
-        f"{Path(described['weights'][0]).name} on {described['data']} (val, {len(validation.samples)} images), {size}x{size} px, "
+    print(
+        f"{described['weights'][0]} on {described['data']} (val, {len(validation.samples)} images), {size}x{size} px, "
         f"batch {batch}, confidence > {described['confidence']:g}, NMS IoU {described['iou']:g}, {jax.devices()[0].device_kind}"
     )
     failures = [f"{row['way']} was not run: {row['problem']}" for row in rows if "problem" in row]
     for failure in failures:
-        console.print(failure, markup=False, soft_wrap=True)
+        print(failure)
     if settings.hard_fail is not None:
         for row in rows:
             if "problem" not in row and row["map50_95"] < settings.hard_fail:
                 failures.append(f"{row['way']}: mAP50-95 {row['map50_95']:.4f} is below {settings.hard_fail:g}")
-                console.print(failures[-1])
+                print(failures[-1])
     if arguments.json:
         write_json(arguments.json, {"ways": rows, "images": len(validation.samples), "settings": described})
     return 1 if failures and settings.hard_fail is not None else 0

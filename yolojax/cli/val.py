@@ -7,54 +7,48 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolojax.cli.arguments import add_fields, read_fields
+from yolojax.cli.arguments import add_fields, add_foreign, note_foreign, read_fields
 from yolojax.errors import UserError
 from yolojax.inference.settings import ValSettings
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from yolojax.evaluation.evaluator import Evaluation
     from yolojax.inference.validation import Recorder, Validation
 
 STUDY_SIZES = range(256, 1536 + 1, 128)
 MANY_CLASSES = 50  # from here on the table per class is shown with --verbose only
+IGNORED = {"dnn": "there is no OpenCV DNN here"}
+REFUSED = {"save_hybrid": "mixes labels into the predictions, so that mAP means nothing; it does not exist here"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add YOLOv5's flags and ours."""
     add_fields(parser, ValSettings)
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures here")
-    parser.add_argument("--dnn", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--save-hybrid", action="store_true", help=argparse.SUPPRESS)
+    add_foreign(parser, IGNORED, REFUSED)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print, and leave the files in the run folder."""
-    from rich.console import Console
+    note_foreign(arguments, IGNORED, REFUSED)
+    settings = read_fields(arguments, ValSettings)
 
     from yolojax.inference.validation import Recorder, prepare
     from yolojax.runtime import select_devices
     from yolojax.training.records import new_run_folder, write_json
 
-    if arguments.save_hybrid:
-        raise UserError(
-            "--save-hybrid: mixes labels into the predictions, so that mAP means nothing; it does not exist here"
-        )
-    settings = read_fields(arguments, ValSettings)
     annotations = _read_annotations(settings)
     validation = prepare(settings, select_devices(settings.device))
     folder = new_run_folder(settings.project, settings.name, settings.exist_ok)
-    console = Console()
     if settings.task == "study":
-        figures = _study(validation, folder, console)
+        figures = _study(validation, folder)
     else:
         recorder = Recorder(validation, folder)
         evaluation = validation.run(observe=recorder)
         figures = {**evaluation.figures(), "settings": validation.described()}
-        _show(evaluation, validation, console)
+        _show(evaluation, validation)
         if settings.save_json:
-            figures |= _coco(validation, recorder, annotations, folder, console)
+            figures |= _coco(validation, recorder, annotations, folder)
         if not settings.noplots:
             from yolojax.evaluation.plots import plot_evaluation
 
@@ -62,12 +56,13 @@ def run(arguments: argparse.Namespace) -> int:
     write_json(folder / "results.json", figures)
     if arguments.json:
         write_json(arguments.json, figures)
-    console.print(f"results in {folder}", highlight=False)
+    print(f"results in {folder}")
     return 0
 
 
-def _show(evaluation: Evaluation, validation: Validation, console: Console) -> None:
+def _show(evaluation: Evaluation, validation: Validation) -> None:
     """The table, and what it depends on."""
+    from rich.console import Console
     from rich.table import Table
 
     from yolojax.evaluation.metrics import CONFIDENCES
@@ -83,17 +78,13 @@ def _show(evaluation: Evaluation, validation: Validation, console: Console) -> N
         for row in evaluation.per_class():
             values = (row["precision"], row["recall"], row["map50"], row["map50_95"])
             table.add_row(row["name"], "", f"{row['instances']}", *(f"{value:.4f}" for value in values))
-    console.print(table)
-    console.print(_settings_line(validation), highlight=False)
-    console.print(
-        f"P and R at confidence {CONFIDENCES[evaluation.curves.best]:.3f}, where the mean F1 score is highest",
-        highlight=False,
-    )
+    Console(highlight=False, markup=False).print(table)
+    print(_settings_line(validation))
+    print(f"P and R at confidence {CONFIDENCES[evaluation.curves.best]:.3f}, where the mean F1 score is highest")
     speed = evaluation.speed_ms
-    console.print(
+    print(
         f"per image: {speed['preprocess']:.1f} ms pre-process, {speed['inference']:.1f} ms inference, "
-        f"{speed['nms']:.1f} ms NMS",
-        highlight=False,
+        f"{speed['nms']:.1f} ms NMS"
     )
 
 
@@ -109,8 +100,7 @@ def _settings_line(validation: Validation) -> str:
         *(["test-time augmentation"] if known["augment"] else []),
         known["dtype"],
     ]
-    weights = " + ".join(Path(name).name for name in known["weights"])
-    return f"{weights} on {known['data']} ({known['split']}), {known['image_size']} px, {', '.join(options)}"
+    return f"{' + '.join(known['weights'])} on {known['data']} ({known['split']}), {known['image_size']} px, {', '.join(options)}"
 
 
 def _read_annotations(settings: ValSettings) -> dict[str, Any] | None:
@@ -129,7 +119,7 @@ def _read_annotations(settings: ValSettings) -> dict[str, Any] | None:
 
 
 def _coco(
-    validation: Validation, recorder: Recorder, annotations: dict[str, Any] | None, folder: Path, console: Console
+    validation: Validation, recorder: Recorder, annotations: dict[str, Any] | None, folder: Path
 ) -> dict[str, Any]:
     """Write ``predictions.json`` and measure AP as COCO defines it."""
     import numpy as np
@@ -150,21 +140,18 @@ def _coco(
         "coco_map50": float(ap[measured, 0].mean()) if measured.any() else 0.0,
         "coco_map50_95": float(ap[measured].mean()) if measured.any() else 0.0,
     }
-    console.print(
+    print(
         f"AP as COCO defines it: mAP50 {figures['coco_map50']:.4f}, mAP50-95 {figures['coco_map50_95']:.4f}",
-        highlight=False,
     )
     official = official_figures(truth, results)
     if official is None:
-        console.print("for COCO's own code install the extra coco: pip install 'yolojax\\[coco]'", highlight=False)
+        print("for COCO's own code install the extra coco: pip install 'yolojax[coco]'")
         return figures
-    console.print(
-        f"by {official['tool']}: mAP50 {official['map50']:.4f}, mAP50-95 {official['map50_95']:.4f}", highlight=False
-    )
+    print(f"by {official['tool']}: mAP50 {official['map50']:.4f}, mAP50-95 {official['map50_95']:.4f}")
     return figures | {f"official_{name}": value for name, value in official.items()}
 
 
-def _study(validation: Validation, folder: Path, console: Console) -> dict[str, Any]:
+def _study(validation: Validation, folder: Path) -> dict[str, Any]:
     """Measure at many image sizes; ``study.csv`` and ``study.png``."""
     import csv
 
@@ -183,7 +170,7 @@ def _study(validation: Validation, folder: Path, console: Console) -> dict[str, 
                 **{f"{part}_ms": value for part, value in evaluation.speed_ms.items()},
             }
         )
-        console.print("  ".join(f"{name} {value:.4g}" for name, value in rows[-1].items()), highlight=False)
+        print("  ".join(f"{name} {value:.4g}" for name, value in rows[-1].items()))
     with (folder / "study.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()

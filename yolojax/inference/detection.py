@@ -149,9 +149,9 @@ class _Report:
         if self.source is not None:
             counted = ", ".join(f"{count}× {name}" for name, count in self.counts.most_common(_NAMED)) or "nothing"
             if len(self.counts) > _NAMED:
-                counted += f" and {len(self.counts) - _NAMED} more classes"
+                counted += ", and others"
             middle = sorted(self.times)[len(self.times) // 2]
-            text = "%s%s: %d frames of %s px, %s in all, %.0f ms per frame"
+            text = "%s%s: %d frames of %s px, in all %s, %.0f ms per frame"
             where: tuple[Any, ...] = (self._place(self.source), self.source.name)
             log.info(text, *where, len(self.times), self.size, counted, middle)
             self.bars.remove_task(self.bar)

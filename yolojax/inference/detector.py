@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolojax.data.geometry import GREY, Scene, letterbox
-from yolojax.data.sample import ImageError, Pixels, no_boxes, read_image
+from yolojax.data.sample import ImageError, Pixels, no_boxes
 from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import Stopwatch, suppress_rows, to_photo
 from yolojax.evaluation.nms import NmsSettings
 from yolojax.inference.predictor import Predict, make_predict
 from yolojax.inference.results import Detections
 from yolojax.inference.settings import InferenceSettings
+from yolojax.inference.sources import read_picture
 from yolojax.model.spec import whole_strides
 from yolojax.model.weights import Weights, load_weights
 from yolojax.runtime import select_devices
@@ -58,7 +59,7 @@ class Detector:
         """Look at images.
 
         Args:
-          images: a path, an array ``(H, W, 3)`` uint8 RGB, or several of them in a list; also an array ``(B, H, W, 3)``.
+          images: a path or web address, an array ``(H, W, 3)`` uint8 RGB, or several of them in a list; also an array ``(B, H, W, 3)``.
 
         Returns:
           What was found in each image, in their order; a list also for a single one.
@@ -209,7 +210,7 @@ def _class_indices(wanted: Sequence[str] | None, names: Sequence[str]) -> tuple[
 def _pixels(image: Any) -> Pixels:
     if isinstance(image, str | Path):
         try:
-            return read_image(Path(image).expanduser())
+            return read_picture(str(image))
         except ImageError as error:
             raise UserError(f"{image}: {error}") from error
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:

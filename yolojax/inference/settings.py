@@ -16,8 +16,20 @@ _OTHER_EXPORTS = (
 )  # fmt: skip
 
 
+class _WithDtype:
+    """Settings with ``--dtype`` and its short form ``--half``."""
+
+    dtype: Dtype
+    half: bool
+
+    @property
+    def computation(self) -> Dtype:
+        """Dtype of the computation."""
+        return "bfloat16" if self.half else self.dtype
+
+
 @dataclass(frozen=True, kw_only=True)
-class ValSettings:
+class ValSettings(_WithDtype):
     """The flags of ``yolojax val``, under YOLOv5's names and with its defaults (contract §1.14).
 
     ``None`` for ``imgsz`` and ``batch_size`` means: the data set's own ``defaults``, else YOLOv5's (640, 32).
@@ -69,7 +81,7 @@ class ValSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferenceSettings:
+class InferenceSettings(_WithDtype):
     """What looking at images depends on, under the names of YOLOv5's detect.py and with its defaults (contract §1.14)."""
 
     weights: tuple[str, ...] | None = flag(
@@ -104,11 +116,6 @@ class InferenceSettings:
         if self.dtype not in get_args(Dtype):
             raise UserError(f"--dtype {self.dtype}: choose one of {', '.join(get_args(Dtype))}")
 
-    @property
-    def computation(self) -> Dtype:
-        """Dtype of the computation."""
-        return "bfloat16" if self.half else self.dtype
-
 
 @dataclass(frozen=True, kw_only=True)
 class DetectSettings(InferenceSettings):
@@ -138,7 +145,7 @@ class DetectSettings(InferenceSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportSettings:
+class ExportSettings(_WithDtype):
     """The flags of ``yolojax export``, where they can be under the names of YOLOv5's export.py."""
 
     weights: str | None = flag(
@@ -183,11 +190,6 @@ class ExportSettings:
                 )
             if kind not in EXPORTS:
                 raise UserError(f"--include {kind}: choose from {', '.join(EXPORTS)}")
-
-    @property
-    def computation(self) -> Dtype:
-        """Dtype of the computation."""
-        return "bfloat16" if self.half else self.dtype
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,19 +7,24 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from urllib.request import urlopen
 
 import cv2
 import numpy as np
 
-from yolojax.data.sample import IMAGE_SUFFIXES, ImageError, Pixels, read_image
+from yolojax.data.sample import IMAGE_SUFFIXES, ImageError, Pixels, decode_image, probe_image, read_image
 from yolojax.data.shapes import VARIANTS, ShapesSettings, draw_scene
 from yolojax.errors import UserError
 
 VIDEO_SUFFIXES = (".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
-STREAM_STARTS = ("rtsp://", "rtmp://", "http://", "https://", "tcp://", "udp://")
+WEB_STARTS = ("http://", "https://")
+STREAM_STARTS = ("rtsp://", "rtmp://", "tcp://", "udp://", *WEB_STARTS)
 EXAMPLES = 8
 _USUAL_RATE = 30.0  # frames per second, where a video or a camera does not tell
+_PATIENCE = 30.0  # seconds without an answer, after which an address is given up
 _LENIENT = 0.02  # share of the frames by which a file's own count may be off: some kinds only estimate it
 
 
@@ -28,7 +33,7 @@ class Source:
     """One picture, video, camera or stream.
 
     Attributes:
-      name: what a report calls it; the path, where there is one.
+      name: what a report calls it; the path or address, where there is one.
       kind: ``image`` or ``video``; ``live`` for a camera or a stream, which never ends by itself.
       drawn: the picture itself, where it is drawn and not read.
     """
@@ -40,16 +45,43 @@ class Source:
     @property
     def stem(self) -> str:
         """A name for what is written about it."""
-        text = self.name if self.kind != "live" else "".join(c if c.isalnum() else "_" for c in self.name)
-        return Path(text).stem if self.kind != "live" else f"stream_{text}"
+        if self.kind == "live":
+            return "stream_" + "".join(c if c.isalnum() else "_" for c in self.name)
+        return _path_of(self.name).stem
 
     def read(self) -> Pixels:
         """The picture.
 
         Raises:
-          ImageError: it cannot be read.
+          ImageError: it cannot be read, or not to its end.
         """
-        return read_image(Path(self.name)) if self.drawn is None else self.drawn
+        return read_picture(self.name) if self.drawn is None else self.drawn
+
+
+def read_picture(name: str) -> Pixels:
+    """The picture in a file or at a web address, uint8 RGB ``(height, width, 3)``.
+
+    Raises:
+      ImageError: it cannot be read, or not to its end.
+    """
+    if not _is_web(name):
+        path = Path(name).expanduser()
+        probe_image(path)  # tells a picture that breaks off, of which decoding alone makes one with a grey rest
+        return read_image(path)
+    try:
+        with urlopen(name, timeout=_PATIENCE) as answer:
+            return decode_image(answer.read())
+    except (OSError, HTTPException, ValueError) as error:
+        raise ImageError(f"cannot be fetched ({error})") from error
+
+
+def _is_web(name: str) -> bool:
+    return name.lower().startswith(WEB_STARTS)
+
+
+def _path_of(name: str) -> Path:
+    """The path of a file, also where it is part of a web address."""
+    return Path(unquote(urlsplit(name).path) if _is_web(name) else name)
 
 
 def find_sources(text: str) -> tuple[list[Source], list[str]]:
@@ -57,7 +89,7 @@ def find_sources(text: str) -> tuple[list[Source], list[str]]:
 
     Args:
       text: an image, a video, a folder (not searched below), a glob (``**`` searches below), a ``.txt`` list with one of those per line, the number of a
-        camera, or the address of a stream.
+        camera, or an address: of an image or a video if its path ends so, else of a stream.
 
     Returns:
       Sources in order of their names (a list: in its order), each once; and a sentence for each line of a list that means nothing.
@@ -89,7 +121,7 @@ def find_sources(text: str) -> tuple[list[Source], list[str]]:
 
 def _expand(text: str) -> list[Source]:
     if text.isdigit() or text.lower().startswith(STREAM_STARTS):
-        return [Source(text, "live")]
+        return [Source(text, (_is_web(text) and _kind(_path_of(text))) or "live")]
     path = Path(text).expanduser()
     if path.is_file():
         kind = _kind(path)

@@ -31,6 +31,7 @@ from yolojax.inference.sinks import write_labels
 from yolojax.model.spec import whole_strides
 from yolojax.model.weights import Weights, load_weights
 from yolojax.training.parallel import make_mesh, split
+from yolojax.training.setup import EMBEDDED_WEIGHTS
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,8 @@ class Validation:
         shown = get_console().is_terminal
         bar = track(batches.iterate(workers), "validating", len(batches), transient=True, disable=not shown)
         return evaluate(
-            predict or make_predict(self.weights, dtype=jnp.dtype(self.dtype), augment=self.settings.augment),
+            predict
+            or make_predict(self.weights, dtype=jnp.dtype(self.settings.computation), augment=self.settings.augment),
             bar,
             self.names,
             self.nms,
@@ -102,16 +104,11 @@ class Validation:
             observe=observe,
         )
 
-    @property
-    def dtype(self) -> str:
-        """Of the computation."""
-        return "bfloat16" if self.settings.half else self.settings.dtype
-
     def described(self) -> dict[str, Any]:
         """What an AP depends on, for the record and for the line below the table."""
         return {
-            "weights": [str(item.source.get("file", item.spec.name)) for item in self.weights],
-            "data": self.data.file.stem,
+            "weights": list(weights_of(self.settings)),
+            "data": self.settings.data,
             "split": split_of(self.settings.task),
             "image_size": self.image_size,
             "rectangular": self.rectangular,
@@ -122,8 +119,13 @@ class Validation:
             "multi_label": len(self.names) > 1,
             "single_class": self.settings.single_cls,
             "augment": self.settings.augment,
-            "dtype": self.dtype,
+            "dtype": self.settings.computation,
         }
+
+
+def weights_of(settings: ValSettings) -> tuple[str, ...]:
+    """The weights that a user names, or the embedded ones."""
+    return settings.weights or (EMBEDDED_WEIGHTS,)
 
 
 def split_of(task: str) -> Literal["train", "val", "test"]:
@@ -137,21 +139,24 @@ def prepare(settings: ValSettings, devices: Sequence[jax.Device]) -> Validation:
     Raises:
       UserError: something does not fit; the message says what, where and what to do.
     """
-    from yolojax.training.setup import EMBEDDED_WEIGHTS
-
     data = load_data_config(settings.data, settings.data_root)
-    weights = tuple(load_weights(source) for source in settings.weights or (EMBEDDED_WEIGHTS,))
+    sources = weights_of(settings)
+    weights = tuple(map(load_weights, sources))
     names = ("item",) if settings.single_cls else data.names
-    for item in weights:
+    for source, item in zip(sources, weights, strict=True):
         if item.spec.classes != len(data.names) and not settings.single_cls:
             raise UserError(
-                f"--weights: {item.source.get('file', item.spec.name)} has {item.spec.classes} classes, "
+                f"--weights: {source} has {item.spec.classes} classes, "
                 f"but {data.file} names {len(data.names)}; choose the data set that the weights were trained on"
             )
         elif item.names != data.names and not settings.single_cls:
             first, second = next(pair for pair in zip(item.names, data.names, strict=True) if pair[0] != pair[1])
             log.warning(
-                "--weights: its classes are named otherwise than those of %s: '%s', not '%s'", data.file, first, second
+                "--weights: the classes of %s are named otherwise than those of %s: '%s', not '%s'",
+                source,
+                data.file,
+                first,
+                second,
             )
         if item.spec.classes != weights[0].spec.classes:
             raise UserError("--weights: the networks of an ensemble must have the same classes")

@@ -84,6 +84,19 @@ def test_disk_cache_is_used_again_and_made_again_when_a_file_changes(yolo_folder
     assert [path for path in sorted(config.root.rglob("*")) if cache_folder() not in (path, *path.parents)] == before
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".bin"])
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04", b"\x80\x04."], ids=["missing", "empty", "zip", "pickle"])
+def test_a_damaged_disk_cache_is_made_again(samples, suffix, content):
+    first = make_cache(samples, "disk", 64, smooth=False)
+    expected = first[3].copy()
+    file = first.path.with_suffix(suffix)
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    cache_module._maps.clear()
+    np.testing.assert_array_equal(make_cache(samples, "disk", 64, smooth=False)[3], expected)
+
+
 @pytest.mark.parametrize("kind", ["ram", "disk"])
 def test_what_does_not_fit_is_said_and_not_cached(samples, kind, monkeypatch, caplog):
     monkeypatch.setattr(cache_module, "available_memory", lambda: 1000)

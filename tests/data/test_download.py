@@ -4,6 +4,7 @@ import hashlib
 import io
 import tarfile
 import threading
+import time
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,7 +21,7 @@ CONTENT = bytes(range(256)) * 4000
 
 
 class Server(ThreadingHTTPServer):
-    """Serves ``files``; the next answers break off after the numbers of bytes in ``cuts``."""
+    """Serves ``files``; the next answers break off after the numbers of bytes in ``cuts``, and ``silence`` seconds later the connections."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -29,6 +30,7 @@ class Server(ThreadingHTTPServer):
         self.ranges: list[str | None] = []
         self.etag = '"one"'
         self.with_ranges = True
+        self.silence = 0.0
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/{name}"
@@ -55,7 +57,12 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         body = content[start:]
-        self.wfile.write(body[: server.cuts.pop(0)] if server.cuts else body)
+        if server.cuts:
+            self.wfile.write(body[: server.cuts.pop(0)])
+            self.wfile.flush()
+            time.sleep(server.silence)
+        else:
+            self.wfile.write(body)
 
     def log_message(self, *_arguments: object) -> None:
         pass
@@ -119,6 +126,13 @@ def test_another_command_goes_on_but_not_with_another_file(server):
     server.files["a.bin"], server.etag = CONTENT[::-1], '"two"'
     assert download.fetch(item, pause=0).read_bytes() == CONTENT[::-1]
     assert server.ranges[-1] == "bytes=300000-"
+
+
+def test_a_server_that_falls_silent_counts_as_a_cut_connection(server, monkeypatch):
+    monkeypatch.setattr(download, "_TIMEOUT", 0.2)
+    server.files["a.bin"], server.cuts, server.silence = CONTENT, [300_000], 1.0
+    assert download.fetch(Download(url=server.url("a.bin")), pause=0).read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=300000-"]
 
 
 def test_a_server_without_ranges(server):

@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import weakref
+import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -89,10 +90,10 @@ def make_cache(samples: Sequence[Sample], kind: CacheKind, size: int, *, smooth:
         folder, target = cache_folder() / "images", None
         folder.mkdir(parents=True, exist_ok=True)
         finished = folder / f"{_fingerprint(samples)}.npz"
-        if finished.is_file():
+        filled = _open(finished, len(samples))
+        if filled is not None:
             log.info("disk cache: %s", finished)
-            with np.load(finished, allow_pickle=False) as content:
-                return ImageCache(finished.with_suffix(".bin"), content["offsets"], content["shapes"], None)
+            return filled
         free, place = shutil.disk_usage(folder).free, f"disk space in {folder}"
     shapes = [resized_shape(sample.size, size) if target else sample.size for sample in samples]
     ends = np.cumsum([height * width * 3 for height, width in shapes], dtype=np.int64)
@@ -128,6 +129,19 @@ def make_cache(samples: Sequence[Sample], kind: CacheKind, size: int, *, smooth:
     cache = ImageCache(path, offsets, found, target)
     weakref.finalize(cache, _remove, path, file, os.getpid())
     return cache
+
+
+def _open(finished: Path, count: int) -> ImageCache | None:
+    """The disk cache of ``count`` pictures with a name; None where it is missing or damaged."""
+    pictures = finished.with_suffix(".bin")
+    try:
+        with finished.open("rb") as file, np.load(file, allow_pickle=False) as content:
+            offsets, shapes = content["offsets"], content["shapes"]
+        ends = offsets + shapes.prod(1, dtype=np.int64) * 3
+        whole = len(offsets) == count and ends.max(initial=0) <= pictures.stat().st_size
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return ImageCache(pictures, offsets, shapes, None) if whole else None
 
 
 def _finish(path: Path, finished: Path, offsets: NDArray[np.int64], shapes: NDArray[np.int32]) -> ImageCache:

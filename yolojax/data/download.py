@@ -206,7 +206,7 @@ def _receive(item: Download, part: Path, progress: Progress | None) -> bool:
             "" if tag.startswith("W/") else tag or response.headers.get("Last-Modified") or "", encoding="utf-8"
         )
         with part.open("ab" if resumed else "wb") as file:
-            while chunk := response.read(_CHUNK):
+            while chunk := response.read1(_CHUNK):  # what there is, so that a connection which dies loses nothing
                 file.write(chunk)
                 have += len(chunk)
                 if total is not None and have > total:

@@ -130,6 +130,13 @@ def test_full_disk_is_said_and_leaves_nothing_behind(samples, kind, tmp_path, mo
     assert not list(tmp_path.rglob("*.bin"))
 
 
+def test_a_cache_folder_that_cannot_be_made_is_said(samples, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("YOLOJAX_CACHE", str(tmp_path / "file"))
+    assert make_cache(samples, "disk", 64, smooth=False) is None
+    assert "disk cache: cannot be written (Not a directory): reading from the files instead" in caplog.text
+
+
 def test_available_memory_is_plausible():
     assert 0 < cache_module.available_memory() < 2**50
 

@@ -82,8 +82,16 @@ def make_cache(samples: Sequence[Sample], kind: CacheKind, size: int, *, smooth:
       smooth: see ``resize_long_side``.
 
     Returns:
-      The filled cache, or None (and a log line) where it does not fit.
+      The filled cache, or None (and a log line) where it does not fit or cannot be written.
     """
+    try:
+        return _make_cache(samples, kind, size, smooth)
+    except OSError as error:
+        log.warning("%s cache: cannot be written (%s): reading from the files instead", kind, error.strerror)
+        return None
+
+
+def _make_cache(samples: Sequence[Sample], kind: CacheKind, size: int, smooth: bool) -> ImageCache | None:
     if kind == "ram":
         folder, target, free, place = Path(tempfile.gettempdir()), size, available_memory(), "memory"
     else:
@@ -115,10 +123,6 @@ def make_cache(samples: Sequence[Sample], kind: CacheKind, size: int, *, smooth:
         if kind == "disk":
             file.close()
             return _finish(path, finished, offsets, found)
-    except OSError as error:
-        _remove(path, file, os.getpid())
-        log.warning("%s cache: cannot be written (%s): reading from the files instead", kind, error.strerror)
-        return None
     except BaseException:
         _remove(path, file, os.getpid())
         raise

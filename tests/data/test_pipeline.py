@@ -3,6 +3,7 @@
 import ast
 import inspect
 import shutil
+import signal
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -10,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from yolojax.config import Hyperparameters
@@ -138,6 +140,18 @@ def test_stream_is_the_same_with_workers(samples):
 def test_stream_starts_anywhere(samples, epoch, batch):
     stream = stream_of(samples)
     assert_same(islice(stream.iterate(), epoch * 3 + batch, None), stream_of(samples).iterate(epoch, batch))
+
+
+def test_signals_are_left_to_the_process_that_trains(samples):
+    stream = stream_of(samples, epochs=4)
+    batches = stream.iterate(workers=1)
+    first = next(batches)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        for child in psutil.Process().children(recursive=True):
+            if "resource_tracker" not in " ".join(child.cmdline()):
+                child.send_signal(number)
+    assert_same(stream_of(samples, epochs=4).iterate(), [first, *batches])
+    stream.close()
 
 
 def test_stream_goes_on_where_an_epoch_ended_with_the_same_workers(samples):

@@ -12,6 +12,7 @@ import logging
 import math
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -567,6 +568,9 @@ def _start_quiet_tracker() -> None:
 
 
 def _start_worker(_index: int, _count: int) -> None:
+    # A terminal or a scheduler sends these to all processes; what to do is decided by the one that trains.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

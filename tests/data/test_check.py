@@ -60,7 +60,7 @@ def test_what_is_planted_is_found(yolo_folder):
     text = "\n".join(check.lines())
     for words in (
         "no box of dog",
-        "1 boxes have a side under 3 pixels",
+        "b.png: boxes with a side under 3 pixels: 1",
         "the same picture",
         "in two splits",
         "g.png: cannot be decoded; the image is left out",

@@ -60,7 +60,7 @@ class SplitCheck:
     @property
     def tiny(self) -> int:
         """Boxes with a side under ``TINY_SIDE`` pixels."""
-        return int((self.sides < TINY_SIDE).any(1).sum())
+        return int(_tiny(self.sides).sum())
 
     def classes(self, count: int) -> list[int]:
         """Boxes of each of ``count`` classes."""
@@ -104,8 +104,6 @@ class DataCheck:
             unseen = [self.names[number] for number, count in enumerate(check.classes(len(self.names))) if not count]
             if unseen:
                 lines.append(f"  no box of {', '.join(unseen)}")
-            if check.tiny:
-                lines.append(f"  {check.tiny} boxes have a side under {TINY_SIDE:g} pixels")
             lines += [f"  the same picture: {', '.join(group)}" for group in check.duplicates[:most]]
             if len(check.duplicates) > most:
                 lines.append(f"  … {len(check.duplicates) - most} more pictures that are there twice in {name}")
@@ -204,6 +202,10 @@ def _check_split(
             else:
                 good.append(sample)
                 pictures[picture].append(sample.name)
+                tiny = int(_tiny(sample.boxes[:, 3:] * sample.size[::-1]).sum())
+                if tiny:
+                    message = f"boxes with a side under {TINY_SIDE:g} pixels: {tiny}"
+                    problems.append(Problem("tiny box", sample.name, message))
                 if content:
                     seen[content] = picture
             progress(name, done, len(split.samples))
@@ -227,6 +229,10 @@ def _check_split(
         duplicates=tuple(tuple(group) for group in pictures.values() if len(group) > 1),
     )
     return check, dict(pictures)
+
+
+def _tiny(sides: NDArray[Any]) -> NDArray[np.bool_]:
+    return np.asarray((sides < TINY_SIDE).any(1))
 
 
 def _fingerprint(known: Fingerprints, sample: Sample) -> tuple[str, str | Problem]:

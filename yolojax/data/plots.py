@@ -37,7 +37,8 @@ def plot_check(check: DataCheck, path: Path) -> None:
     for split, label, colour in zip(splits, labels, colours, strict=False):
         chosen = split.sizes[:: max(len(split.sizes) // _MOST_POINTS, 1)]
         axes.scatter(chosen[:, 1], chosen[:, 0], s=12, alpha=0.35, linewidths=0, color=colour, label=label)
-    axes.set(title="sizes of images", xlabel="width, pixels", ylabel="height, pixels", xlim=(0, None), ylim=(0, None))
+    axes.set(title="sizes of images", xlabel="width, pixels", ylabel="height, pixels")
+    axes.set(xlim=(0, axes.get_xlim()[1] * 1.05), ylim=(0, axes.get_ylim()[1] * 1.05))
 
     longer = [split.sides.max(1) for split in splits]
     axes = figure.add_subplot(grid[1, 1])

@@ -162,10 +162,12 @@ def read_labels(path: Path, config: DataConfig) -> tuple[NDArray[np.float32], Po
 
 def _parse_row(line: str) -> tuple[tuple[float, ...], Outline]:
     fields = line.split()
-    try:
-        values = [float(field) for field in fields]
-    except ValueError as error:
-        raise _RowError(f"{error}") from error
+    values = []
+    for field in fields:
+        try:
+            values.append(float(field))
+        except ValueError as error:
+            raise _RowError(f"'{field}' is no number") from error
     if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
         raise _RowError(f"{len(values)} numbers; a box has 5, an outline 7 or more, always odd")
     if values[0] < 0 or not values[0].is_integer():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -32,9 +31,11 @@ def interruptible() -> Iterator[Interrupt]:
     interrupt = Interrupt()
 
     def note(number: int, _: FrameType | None) -> None:
-        if interrupt:
-            os._exit(128 + number)
         interrupt.signal = number
+        for later in before:
+            signal.signal(
+                later, signal.SIG_DFL
+            )  # ends the process even while it compiles, where Python's handlers have to wait
         print("\nfinishing this step, then saving; once more to quit at once", flush=True)
 
     if threading.current_thread() is not threading.main_thread():

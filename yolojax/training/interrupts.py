@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Interrupt:
     """Whether a signal has asked to stop, and which."""
@@ -32,16 +34,16 @@ def interruptible() -> Iterator[Interrupt]:
 
     def note(number: int, _: FrameType | None) -> None:
         interrupt.signal = number
-        for later in before:
-            signal.signal(
-                later, signal.SIG_DFL
-            )  # ends the process even while it compiles, where Python's handlers have to wait
+        for (
+            later
+        ) in _SIGNALS:  # a later one ends the process even while it compiles, where Python's handlers have to wait
+            signal.signal(later, signal.SIG_DFL)
         print("\nfinishing this step, then saving; once more to quit at once", flush=True)
 
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, note) for number in _SIGNALS}
     try:
         yield interrupt
     finally:

@@ -208,6 +208,7 @@ def test_hostile_lines_of_a_list_are_reported(yolo_folder, line):
     split = open_split(replace(config, train=("list.txt",)), "train")
     assert [Path(sample.name).name for sample in split.samples] == ["a.jpg"]
     assert [problem.left_out for problem in split.report.problems] == ["image"]
+    assert not any(mark in text for text in split.report.lines() for mark in "\0\x1b")
 
 
 def test_a_set_of_voc_that_is_no_text_is_an_error(tmp_path):

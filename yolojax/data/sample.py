@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,7 @@ _FORMATS = {
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
 }
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _TIFF_WIDTH, _TIFF_HEIGHT, _EXIF_ORIENTATION = 256, 257, 274
 _JPEG_START, _JPEG_END, _PNG_END = b"\xff\xd8", b"\xff\xd9", b"IEND"
 _TAIL = 256  # bytes in which an end marker is looked for: some cameras write a few behind it
@@ -99,7 +101,8 @@ class Problem:
     left_out: Literal["image", "box", ""] = ""
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.message}" + (f"; the {self.left_out} is left out" if self.left_out else "")
+        text = f"{self.where}: {self.message}" + (f"; the {self.left_out} is left out" if self.left_out else "")
+        return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)  # a file must not be able to steer the terminal
 
 
 @dataclass(frozen=True)

@@ -246,6 +246,25 @@ def suppression(_: str, data: Path) -> Arrays:
     return result
 
 
+def detections(_: str, data: Path) -> Arrays:
+    """What the published yolov5n finds in photos of 640x480 and 480x640, from the file to pixels of the photo."""
+    model = network("real", data, torch.float32).eval()
+    names, counts, rows = [], [], []
+    for file in sorted((data / "coco128" / "images").rglob("*.jpg")):
+        photo = cv2.imread(str(file))
+        if sorted(photo.shape[:2]) != [480, 640]:
+            continue
+        image, _, _ = augmentations.letterbox(photo, 320, stride=32, auto=True)
+        with torch.no_grad():
+            predictions = model(oracle.tensor(image[None, ..., ::-1], torch.float32))[0]
+        found = non_max_suppression(predictions, conf_thres=0.01, iou_thres=0.45, max_det=1000)[0]
+        found[:, :4] = scale_boxes(image.shape[:2], found[:, :4], photo.shape)
+        names.append(file.name)
+        counts.append(len(found))
+        rows.append(found.numpy())
+    return {"names": np.array(names), "counts": np.array(counts), "rows": np.concatenate(rows)}
+
+
 def precision(_: str, __: Path) -> Arrays:
     """Matches, average precision and confusion matrix for random detections around random labels."""
     result: Arrays = {}
@@ -367,7 +386,7 @@ MAKERS = {
     **{f"trajectory_{name}": (trajectory, f"trajectory_{name}") for name in ("n", "real")},
     **{
         maker.__name__: (maker, maker.__name__)
-        for maker in (optimizers, losses, schedules, suppression, precision, geometry)
+        for maker in (optimizers, losses, schedules, suppression, detections, precision, geometry)
     },
 }
 
@@ -379,7 +398,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for name in arguments.names or MAKERS:
         maker, argument = MAKERS[name]
-        wide = maker not in (suppression, precision, geometry)
+        wide = maker not in (suppression, detections, precision, geometry)
         with oracle.precision(torch.float64 if wide else torch.float32):
             write(name, maker(argument, arguments.data))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from yolojax import drawing
-from yolojax.drawing import PALETTE, class_colour, draw_boxes
+from yolojax.drawing import PALETTE, class_colour, draw_boxes, draw_text
 
 
 def canvas(height=200, width=300, tone=128):
@@ -64,3 +64,11 @@ def test_lines_and_labels_grow_with_the_image_unless_told():
 def test_classes_have_colours_of_their_own():
     assert len(set(PALETTE)) == len(PALETTE) == 20
     assert class_colour(23.0) == PALETTE[3]
+
+
+def test_text_is_cut_at_the_edge():
+    image = np.full((20, 60, 3), 255, np.uint8)
+    draw_text(image, "żółw.jpg and more than fits", 4, 2, 12, 40)
+    assert image.min() == 40
+    assert (image[:2] == 255).all()
+    assert (image[:, :4] == 255).all()

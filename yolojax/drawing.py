@@ -61,6 +61,20 @@ def draw_boxes(
             _draw_label(image, ink, place, colour)
 
 
+def draw_text(image: NDArray[np.uint8], text: str, left: int, top: int, size: int, tone: int = 0) -> None:
+    """Write a line of text into an image; what does not fit is cut off.
+
+    Args:
+      image: ``(H, W, 3)`` uint8 RGB, changed in place.
+      text: in any script.
+      left: of its first letter, in pixels.
+      top: of the line, in pixels.
+      size: of the letters, in pixels.
+      tone: of the ink, 0 (black) to 255 (white).
+    """
+    _print(image[top:, left:], _ink(text, size), tone)
+
+
 def _place(
     box: tuple[int, ...], ink: tuple[int, ...], image: tuple[int, ...], thickness: int, taken: Sequence[Rectangle]
 ) -> Rectangle:
@@ -87,9 +101,13 @@ def _meet(a: Rectangle, b: Rectangle) -> bool:
 def _draw_label(image: NDArray[np.uint8], ink: NDArray[np.uint8], place: Rectangle, colour: Colour) -> None:
     left, top, right, bottom = place
     image[top:bottom, left:right] = colour
-    view = image[top + _GAP : bottom - _GAP, left + _GAP : right - _GAP]
-    share = ink[: view.shape[0], : view.shape[1], None] / 255
     tone = 255 if np.dot(colour, (0.299, 0.587, 0.114)) < 130 else 0
+    _print(image[top + _GAP : bottom - _GAP, left + _GAP : right - _GAP], ink, tone)
+
+
+def _print(view: NDArray[np.uint8], ink: NDArray[np.uint8], tone: int) -> None:
+    view = view[: ink.shape[0], : ink.shape[1]]
+    share = ink[: view.shape[0], : view.shape[1], None] / 255
     view[:] = (view * (1 - share) + tone * share).astype(np.uint8)
 
 

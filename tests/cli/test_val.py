@@ -197,7 +197,7 @@ def test_study(val, monkeypatch):
     monkeypatch.setattr("yolojax.cli.val.STUDY_SIZES", (64, 128))
     status, figures, folder = val("--task", "study")
     assert status == 0
-    assert [row["image_size"] for row in figures["study"]] == [64, 128]
+    assert [row["image_size"] for row in figures["study"]] == figures["settings"]["image_size"] == [64, 128]
     assert {file.name for file in folder.iterdir()} == {"study.csv", "study.png", "results.json"}
     assert (folder / "study.csv").read_text().startswith("image_size,precision,recall,map50,map50_95,preprocess_ms")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ def _show(evaluation: Evaluation, validation: Validation) -> None:
             values = (row["precision"], row["recall"], row["map50"], row["map50_95"])
             table.add_row(row["name"], "", f"{row['instances']}", *(f"{value:.4f}" for value in values))
     Console(highlight=False, markup=False).print(table)
-    print(_settings_line(validation))
+    print(_settings_line(validation.described()))
     print(f"P and R at confidence {CONFIDENCES[evaluation.curves.best]:.3f}, where the mean F1 score is highest")
     speed = evaluation.speed_ms
     print(
@@ -88,9 +89,11 @@ def _show(evaluation: Evaluation, validation: Validation) -> None:
     )
 
 
-def _settings_line(validation: Validation) -> str:
-    known = validation.described()
+def _settings_line(known: Mapping[str, Any]) -> str:
+    """What figures depend on, as ``Validation.described`` gives it."""
+    sizes = known["image_size"]
     options = [
+        f"{sizes} px" if isinstance(sizes, int) else f"{sizes[0]} to {sizes[-1]} px",
         "rectangular" if known["rectangular"] else "square",
         f"batch {known['batch_size']}",
         f"confidence > {known['confidence']:g}",
@@ -100,7 +103,7 @@ def _settings_line(validation: Validation) -> str:
         *(["test-time augmentation"] if known["augment"] else []),
         known["dtype"],
     ]
-    return f"{' + '.join(known['weights'])} on {known['data']} ({known['split']}), {known['image_size']} px, {', '.join(options)}"
+    return f"{' + '.join(known['weights'])} on {known['data']} ({known['split']}), {', '.join(options)}"
 
 
 def _read_annotations(settings: ValSettings) -> dict[str, Any] | None:
@@ -175,6 +178,7 @@ def _study(validation: Validation, folder: Path) -> dict[str, Any]:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
+    known = validation.described() | {"image_size": list(STUDY_SIZES)}
     if not validation.settings.noplots:
-        plot_study(rows, _settings_line(validation), folder / "study.png")
-    return {"study": rows, "settings": validation.described()}
+        plot_study(rows, _settings_line(known), folder / "study.png")
+    return {"study": rows, "settings": known}

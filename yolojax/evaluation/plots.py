@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from yolojax.drawing import class_colour, draw_boxes
+from yolojax.drawing import class_colour, draw_boxes, draw_text
 from yolojax.evaluation.evaluator import Evaluation
 from yolojax.evaluation.metrics import CONFIDENCES
 
@@ -124,14 +125,15 @@ def plot_study(rows: Sequence[Mapping[str, float]], title: str, path: Path) -> N
     """
     figure = _figure((11, 4.5))
     sizes = [row["image_size"] for row in rows]
-    for place, (label, columns) in enumerate((("mAP", ("map50", "map50_95")), ("ms per image", ("inference_ms",))), 1):
-        axes = figure.add_subplot(1, 2, place)
-        for column in columns:
-            axes.plot(sizes, [row[column] for row in rows], marker="o", label=column)
+    accuracy, duration = figure.subplots(1, 2)
+    for column, name in (("map50", "mAP50"), ("map50_95", "mAP50-95")):
+        accuracy.plot(sizes, [row[column] for row in rows], marker="o", label=name)
+    duration.plot(sizes, [row["inference_ms"] for row in rows], marker="o")
+    accuracy.legend(frameon=False)
+    for axes, label in ((accuracy, "mAP"), (duration, "inference, ms per image")):
         axes.set(xlabel="image size in pixels", ylabel=label, ylim=(0, None))
         axes.grid(alpha=0.25)
-        axes.legend(frameon=False)
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(textwrap.fill(title, 140), fontsize=9)
     figure.savefig(path, dpi=150)
 
 
@@ -174,7 +176,7 @@ def draw_sheet(
         top, left = row * (cell_height + strip) + strip, column * (cell_width + gap) + gap
         sheet[top : top + cell_height, left : left + cell_width] = cell
         caption = _shortened(captions[index], cell_width)
-        cv2.putText(sheet, caption, (left, top - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (40, 40, 40), 1, cv2.LINE_AA)
+        draw_text(sheet, caption, left, top - strip + gap, 13, 40)
     cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
 
 

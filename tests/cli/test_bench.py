@@ -1,16 +1,14 @@
 """``yolojax bench``, and that an exported network is as good as the one it came from."""
 
 import json
-from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from yolojax.cli.main import main
 from yolojax.config import configs_root
-from yolojax.inference.export import Form, read_onnx, read_stablehlo, write_onnx, write_stablehlo
-from yolojax.inference.settings import ValSettings
-from yolojax.inference.validation import prepare
-from yolojax.runtime import select_devices
+from yolojax.inference.benchmark import measure
 
 IMAGES = 24
 
@@ -55,23 +53,26 @@ def test_every_way_is_as_good(bench, capsys):
     assert f"few.yaml (val, {IMAGES} images), 128x128 px, batch 8" in printed
 
 
-def test_exports_reach_what_val_reports(data, tmp_path):
+def test_exports_reach_what_val_reports(bench, data, capsys):
     """In ``val``'s own batches: rectangles, filled up, with borders."""
     pytest.importorskip("jax2onnx")
     pytest.importorskip("onnxruntime")
-    settings = ValSettings(data=str(data), workers=0, noplots=True, batch_size=8, device="cpu")
-    validation = prepare(settings, select_devices("cpu"))
-    reported = validation.run()
-    form = Form(image_size=(160, 160), batch_size=None)  # 128 px and a stride of border, as val has them
-    for name, write, read in (("onnx", write_onnx, read_onnx), ("stablehlo", write_stablehlo, read_stablehlo)):
-        write(tmp_path / name, validation.weights[0], form)
-        found = validation.run(predict=partial(_predict, read(tmp_path / name)))
+    words = ["--data", str(data), "--device", "cpu", "--batch", "8", "--noplots", "--json", "v.json"]
+    assert main(["val", *words]) == 0
+    reported = json.loads(Path("v.json").read_text())
+    status, figures = bench("--rect", "--batch", "8", "--include", "stablehlo", "onnx")
+    assert status == 0
+    for row in figures["ways"]:
         for figure in ("precision", "recall", "map50", "map50_95"):
-            assert getattr(found, figure) == pytest.approx(getattr(reported, figure), abs=0.001), (name, figure)
+            assert row[figure] == pytest.approx(reported[figure], abs=0.001), (row["way"], figure)
+    assert "128 px, rectangular, batch 8" in capsys.readouterr().out
 
 
-def _predict(run, images):
-    return run(images)[0], ()
+def test_a_file_takes_images_of_one_shape(tmp_path):
+    batches = SimpleNamespace(shapes=((64, 96), (96, 64), (64, 96)))
+    validation = SimpleNamespace(weights=(None,), batches=lambda: batches)
+    [row] = measure(validation, ("stablehlo",), tmp_path)
+    assert row["problem"].startswith("--rect: a file takes images of one size only, and these get 2")
 
 
 def test_hard_fail(bench, capsys):

@@ -50,8 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
     Console(highlight=False, markup=False).print(table)
     described = validation.described()
     size, batch = described["image_size"], described["batch_size"]
+    sides = f"{size} px, rectangular" if described["rectangular"] else f"{size}x{size} px"
     print(
-        f"{described['weights'][0]} on {described['data']} (val, {len(validation.samples)} images), {size}x{size} px, "
+        f"{described['weights'][0]} on {described['data']} (val, {len(validation.samples)} images), {sides}, "
         f"batch {batch}, confidence > {described['confidence']:g}, NMS IoU {described['iou']:g}, {jax.devices()[0].device_kind}"
     )
     failures = [f"{row['way']} was not run: {row['problem']}" for row in rows if "problem" in row]

@@ -1,6 +1,7 @@
 """One network run in several ways on one data set: what ``yolojax bench`` measures.
 
-As the original's benchmarks, all ways see square images of one size, because an exported program takes no other.
+As in the original's benchmarks, all ways see square images of one size, because an exported program takes no other; ``--rect`` gives them the batches of
+``yolojax val``, which must then be of one shape.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def prepare_benchmark(settings: BenchSettings) -> Validation:
         ),
         select_devices(settings.device)[:1],
     )
-    return dataclasses.replace(validation, rectangular=False)
+    return dataclasses.replace(validation, rectangular=settings.rect)
 
 
 def measure(validation: Validation, ways: tuple[str, ...], folder: Path) -> Iterator[dict[str, Any]]:
@@ -78,7 +79,6 @@ def measure(validation: Validation, ways: tuple[str, ...], folder: Path) -> Iter
 def _make(way: str, validation: Validation, folder: Path) -> tuple[Predict, int]:
     """A way of running the network, and the bytes that its arrays or its file take."""
     weights = validation.weights[0]
-    form = Form(image_size=(validation.image_size,) * 2, batch_size=validation.batch_size)
     if way in ("float32", "bfloat16"):
         values = sum(leaf.size for leaf in jax.tree.leaves(fuse(weights.variables)))
         dtype = jnp.dtype(way)
@@ -86,6 +86,10 @@ def _make(way: str, validation: Validation, folder: Path) -> tuple[Predict, int]
     if way == "unfused":
         return _unfused(weights), sum(leaf.nbytes for leaf in jax.tree.leaves(weights.variables))
     check_installed(way)
+    shapes = set(validation.batches().shapes)
+    if len(shapes) > 1:
+        raise UserError(f"--rect: a file takes images of one size only, and these get {len(shapes)} different ones")
+    form = Form(image_size=shapes.pop(), batch_size=validation.batch_size)
     path = folder / f"network.{way}"
     if way == "onnx":
         write_onnx(path, weights, form)

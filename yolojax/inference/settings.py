@@ -206,6 +206,10 @@ class BenchSettings:
         None, "image side in pixels; default: the data set's, else 640", "--imgsz", "--img", "--img-size"
     )
     batch_size: int = flag(1, "images of a batch", "--batch-size", "--batch")
+    rect: bool = flag(
+        False,
+        "batches as 'yolojax val' makes them; exports then need images of one aspect ratio; default: square images",
+    )
     device: str = flag("", "cpu, gpu, tpu or a device number; ONNX Runtime is measured on the CPU in any case")
     workers: int = flag(8, "data loading processes at most; 0 loads in this process")
     hard_fail: float | None = flag(

@@ -17,7 +17,7 @@ from rich import get_console
 from rich.progress import track
 
 from yolojax.config import DataConfig, load_data_config
-from yolojax.data.pipeline import validation_batches
+from yolojax.data.pipeline import ValidationBatches, validation_batches
 from yolojax.data.sample import Sample
 from yolojax.data.sources import open_split
 from yolojax.errors import UserError
@@ -68,6 +68,17 @@ class Validation:
     rectangular: bool
     place: Callable[[np.ndarray], Any]
 
+    def batches(self, image_size: int | None = None) -> ValidationBatches:
+        """The images, as the network will see them; ``image_size`` in pixels instead of the settings'."""
+        return validation_batches(
+            self.samples,
+            image_size=image_size or self.image_size,
+            batch_size=self.batch_size,
+            rectangular=self.rectangular,
+            stride=max(max(item.spec.strides) for item in self.weights),
+            pad=0.5,
+        )
+
     def run(
         self,
         image_size: int | None = None,
@@ -81,15 +92,7 @@ class Validation:
           observe: see ``evaluator.evaluate``.
           predict: what is measured, instead of the network itself: the same network in another form.
         """
-        stride = max(max(item.spec.strides) for item in self.weights)
-        batches = validation_batches(
-            self.samples,
-            image_size=image_size or self.image_size,
-            batch_size=self.batch_size,
-            rectangular=self.rectangular,
-            stride=stride,
-            pad=0.5,
-        )
+        batches = self.batches(image_size)
         workers = min(self.settings.workers, os.cpu_count() or 1) if len(self.samples) > FEW_IMAGES else 0
         shown = get_console().is_terminal
         bar = track(batches.iterate(workers), "validating", len(batches), transient=True, disable=not shown)

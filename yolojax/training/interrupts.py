@@ -34,9 +34,7 @@ def interruptible() -> Iterator[Interrupt]:
 
     def note(number: int, _: FrameType | None) -> None:
         interrupt.signal = number
-        for (
-            later
-        ) in _SIGNALS:  # a later one ends the process even while it compiles, where Python's handlers have to wait
+        for later in _SIGNALS:  # ends the process even while it compiles, where Python's handlers have to wait
             signal.signal(later, signal.SIG_DFL)
         print("\nfinishing this step, then saving; once more to quit at once", flush=True)
 

@@ -155,6 +155,12 @@ def test_missing_weights_say_how_to_get_them(tmp_path, monkeypatch):
         load_weights("runs")
 
 
+def test_an_export_is_no_weights(tmp_path):
+    (tmp_path / "a.onnx").write_bytes(b"onnx")
+    with pytest.raises(UserError, match=r"a\.onnx: is an export; give the weights that it was made from"):
+        load_weights(tmp_path / "a.onnx")
+
+
 def test_damage_is_named(tmp_path):
     folder = tmp_path / "w"
 

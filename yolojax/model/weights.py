@@ -118,6 +118,10 @@ def load_weights(source: str | Path) -> Weights:
     path = _find(source)
     if path.is_dir():
         return _read(path)
+    if path.suffix in (".onnx", ".stablehlo"):
+        raise UserError(
+            f"{path}: is an export; give the weights that it was made from ('yolojax bench' measures exports)"
+        )
     from convert.checkpoint import read_checkpoint  # needs torch, which those who have no .pt do without
 
     return read_checkpoint(path)

@@ -10,11 +10,12 @@ SCRIPT = """
 import os, signal, sys
 from yolojax.training.interrupts import interruptible
 
+before = signal.getsignal(signal.SIGINT)
 with interruptible() as interrupt:
     for _ in range(int(sys.argv[2])):
         os.kill(os.getpid(), int(sys.argv[1]))
     print("noted", bool(interrupt), interrupt.status)
-print("handlers are back", signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+print("handlers are back", signal.getsignal(signal.SIGINT) is before)
 """
 
 

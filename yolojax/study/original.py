@@ -97,7 +97,8 @@ def original_command(scenario: Scenario, seed: int, run: Path, inputs: Path) -> 
         words["device"] = {"gpu": "0", "cuda": "0"}.get(settings.device, settings.device)
     if settings.cache:
         words["cache"] = settings.cache
-    switches = ("rect", "nosave", "noval", "noautoanchor", "noplots", "multi_scale", "single_cls", "cos_lr")
+    switches = ["rect", "nosave", "noval", "noautoanchor", "noplots"]
+    switches += ["image_weights", "multi_scale", "single_cls", "cos_lr"]
     return [
         *start,
         *(f"--{key}={value}" for key, value in words.items()),

@@ -296,6 +296,38 @@ def test_which_detections(detect, tmp_path):
     assert counts("--max-det", 1) == {"red": 1}
 
 
+def test_boxes_of_different_classes_suppress_each_other_where_asked(detect, tmp_path):
+    save(tmp_path / "a.png", picture((0, 10, 10, 40, 40), (1, 12, 12, 38, 38)))
+    assert detect("--source", "a.png", "--nosave")[1]["per_class"] == {"red": 1, "green": 1}
+    assert detect("--source", "a.png", "--nosave", "--agnostic-nms")[1]["per_class"] == {"red": 1}
+
+
+def test_how_boxes_are_drawn(detect, tmp_path):
+    plain = picture((0, 20, 30, 100, 70), size=(100, 160))
+    save(tmp_path / "a.png", plain)
+
+    def drawn(*words):
+        """Share of the pixels that are not as they were."""
+        _, _, folder = detect("--source", "a.png", "--exist-ok", *words)
+        return (cv2.imread(str(folder / "a.png"))[..., ::-1] != plain).any(2).mean()
+
+    assert drawn("--hide-labels") < drawn("--hide-conf") < drawn()
+    assert drawn("--hide-labels") < drawn("--hide-labels", "--line-thickness", 6)
+
+
+def test_how_the_network_computes(detect, tmp_path, monkeypatch, sees_colours):
+    asked = []
+    monkeypatch.setattr(detector, "make_predict", lambda *_, **how: asked.append(how) or sees_colours(*_, **how))
+    save(tmp_path / "a.png", picture())
+    for words in ([], ["--half"], ["--dtype", "bfloat16", "--augment"]):
+        assert detect("--source", "a.png", "--nosave", *words)[0] == 0
+    assert [(how["dtype"].name, how["augment"]) for how in asked] == [
+        ("float32", False),
+        ("bfloat16", False),
+        ("bfloat16", True),
+    ]
+
+
 def test_batches_of_many_shapes(detect, tmp_path, monkeypatch, sees_colours):
     """Every image is found in its own place, and one program is needed per shape."""
     shapes = set()

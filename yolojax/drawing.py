@@ -66,7 +66,7 @@ def draw_text(image: NDArray[np.uint8], text: str, left: int, top: int, size: in
 
     Args:
       image: ``(H, W, 3)`` uint8 RGB, changed in place.
-      text: in any script.
+      text: in the scripts of DejaVu Sans (Latin, Greek, Cyrillic, …).
       left: of its first letter, in pixels.
       top: of the line, in pixels.
       size: of the letters, in pixels.

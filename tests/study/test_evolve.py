@@ -25,7 +25,7 @@ def tried(monkeypatch):
     """Every run's hyperparameters; runs take no time and are as good as ``fitness_of`` says."""
     seen = []
 
-    def train(settings, base, params, run: Path, interrupt) -> int:
+    def train(settings, base, params, run: Path, *_) -> int:
         seen.append(params)
         run.mkdir()
         figures = {"fitness": fitness_of(params), **dict.fromkeys(("precision", "recall", "map50", "map50_95"), 0.5)}
@@ -76,9 +76,9 @@ def test_an_evolution_goes_on_where_it_was_stopped(tried, tmp_path, tiny_data, m
 def test_a_run_that_fails_is_passed_over_unless_it_is_the_first(tried, tmp_path, tiny_data, monkeypatch):
     train = module._train
 
-    def fails(settings, base, params, run: Path, interrupt) -> int:
+    def fails(settings, base, params, run: Path, *rest) -> int:
         Path(f"{run}.log").write_text("it is broken\n")
-        return 2 if run.name.endswith(broken) else train(settings, base, params, run, interrupt)
+        return 2 if run.name.endswith(broken) else train(settings, base, params, run, *rest)
 
     monkeypatch.setattr(module, "_train", fails)
     broken = "002"

@@ -24,7 +24,7 @@ import numpy as np
 from yolojax.config import Hyperparameters, load_hyperparameters
 from yolojax.data.sources import load_data
 from yolojax.errors import UserError
-from yolojax.study.runner import train_flags
+from yolojax.study.runner import alone, train_flags
 from yolojax.training.interrupts import Interrupt, interruptible
 from yolojax.training.records import new_run_folder, write_file, write_yaml
 from yolojax.training.settings import TrainSettings
@@ -87,12 +87,12 @@ def evolve(settings: TrainSettings, generations: int, freezes: Sequence[str] = (
     settings = TrainSettings(**{**content, "freeze": tuple(content["freeze"])})
     base = Hyperparameters(**study.user_attrs["base"])
     space = _space(base, study.user_attrs["freezes"])
-    with interruptible() as interrupt:
+    with alone(folder) as lock, interruptible() as interrupt:
         while (done := sum(trial.state.is_finished() for trial in study.trials)) < generations:
             running = study.get_trials(states=[TrialState.RUNNING])
             trial = running[0] if running else study.ask(space)
             run, name = _run_folder(folder, trial.number), f"generation {trial.number + 1}/{generations}"
-            status = _train(settings, base, trial.params, run, interrupt)
+            status = _train(settings, base, trial.params, run, interrupt, lock)
             if interrupt:
                 log.info("stopped; continue with: python train.py --evolve %d --resume %s", generations, folder)
                 raise SystemExit(interrupt.status)
@@ -172,7 +172,7 @@ def _space(base: Hyperparameters, freezes: Sequence[str]) -> dict[str, Any]:
 
 
 def _train(
-    settings: TrainSettings, base: Hyperparameters, params: dict[str, Any], run: Path, interrupt: Interrupt
+    settings: TrainSettings, base: Hyperparameters, params: dict[str, Any], run: Path, interrupt: Interrupt, lock: int
 ) -> int:
     """Train once in a process of its own, or go on with a run that was interrupted; its exit status."""
     command = [sys.executable, "-m", "yolojax.cli.main", "train"]
@@ -203,6 +203,7 @@ def _train(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C comes here alone, and is handed on once
+            pass_fds=(lock,) if lock >= 0 else (),  # a run that outlives this process keeps the folder
         )
         asked = False
         while process.returncode is None:

@@ -93,7 +93,7 @@ def run_study(
       SystemExit: a signal asked to stop; the current run has saved what it has.
     """
     runs = planned_runs(study, output)
-    with _alone(output) as lock, interruptible() as interrupt:
+    with alone(output) as lock, interruptible() as interrupt:
         for number, run in enumerate(runs, 1):
             if run.record()["status"] == "finished":
                 continue
@@ -242,7 +242,7 @@ def _last_line(run: Run) -> str:
 
 
 @contextmanager
-def _alone(output: Path) -> Iterator[int]:
+def alone(output: Path) -> Iterator[int]:
     """Hold the folder for one study; runs inherit the hold, so that a run that outlived its study is not started twice.
 
     Gives the file descriptor, or -1 where the system has no such locks.

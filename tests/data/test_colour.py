@@ -1,13 +1,15 @@
 """Colours change as the contract says, boxes stay."""
 
 import colorsys
+import sys
 
 import numpy as np
 import pytest
 
 from yolojax.config import Hyperparameters
-from yolojax.data.colour import mix_up, random_hsv
+from yolojax.data.colour import load_effects, mix_up, random_effects, random_hsv
 from yolojax.data.geometry import Scene
+from yolojax.errors import UserError
 
 
 def hsv(image: np.ndarray) -> np.ndarray:
@@ -67,3 +69,25 @@ def test_mix_up_is_a_weighted_mean_with_all_boxes():
     assert mixed.boxes[:, 0].tolist() == [0, 1, 2]
     assert np.mean(shares) == pytest.approx(0.5, abs=0.01)
     assert np.std(shares) == pytest.approx(np.sqrt(1 / (4 * 65)), abs=0.005)  # Beta(32, 32)
+
+
+def test_effects_change_one_picture_in_a_hundred_each_and_come_by_themselves():
+    pytest.importorskip("albumentations")
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
+    before, rng = image.copy(), np.random.default_rng(1)
+    seen = [random_effects(image, rng) for _ in range(8000)]
+    np.testing.assert_array_equal(image, before)
+    changed = [one for one in seen if (one != image).any()]
+    grey = [one for one in changed if (np.ptp(one, axis=2) == 0).all()]
+    assert len(changed) / len(seen) == pytest.approx(1 - 0.99**4, abs=0.008)
+    assert len(grey) / len(seen) == pytest.approx(0.01, abs=0.004)
+    assert len({one.tobytes() for one in changed}) >= 8  # kernels of several sizes, several contrasts
+    again = np.random.default_rng(1)
+    assert all((random_effects(image, again) == one).all() for one in seen[:1000])
+
+
+def test_effects_name_the_package_that_they_need(monkeypatch):
+    monkeypatch.setitem(sys.modules, "albumentations", None)
+    load_effects.cache_clear()
+    with pytest.raises(UserError, match=r"pip install 'yolojax\[albumentations\]'"):
+        load_effects()

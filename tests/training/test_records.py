@@ -8,9 +8,7 @@ from yolojax.training.records import (
     ResultsTable,
     find_run_folder,
     new_run_folder,
-    open_events,
     read_results,
-    write_events,
     write_json,
     write_yaml,
 )
@@ -68,32 +66,3 @@ def test_json_is_replaced_whole(tmp_path):
         write_json(file, {("a",): 1})
     assert json.loads(file.read_text()) == {"map50": 0.5}
     assert [entry.name for entry in tmp_path.iterdir()] == ["results.json"]
-
-
-def test_events_of_an_interrupted_run_are_taken_back(tmp_path):
-    pytest.importorskip("tensorboardX", reason="the extra tensorboard is not installed")
-    for first in (0, 2):
-        events = open_events(tmp_path, first)
-        for epoch in range(first, 3):
-            write_events(events, {"epoch": epoch, "metrics/mAP_0.5": 0.25 + epoch})
-        events.close()
-    early, late = (_read_events(file) for file in sorted(tmp_path.glob("events.*")))
-    assert [(event.step, value.tag, value.simple_value) for event in early for value in event.summary.value] == [
-        (epoch, "metrics/mAP_0.5", 0.25 + epoch) for epoch in range(3)
-    ]
-    assert any(
-        event.session_log.status == 1 and event.step == 2 for event in late
-    )  # 1: start, everything from 2 on is void
-    assert [event.step for event in late if event.summary.value] == [2]
-
-
-def _read_events(file):
-    """Records of a TensorBoard file: length, checksum, bytes, checksum."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    data, events = file.read_bytes(), []
-    while data:
-        length = int.from_bytes(data[:8], "little")
-        events.append(Event.FromString(data[12 : 12 + length]))
-        data = data[16 + length :]
-    return events

@@ -42,7 +42,7 @@ Item = tuple[Pixels, Boxes, int]  # a finished picture, its boxes as fractions, 
 BEFORE_MOSAIC = (geometry.resize_long_side,)
 MOSAIC = (mosaic.mosaic4, mosaic.copy_paste, geometry.random_perspective, colour.mix_up)
 INSTEAD_OF_MOSAIC = (geometry.letterbox, geometry.random_perspective)
-AFTER_MOSAIC = (colour.random_hsv, geometry.flip_up_down, geometry.flip_left_right)
+AFTER_MOSAIC = (colour.random_effects, colour.random_hsv, geometry.flip_up_down, geometry.flip_left_right)
 
 _ORDER, _ITEM = 0, 1  # what a generator is for: no two of them share a key
 
@@ -107,6 +107,7 @@ class TrainingBatches:
       seed: of everything random.
       epochs: how many.
       augment: whether to augment at all.
+      effects: whether ``colour.random_effects`` is part of it.
       rect_shapes: (height, width) of each batch of an epoch, for rectangular training; its pictures are then in order of their shape.
       order: the sample at each place of an epoch, where it is not a new permutation: of rectangular training, or drawn by weight.
       process_index: which share of every batch to make.
@@ -120,6 +121,7 @@ class TrainingBatches:
     seed: int
     epochs: int
     augment: bool = True
+    effects: bool = False
     rect_shapes: tuple[tuple[int, int], ...] = ()
     order: NDArray[np.int64] | None = None
     process_index: int = 0
@@ -177,7 +179,8 @@ class _Making:
             scene = geometry.letterbox(self.alone(index), self.shape, enlarge=True)[0]
             scene = geometry.random_perspective(scene, rng, settings, self.shape)
         if stream.augment:
-            scene = Scene(colour.random_hsv(scene.image, rng, settings), scene.boxes)
+            image = colour.random_effects(scene.image, rng) if stream.effects else scene.image
+            scene = Scene(colour.random_hsv(image, rng, settings), scene.boxes)
             if rng.random() < settings.flipud:
                 scene = geometry.flip_up_down(scene)
             if rng.random() < settings.fliplr:
@@ -370,6 +373,7 @@ def training_stream(
     epochs: int,
     seed: int = 0,
     augment: bool = True,
+    effects: bool = False,
     rectangular: bool = False,
     stride: int = 32,
     cache: CacheKind | None = None,
@@ -387,6 +391,7 @@ def training_stream(
       epochs: how many.
       seed: of everything random.
       augment: whether to augment at all.
+      effects: also blur, grey and equalise a few pictures, which needs Albumentations.
       rectangular: batches of pictures of like shape, without mosaic and in a fixed order.
       stride: of the coarsest level.
       cache: keep decoded pictures in ``ram`` or on ``disk``.
@@ -414,6 +419,7 @@ def training_stream(
         seed=seed,
         epochs=epochs,
         augment=augment,
+        effects=effects,
         rect_shapes=shapes,
         order=order,
         process_index=process_index,

@@ -190,6 +190,10 @@ def _check_torch_settings(settings: TrainSettings, row: Mapping[str, Any], where
     for name, value in _ONLY_HERE.items():
         if name in row and row[name] != value:
             raise UserError(f"{where}: key '{name}': the original has no such flag")
+    if settings.albumentations:
+        raise UserError(
+            f"{where}: key 'albumentations': the original has no such flag; it looks whether the package is installed"
+        )
     if not all(word.isdigit() for word in settings.freeze):
         raise UserError(f"{where}: key 'freeze': the original takes layer numbers only")
     if not (settings.weights or "").endswith(".pt"):

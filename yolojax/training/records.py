@@ -147,29 +147,6 @@ def read_results(path: Path) -> list[dict[str, float]]:
         return [dict(zip(columns, (float(cell) for cell in row), strict=False)) for row in reader if row]
 
 
-def open_events(run: Path, epoch: int) -> Any | None:
-    """A writer of TensorBoard events into the run folder, or None where the extra ``tensorboard`` is not installed.
-
-    Args:
-      run: the run folder.
-      epoch: the first epoch to be written; events of it and later ones, of an interrupted run, no longer count.
-    """
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(logdir=str(run), purge_step=epoch or None, filename_suffix=f".{epoch}")
-
-
-def write_events(events: Any | None, row: Mapping[str, float]) -> None:
-    """Add one row of ``results.csv`` to the events, under the same names."""
-    if events is not None:
-        for name, value in row.items():
-            if name != "epoch":
-                events.add_scalar(name, value, int(row["epoch"]))
-        events.flush()
-
-
 def environment() -> dict[str, Any]:
     """Versions, devices and the commit of the working tree, for the record."""
     import jax

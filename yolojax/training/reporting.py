@@ -24,6 +24,7 @@ from yolojax.training import plots, records
 from yolojax.training.progress import EpochMeter
 from yolojax.training.setup import Job
 from yolojax.training.state import TrainState
+from yolojax.training.trackers import Trackers
 
 log = logging.getLogger(__name__)
 
@@ -86,9 +87,9 @@ def write_beginning(job: Job, run: Path, phase: Phase, params: Any) -> None:
 
 
 def write_epoch(
-    job: Job, run: Path, events: Any | None, epoch: int, meter: EpochMeter, evaluation: Evaluation | None
+    job: Job, run: Path, trackers: Trackers, epoch: int, meter: EpochMeter, evaluation: Evaluation | None
 ) -> None:
-    """Add an epoch to ``results.csv``, to the events (``records.open_events``) and to ``results.png``."""
+    """Add an epoch to ``results.csv``, to the trackers and to ``results.png``."""
     rates = job.schedule.rates((epoch + 1) * job.schedule.batches_per_epoch - 1)
     row: dict[str, float] = {"epoch": epoch, **{f"train/{name}_loss": value for name, value in meter.losses.items()}}
     if evaluation is not None:
@@ -106,7 +107,7 @@ def write_epoch(
     }
     table = records.ResultsTable(run / "results.csv", keep_epochs=epoch)
     table.append(row)
-    records.write_events(events, row)
+    trackers.write(row)
     if not job.settings.noplots:
         title = f"{job.spec.name} on {job.data.file.stem}, freeze {job.strategy.name}"
         plots.plot_results(records.read_results(table.path), run / "results.png", title)

@@ -37,6 +37,7 @@ from yolojax.training.settings import TrainSettings
 from yolojax.training.setup import Job
 from yolojax.training.state import TrainState, abstract_state, create_state
 from yolojax.training.step import TrainStep, make_train_step
+from yolojax.training.trackers import Trackers, open_trackers
 from yolojax.training.validation import Validator
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class Session:
     progress: Progress
     checkpoints: Checkpoints
     epoch_start: Any = None  # what trains, as it was when the epoch began; for strategies that watch movement
-    events: Any = None  # TensorBoard's writer, where there is one
+    trackers: Trackers = field(default_factory=Trackers)
     best: Evaluation | None = None  # the best validation, if this process made it
 
     def save(self) -> None:
@@ -131,11 +132,11 @@ def begin(job: Job, run: Path) -> Session:
     state = create_state(variables, phase.tree(), optimizer_settings(job), job.mesh)
     if jax.process_index() == 0:
         reporting.write_beginning(job, run, phase, state.params)
-    return Session(job, run, state, phase, Progress(0, history), Checkpoints(run), events=_open_events(run, 0))
+    return Session(job, run, state, phase, Progress(0, history), Checkpoints(run), trackers=_open_trackers(job, run, 0))
 
 
-def _open_events(run: Path, epoch: int) -> Any | None:
-    return records.open_events(run, epoch) if jax.process_index() == 0 else None
+def _open_trackers(job: Job, run: Path, epoch: int) -> Trackers:
+    return open_trackers(job.settings, run, epoch) if jax.process_index() == 0 else Trackers()
 
 
 def resume(job: Job, run: Path) -> Session:
@@ -151,8 +152,8 @@ def resume(job: Job, run: Path) -> Session:
         log.warning("%s; the one before it is used", sentence)
     progress = Progress.from_json(content)
     log.info("continuing %s with epoch %d, batch %d", run, progress.epoch + 1, progress.batch + 1)
-    phase, events = _phase_of(job, progress), _open_events(run, progress.epoch)
-    return Session(job, run, arrays["state"], phase, progress, checkpoints, arrays["epoch_start"], events)
+    phase, trackers = _phase_of(job, progress), _open_trackers(job, run, progress.epoch)
+    return Session(job, run, arrays["state"], phase, progress, checkpoints, arrays["epoch_start"], trackers)
 
 
 def read_settings(run: Path) -> TrainSettings:
@@ -227,7 +228,7 @@ def end_epoch(
     stop = bool(patience) and evaluation is not None and epoch - progress.best_epoch >= patience
     last = stop or progress.epoch == job.epochs
     if jax.process_index() == 0:
-        reporting.write_epoch(job, session.run, session.events, epoch, meter, evaluation)
+        reporting.write_epoch(job, session.run, session.trackers, epoch, meter, evaluation)
     if last or not job.settings.nosave:
         session.save_weights("last")
         if best or not progress.best:  # before the first validation (--noval) the newest weights are the best ones
@@ -248,8 +249,7 @@ def finish(session: Session, validate: Validator) -> dict[str, Any]:
       Its content.
     """
     session.checkpoints.close()
-    if session.events is not None:
-        session.events.close()
+    session.trackers.close(session.run)
     progress, job = session.progress, session.job
     weights = session.run / "weights" / "best"
     if not weights.is_dir():  # --nosave, and the last epoch was not the best one

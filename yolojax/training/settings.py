@@ -66,6 +66,9 @@ class TrainSettings:
         const="ram",
     )
     image_weights: bool = flag(False, "draw images by weight: more often those of classes that are rare or found badly")
+    albumentations: bool = flag(
+        False, "blur, grey or equalise one picture in a hundred each, as YOLOv5 does where Albumentations is installed"
+    )
     device: str = flag("", "cpu, gpu, tpu, or device numbers as in '0,1'; default: all of the best platform")
     multi_scale: bool = flag(False, "vary the image size by +-50 %% over seven sizes; each is compiled once")
     single_cls: bool = flag(False, "treat all classes as one")
@@ -79,6 +82,8 @@ class TrainSettings:
     patience: int = flag(100, "epochs without improvement before stopping; 0 never stops")
     save_period: int = flag(-1, "keep a checkpoint every N epochs; below 1: only last and best")
     seed: int = flag(0, "seed of weights, order and augmentation")
+    wandb: bool = flag(False, "send figures and pictures to Weights & Biases")
+    entity: str | None = flag(None, "user or team of Weights & Biases")
     strict: bool = flag(False, "refuse to train when the data check finds anything")
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from yolojax.config import DataConfig, Hyperparameters, configs_root, load_hyperparameters
 from yolojax.data.anchors import check_anchors
 from yolojax.data.check import require_clean
+from yolojax.data.colour import load_effects
 from yolojax.data.pipeline import TrainingStream, ValidationBatches, training_stream, validation_batches
 from yolojax.data.sample import Sample
 from yolojax.data.sources import load_data, open_split
@@ -97,6 +98,8 @@ def prepare(settings: TrainSettings) -> Job:
     batch_size = settings.batch_size or 16
     if batch_size % len(devices):
         raise UserError(f"--batch-size {batch_size}: must be a multiple of the {len(devices)} devices")
+    if settings.albumentations:
+        load_effects()
     if settings.strict:
         require_clean(data, ("train", "val"))
     train = open_split(data, "train", single_class=settings.single_cls)
@@ -112,6 +115,7 @@ def prepare(settings: TrainSettings) -> Job:
         batch_size=batch_size,
         epochs=settings.epochs or 1,
         seed=settings.seed,
+        effects=settings.albumentations,
         rectangular=settings.rect,
         stride=max(spec.strides),
         cache=None if settings.cache == "val" else settings.cache,

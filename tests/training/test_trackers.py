@@ -1,0 +1,96 @@
+"""What TensorBoard and Weights & Biases are told."""
+
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from yolojax.errors import UserError
+from yolojax.training.settings import TrainSettings
+from yolojax.training.trackers import Trackers, open_trackers
+
+
+def test_events_of_an_interrupted_run_are_taken_back(tmp_path):
+    pytest.importorskip("tensorboardX", reason="the extra tensorboard is not installed")
+    for first in (0, 2):
+        trackers = open_trackers(TrainSettings(), tmp_path, first)
+        for epoch in range(first, 3):
+            trackers.write({"epoch": epoch, "metrics/mAP_0.5": 0.25 + epoch})
+        trackers.close(tmp_path)
+    early, late = (_read_events(file) for file in sorted(tmp_path.glob("events.*")))
+    assert [(event.step, value.tag, value.simple_value) for event in early for value in event.summary.value] == [
+        (epoch, "metrics/mAP_0.5", 0.25 + epoch) for epoch in range(3)
+    ]
+    assert any(
+        event.session_log.status == 1 and event.step == 2 for event in late
+    )  # 1: start, everything from 2 on is void
+    assert [event.step for event in late if event.summary.value] == [2]
+
+
+def _read_events(file):
+    """Records of a TensorBoard file: length, checksum, bytes, checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    data, events = file.read_bytes(), []
+    while data:
+        length = int.from_bytes(data[:8], "little")
+        events.append(Event.FromString(data[12 : 12 + length]))
+        data = data[16 + length :]
+    return events
+
+
+def test_without_trackers_nothing_is_written(tmp_path):
+    trackers = Trackers()
+    trackers.write({"epoch": 0, "metrics/mAP_0.5": 0.5})
+    trackers.close(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+class FakeRun:
+    def __init__(self, **settings):
+        self.settings, self.logged, self.finished = settings, [], False
+
+    def log(self, figures, step=None):
+        self.logged.append((step, figures))
+
+    def finish(self):
+        self.finished = True
+
+
+def test_weights_and_biases_gets_figures_and_pictures_under_one_identity(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb", reason="the extra wandb is not installed")
+    monkeypatch.setattr(wandb, "init", FakeRun)
+    settings = TrainSettings(wandb=True, entity="lab", freeze=("10",), project="runs/cells")
+    first, again = (open_trackers(settings, tmp_path, 0).board for _ in range(2))
+    assert (first.settings["entity"], first.settings["project"]) == ("lab", "cells")
+    assert first.settings["name"] == tmp_path.name
+    assert first.settings["config"]["freeze"] == ["10"]
+    assert first.settings["id"] == again.settings["id"]
+    assert open_trackers(TrainSettings(wandb=True), tmp_path, 0).board.settings["project"] == "yolojax"
+
+    trackers = Trackers(board=first)
+    trackers.write({"epoch": 3, "train/box_loss": 0.5, "metrics/mAP_0.5": 0.25})
+    cv2.imwrite(str(tmp_path / "results.png"), np.zeros((8, 8, 3), np.uint8))
+    trackers.close(tmp_path)
+    assert first.logged[0] == (3, {"train/box_loss": 0.5, "metrics/mAP_0.5": 0.25})
+    assert list(first.logged[1][1]) == ["results"]
+    assert first.finished
+
+
+@pytest.mark.slow
+def test_an_offline_run_of_weights_and_biases_stays_in_the_run_folder(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="the extra wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    trackers = open_trackers(TrainSettings(wandb=True), tmp_path, 0)
+    for epoch in range(2):
+        trackers.write({"epoch": epoch, "metrics/mAP_0.5": 0.25 + epoch})
+    trackers.close(tmp_path)
+    (written,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert b"metrics/mAP_0.5" in written.read_bytes()
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"pip install 'yolojax\[wandb\]'"):
+        open_trackers(TrainSettings(wandb=True), tmp_path, 0)

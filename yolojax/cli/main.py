@@ -6,6 +6,7 @@ import argparse
 import importlib
 import io
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -80,6 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _show_log() -> None:
     """Print what yolojax logs; on a terminal through rich, which keeps the lines and a progress bar apart."""
+    # What OpenCV and FFmpeg print about damaged files names no file; our own lines do. Data workers inherit this.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files need not be text

@@ -48,10 +48,6 @@ _TAIL = 256  # bytes in which an end marker is looked for: some cameras write a 
 _MOST_MISSING = 0.1  # share of the rows of a JPEG that may be missing at its end
 _UPRIGHT, _STRAIGHT, _TURNED = 1, (1, 2, 3, 4), (5, 6, 7, 8)
 
-cv2.utils.logging.setLogLevel(
-    cv2.utils.logging.LOG_LEVEL_SILENT
-)  # its lines about damaged pictures name no file; those of this package do
-
 
 class ImageError(Exception):
     """A picture that cannot be used; the message says why, without the name."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
@@ -186,9 +185,6 @@ class Video:
         Raises:
           ImageError: it cannot be opened.
         """
-        # What OpenCV and FFmpeg would print is said in a sentence of ours.
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         self.source, self.stride = source, stride
         self.capture = cv2.VideoCapture(int(source.name) if source.name.isdigit() else source.name)
         if not self.capture.isOpened():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +17,28 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_HUGE_PAGES = "glibc.malloc.hugetlb"
 _PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "tpu": "tpu"}
 
 
 def cache_folder() -> Path:
     """Where yolojax keeps what it can make again: ``$YOLOJAX_CACHE``, else ``~/.cache/yolojax``."""
     return Path(os.environ.get("YOLOJAX_CACHE") or Path.home() / ".cache" / "yolojax")
+
+
+def use_huge_pages() -> None:
+    """Start this process again so that large arrays lie in huge pages, where glibc can do it and nobody has chosen otherwise.
+
+    On a CPU, XLA allocates the temporary arrays of a step anew each time; in pages of 4 kB, making them takes a quarter of a step
+    (``docs/performance.md``). glibc reads this setting only before a program begins. Call it first: what was done before is done again.
+    """
+    libc = os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", ()) else None
+    version = tuple(int(part) for part in libc.split()[-1].split(".")[:2]) if libc else (0, 0)
+    chosen = os.environ.get("GLIBC_TUNABLES", "")
+    if version < (2, 35) or _HUGE_PAGES in chosen or not sys.executable:
+        return
+    tunables = ":".join(filter(None, [chosen, f"{_HUGE_PAGES}=1"]))
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"GLIBC_TUNABLES": tunables})
 
 
 def select_devices(device: str = "") -> list[jax.Device]:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from yolojax import __version__
 from yolojax.cli.arguments import with_dashes
 from yolojax.errors import UserError
+from yolojax.runtime import use_huge_pages
 
 COMMANDS = {
     "train": "train or fine-tune, with layers frozen",
@@ -26,6 +27,7 @@ COMMANDS = {
     "plan": "say what a training step costs with each freeze, here or on an absent GPU or TPU, without training",
     "study": "compare freezing strategies, and frameworks, side by side",
 }
+_COMPUTING = ("train", "val", "detect", "bench")  # many times on large arrays
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -66,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = with_dashes(sys.argv[1:] if argv is None else argv)
     command = next((word for word in words if not word.startswith("-")), None)
     arguments = build_parser(command).parse_args(words)
+    if argv is None and arguments.command in _COMPUTING:
+        use_huge_pages()
     _show_log()
     try:
         return importlib.import_module(f"yolojax.cli.{arguments.command}").run(arguments)

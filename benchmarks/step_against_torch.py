@@ -140,6 +140,9 @@ def main() -> None:
         return
     if not options.torch_python:
         parser.error("--torch-python is needed")
+    from yolojax.runtime import use_huge_pages
+
+    use_huge_pages()  # as the commands do
     rows = []
     print("| freeze | frozen BN | yolojax ms (quartiles) | original ms (quartiles) | ratio |\n|-|-|-|-|-|", flush=True)
     for freeze, mode in ROWS:

@@ -170,15 +170,14 @@ def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(command, tmp_path):
     ("strategy", "phases"),
     [
         # Freezes by how far parameters moved in whole epochs, the interrupted one among them.
-        ("kind: plateau\ngroups: 5\ntolerance: 1000\npatience: 1\nstart: 1", [0, 2, 3]),
-        # Chooses by the gradients at the start of the run.
-        ("kind: surgical\ngroups: 5\nalso: detect", [0]),
+        pytest.param("kind: plateau\ngroups: 5\ntolerance: 1000\npatience: 1\nstart: 1", [0, 2, 3], id="plateau"),
         # Has arrays that no other phase has.
-        ("kind: adapters\nselect: backbone\ntrain: detect\nrank: 2", [0]),
+        pytest.param("kind: adapters\nselect: backbone\ntrain: detect\nrank: 2", [0], id="adapters"),
+        # Chooses by the gradients at the start of the run.
+        pytest.param("kind: surgical\ngroups: 5\nalso: detect", [0], id="surgical", marks=pytest.mark.slow),
         # Thaws in the epoch after.
-        ("phases: [{train: detect}, {start: 3, freeze: 0}]", [0, 3]),
+        pytest.param("phases: [{train: detect}, {start: 3, freeze: 0}]", [0, 3], id="phases", marks=pytest.mark.slow),
     ],
-    ids=["plateau", "surgical", "adapters", "phases"],
 )
 def test_a_strategy_stopped_in_the_middle_of_a_phase_ends_with_the_same_bits(
     settings, tmp_path, monkeypatch, strategy, phases

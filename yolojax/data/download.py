@@ -249,7 +249,7 @@ def unpack(archive: Path, folder: Path, strip: int = 0) -> None:
     limit = max(_MOST_GROWTH * archive.stat().st_size, _SMALLEST_LIMIT)
     total = 0
     try:
-        for count, (name, opened) in enumerate(_members(archive, folder), start=1):
+        for count, (name, opened) in enumerate(_members(archive), start=1):
             if count > _MOST_MEMBERS:
                 raise UserError(f"{archive}: has more than {_MOST_MEMBERS} files; it is not unpacked")
             parts = _safe_parts(archive, name)[strip:]
@@ -274,7 +274,7 @@ def unpack(archive: Path, folder: Path, strip: int = 0) -> None:
         ) from error
 
 
-def _members(archive: Path, folder: Path) -> Iterator[tuple[str, Callable[[], IO[bytes] | None]]]:
+def _members(archive: Path) -> Iterator[tuple[str, Callable[[], IO[bytes] | None]]]:
     """Names of the files of an archive, and how to open each; links and devices are refused, folders left out."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as packed:
@@ -291,7 +291,6 @@ def _members(archive: Path, folder: Path) -> Iterator[tuple[str, Callable[[], IO
             _safe_parts(archive, member.name)
             if not (member.isfile() or member.isdir()):
                 raise UserError(f"{archive}: '{member.name}' is a link or a device; it is not unpacked")
-            tarfile.data_filter(member, str(folder))
             if member.isfile():
                 yield member.name, partial(tar.extractfile, member)
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from turns import answer, cell, spread, take_turns
+from turns import answer, report, spread, take_turns
 
 SIZES = (320, 640)
 SOURCES = ("ram", "jpeg")
@@ -122,20 +122,19 @@ def main() -> None:
     from yolojax.data.convert import convert_data
     from yolojax.data.sources import load_data
 
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("YOLOV5_CONFIG_DIR", folder)  # where the original keeps its settings
         data = convert_data(load_data(options.data, options.data_root), Path(folder) / "data", "yolo", ("train",)).file
         print("pictures per second and core: median (quartiles)\n", flush=True)
-        print("| source | pixels | yolojax | original | ratio |\n|-|-|-|-|-|", flush=True)
-        for source, size in itertools.product(SOURCES, SIZES):
-            if options.size in (None, size) and options.source in (None, source):
-                row = compare(options, data, source, size)
-                rows.append(row)
-                cells = f"{cell(row['yolojax'])} | {cell(row['original'])} | {row['ratio']:.2f}"
-                print(f"| {source} | {size} | {cells} |", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        report(
+            ("source", "size"),
+            (
+                compare(options, data, source, size)
+                for source, size in itertools.product(SOURCES, SIZES)
+                if options.size in (None, size) and options.source in (None, source)
+            ),
+            options.json,
+        )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ machine that is slow for a while is slow for both. Only ratios mean anything.
 """
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from turns import answer, cell, spread, take_turns
+from turns import answer, report, spread, take_turns
 
 ROWS = ((0, "track"), (10, "track"), (10, "fixed"), (24, "track"), (24, "fixed"))
 MOST = 32
@@ -143,16 +142,9 @@ def main() -> None:
     from yolojax.runtime import use_huge_pages
 
     use_huge_pages()  # as the commands do
-    rows = []
-    print("| freeze | frozen BN | yolojax ms (quartiles) | original ms (quartiles) | ratio |\n|-|-|-|-|-|", flush=True)
-    for freeze, mode in ROWS:
-        if options.freeze in (None, freeze):
-            row = compare(options, freeze, mode)
-            rows.append(row)
-            cells = f"{cell(row['yolojax'])} | {cell(row['original'])} | {row['ratio']:.2f}"
-            print(f"| {freeze} | {mode} | {cells} |", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    print("milliseconds per step\n", flush=True)
+    rows = (compare(options, freeze, mode) for freeze, mode in ROWS if options.freeze in (None, freeze))
+    report(("freeze", "frozen_bn"), rows, options.json)
 
 
 if __name__ == "__main__":

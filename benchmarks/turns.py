@@ -8,7 +8,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -83,3 +85,23 @@ def spread(values: np.ndarray) -> dict[str, float]:
 def cell(values: dict[str, float], form: str = ".0f") -> str:
     """A spread in a table."""
     return f"{values['median']:{form}} ({values['low']:{form}}–{values['high']:{form}})"
+
+
+def report(keys: Sequence[str], rows: Iterable[dict[str, Any]], file: Path | None, form: str = ".0f") -> None:
+    """Print a table of both sides, each row as soon as it is measured, and write it to a JSON file where one is given.
+
+    Args:
+      keys: of a row, beside ``yolojax``, ``original`` (both as from ``spread``) and ``ratio``.
+      rows: measured one after the other.
+      file: for the JSON.
+      form: of the figures.
+    """
+    heads = [*keys, "yolojax (quartiles)", "original (quartiles)", "ratio"]
+    print(f"| {' | '.join(heads)} |\n|{'-|' * len(heads)}", flush=True)
+    done = []
+    for row in rows:
+        done.append(row)
+        cells = [*(str(row[key]) for key in keys), *(cell(row[side], form) for side in ("yolojax", "original"))]
+        print(f"| {' | '.join([*cells, format(row['ratio'], '.2f')])} |", flush=True)
+    if file:
+        file.write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")

@@ -1,6 +1,10 @@
 """A network small enough to train in a test, and batches for it."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,3 +52,22 @@ def make_batch() -> Callable[..., Batch]:
         return {"images": rng.integers(0, 256, (images, size, size, 3), np.uint8), "boxes": boxes, "mask": mask}
 
     return make
+
+
+@pytest.fixture
+def on_devices() -> Callable[[int, str], None]:
+    """``on_devices(count, "module.function")``: calls a function of a test module here with the mini network, in a process with so many devices."""
+
+    def run(count: int, function: str) -> None:
+        folder = Path(__file__).resolve().parent
+        module = function.partition(".")[0]
+        code = f"import conftest, {module}; {function}(conftest.mini_spec.__wrapped__(), conftest.make_batch.__wrapped__()); print('equal')"
+        environment = os.environ | {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0",
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": os.pathsep.join([str(folder), str(folder.parents[1])]),
+        }
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert done.stdout.strip() == "equal", done.stderr[-3000:]
+
+    return run

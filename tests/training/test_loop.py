@@ -22,6 +22,7 @@ from yolojax.training.loop import train
 from yolojax.training.records import read_results
 from yolojax.training.session import Session
 from yolojax.training.settings import TrainSettings
+from yolojax.training.trackers import Trackers
 
 # Runs the command line in a process that sends itself a signal when it hands a given batch to the device.
 SIGNALLED = """
@@ -114,7 +115,9 @@ def _flat(tree, prefix=""):
     return {path: leaf for key, value in tree.items() for path, leaf in _flat(value, f"{prefix}/{key}").items()}
 
 
-def test_a_run_leaves_its_records(settings, tmp_path):
+def test_a_run_leaves_its_records(settings, tmp_path, monkeypatch):
+    handed_over = set()
+    monkeypatch.setattr(Trackers, "close", lambda _, run: handed_over.update(file.name for file in run.iterdir()))
     results = train(settings(noplots=False))
     run = tmp_path / "exp"
     files = {file.name for file in run.iterdir()}
@@ -129,6 +132,7 @@ def test_a_run_leaves_its_records(settings, tmp_path):
         "environment.json",
         *pictures,
     }
+    assert handed_over >= {*pictures}  # all of them are there when the trackers are closed
     assert json.loads((run / "results.json").read_text()) == json.loads(json.dumps(results))
     assert results["final"]["epoch"] == 1
     assert [row["epoch"] for row in read_results(run / "results.csv")] == [0, 1]

@@ -1,10 +1,6 @@
 """The training step as a whole: freezing to the bit, accumulation, determinism, what the compiled program costs."""
 
 import dataclasses
-import os
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -228,13 +224,5 @@ def three_steps(spec, make_batch):
         assert error < 1e-4, (jax.tree_util.keystr(path), error)
 
 
-def test_eight_devices_do_what_one_does():
-    root = Path(__file__).resolve().parents[2]
-    code = "import conftest, test_step; test_step.three_steps(conftest.mini_spec.__wrapped__(), conftest.make_batch.__wrapped__()); print('equal')"
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(root)]),
-    }
-    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert run.stdout.strip() == "equal", run.stderr[-3000:]
+def test_eight_devices_do_what_one_does(on_devices):
+    on_devices(8, "test_step.three_steps")

@@ -1,10 +1,5 @@
 """Validation while training, on one device and on several."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import numpy as np
 
@@ -18,7 +13,7 @@ from yolojax.training.parallel import make_mesh
 from yolojax.training.validation import Validator
 
 
-def on_one_and_on_all_devices(spec) -> None:
+def on_one_and_on_all_devices(spec, _) -> None:
     """Compare the figures, and see that all devices work; run in a process with two of them."""
     rng = np.random.default_rng(0)
     boxes = np.array([[1, 0.5, 0.5, 0.4, 0.3], [0, 0.2, 0.3, 0.2, 0.2]], np.float32)
@@ -45,13 +40,5 @@ def on_one_and_on_all_devices(spec) -> None:
     np.testing.assert_allclose(found[0].curves.ap, found[1].curves.ap, atol=1e-3)
 
 
-def test_two_devices_find_what_one_does():
-    root = Path(__file__).resolve().parents[2]
-    code = "import conftest, test_validation as t; t.on_one_and_on_all_devices(conftest.mini_spec.__wrapped__()); print('equal')"
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(root)]),
-    }
-    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert run.stdout.strip() == "equal", run.stderr[-3000:]
+def test_two_devices_find_what_one_does(on_devices):
+    on_devices(2, "test_validation.on_one_and_on_all_devices")

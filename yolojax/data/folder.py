@@ -43,6 +43,7 @@ def complete_file(file: Path) -> Iterator[Path]:
     unfinished = Path(name)
     try:
         yield unfinished
+        unfinished.chmod(0o644)
         unfinished.replace(file)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -6,14 +6,12 @@ is tried then is decided by Optuna (tree-structured Parzen estimator). Its journ
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
 import io
 import json
 import logging
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,7 +22,7 @@ import numpy as np
 from yolojax.config import Hyperparameters, load_hyperparameters
 from yolojax.data.sources import load_data
 from yolojax.errors import UserError
-from yolojax.study.runner import alone, train_flags
+from yolojax.study.runner import alone, last_line, start_process, train_flags, wait_for
 from yolojax.training.interrupts import Interrupt, interruptible
 from yolojax.training.records import new_run_folder, write_file, write_yaml
 from yolojax.training.settings import TrainSettings
@@ -98,9 +96,9 @@ def evolve(settings: TrainSettings, generations: int, freezes: Sequence[str] = (
                 raise SystemExit(interrupt.status)
             if status and not done:
                 study.tell(trial.number, state=TrialState.FAIL)
-                raise UserError(f"--evolve: the first run failed: {_last_line(run)} ({run}.log)")
+                raise UserError(f"--evolve: the first run failed: {last_line(_log_file(run))} ({_log_file(run)})")
             if status:
-                log.warning("%s failed: %s (%s.log)", name, _last_line(run), run)
+                log.warning("%s failed: %s (%s)", name, last_line(_log_file(run)), _log_file(run))
                 study.tell(trial.number, state=TrialState.FAIL)
                 continue
             fitness = _figures(run)["fitness"]
@@ -196,39 +194,23 @@ def _train(
                 noplots=True,
             )
         )
-    with Path(f"{run}.log").open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C comes here alone, and is handed on once
-            pass_fds=(lock,) if lock >= 0 else (),  # a run that outlives this process keeps the folder
-        )
-        asked = False
-        while process.returncode is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(1)
-            if interrupt and not asked:
-                process.terminate()
-                asked = True
-    if process.returncode == 0:
+    status = wait_for(start_process(command, _log_file(run), lock), interrupt)
+    if status == 0:
         for large in ("checkpoints", "weights"):
             shutil.rmtree(run / large, ignore_errors=True)
-    return process.returncode
+    return status
 
 
 def _run_folder(folder: Path, number: int) -> Path:
     return folder / f"generation{number + 1:03d}"
 
 
+def _log_file(run: Path) -> Path:
+    return Path(f"{run}.log")
+
+
 def _figures(run: Path) -> dict[str, Any]:
     return json.loads((run / "results.json").read_text(encoding="utf-8"))["final"]
-
-
-def _last_line(run: Path) -> str:
-    lines = Path(f"{run}.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else "no output"
 
 
 def _write(study: Any, base: Hyperparameters, folder: Path) -> None:

@@ -12,8 +12,8 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -105,7 +105,11 @@ def run_study(
             record = run.record()
             if status:
                 log.warning(
-                    "FAILED %s (exit status %d): %s; log: %s", run.name, status, _last_line(run), run.folder / LOG
+                    "FAILED %s (exit status %d): %s; log: %s",
+                    run.name,
+                    status,
+                    last_line(run.folder / LOG),
+                    run.folder / LOG,
                 )
             else:
                 log.info("finished %s in %.1f min", run.name, record["seconds"] / 60)
@@ -140,41 +144,68 @@ def _run(run: Run, inputs: Path, extent: Extent, interrupt: Interrupt, lock: int
         return 0
     write_json(run.folder / RECORD, {**record, "status": "running", "seconds": before})
     started = time.monotonic()
-    with (run.folder / LOG).open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,  # Ctrl-C reaches the study alone, which hands it on once
-            pass_fds=(lock,) if lock >= 0 else (),
-        )
-        _watch(process, run, before, interrupt)
-    seconds = before + time.monotonic() - started
-    status = {"status": "interrupted" if interrupt else "failed" if process.returncode else "finished"}
-    write_json(run.folder / RECORD, {**record, **status, "exit_status": process.returncode, "seconds": seconds})
-    return process.returncode
-
-
-def _watch(process: subprocess.Popen[bytes], run: Run, before: float, interrupt: Interrupt) -> None:
-    """Write a sample every few seconds until the process ends; hand an interruption on to it."""
-    sampler, started, asked = Sampler(process.pid), time.monotonic(), 0.0
+    process = start_process(command, run.folder / LOG, lock, environment)
+    sampler = Sampler(process.pid)
     with _samples(run.folder / SAMPLES) as (file, writer):
-        while process.returncode is None:
-            try:
-                process.wait(timeout=PERIOD)
-                row: dict[str, Any] = {}
-            except subprocess.TimeoutExpired:
-                row = sampler.sample()
+
+        def watch() -> None:
+            row: dict[str, Any] = sampler.sample() if process.returncode is None else {}
             row |= {"seconds": round(before + time.monotonic() - started, 2), "epochs": _epochs(run.folder)}
             writer.writerow(row)
             file.flush()
-            if interrupt and not asked:
-                asked = time.monotonic()
-                process.send_signal(signal.SIGTERM)
-            if asked and time.monotonic() - asked > _PATIENCE:
-                process.kill()
+
+        exit_status = wait_for(process, interrupt, watch)
+    seconds = before + time.monotonic() - started
+    status = {"status": "interrupted" if interrupt else "failed" if exit_status else "finished"}
+    write_json(run.folder / RECORD, {**record, **status, "exit_status": exit_status, "seconds": seconds})
+    return exit_status
+
+
+def start_process(
+    command: Sequence[str], output: Path, lock: int, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a command that adds what it prints to a log.
+
+    Args:
+      command: and its arguments.
+      output: log file.
+      lock: of ``alone``, which the process holds as well.
+      environment: of the process, if it is not that of this one.
+    """
+    with output.open("ab") as file:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which hands it on once
+            pass_fds=(lock,) if lock >= 0 else (),
+        )
+
+
+def wait_for(process: subprocess.Popen[bytes], interrupt: Interrupt, watch: Callable[[], None] = lambda: None) -> int:
+    """Wait until a process ends, and hand an interruption on to it.
+
+    Args:
+      process: to wait for.
+      interrupt: of this process.
+      watch: called every ``PERIOD`` seconds, and once more at the end.
+
+    Returns:
+      Its exit status.
+    """
+    asked = 0.0
+    while process.returncode is None:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=PERIOD)
+        watch()
+        if interrupt and not asked:
+            asked = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+        if asked and time.monotonic() - asked > _PATIENCE:
+            process.kill()
+    return process.returncode
 
 
 @contextmanager
@@ -236,8 +267,9 @@ def _cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _last_line(run: Run) -> str:
-    lines = (run.folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+def last_line(output: Path) -> str:
+    """The last line of a log, shortened, as the likeliest reason of a failure."""
+    lines = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return textwrap.shorten(lines[-1], 240) if lines else "no output"
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from yolojax.data.folder import complete_file
 from yolojax.errors import UserError
 
 COLUMNS = (
@@ -96,12 +97,10 @@ def write_file(path: Path, content: str | bytes) -> None:
     Raises:
       UserError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(temporary, path)
+        with complete_file(path) as unfinished:
+            unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 

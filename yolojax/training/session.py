@@ -249,7 +249,6 @@ def finish(session: Session, validate: Validator) -> dict[str, Any]:
       Its content.
     """
     session.checkpoints.close()
-    session.trackers.close(session.run)
     progress, job = session.progress, session.job
     weights = session.run / "weights" / "best"
     if not weights.is_dir():  # --nosave, and the last epoch was not the best one
@@ -258,6 +257,7 @@ def finish(session: Session, validate: Validator) -> dict[str, Any]:
         session.best = validate(load_weights(weights).variables, job.validation)
     if session.best is not None and jax.process_index() == 0:
         reporting.show_best(job, session.run, progress.best_epoch, session.best)
+    session.trackers.close(session.run)
     unreadable = list(dict.fromkeys([*job.stream.unreadable, *job.validation.unreadable]))
     if unreadable:
         log.warning("%d images could not be decoded and were left out: results.json names them", len(unreadable))

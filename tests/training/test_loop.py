@@ -190,6 +190,18 @@ def test_a_strategy_stopped_in_the_middle_of_a_phase_ends_with_the_same_bits(
     run = settings(freeze=(str(tmp_path / "strategy.yaml"),), epochs=4, name="whole")
     assert [program["epoch"] for program in train(run)["programs"]] == phases
 
+    check_stopping(run, tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+def test_images_drawn_by_weight_are_the_same_after_an_interruption(settings, tmp_path, monkeypatch):
+    run = settings(image_weights=True, epochs=4, name="whole")
+    train(run)
+    check_stopping(run, tmp_path, monkeypatch)
+
+
+def check_stopping(run, tmp_path, monkeypatch):
+    """A run that is stopped in its third epoch and resumed ends with the bits of ``whole``."""
     calls, put_batch = [], loop.put_batch
 
     def stops_in_the_third_epoch(batch, mesh):

@@ -25,6 +25,7 @@ def plot_check(check: DataCheck, path: Path) -> None:
       path: file to write; its ending (``.png``, ``.svg``, …) chooses the kind.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = Figure(figsize=(15, 9), layout="constrained")
     grid = figure.add_gridspec(2, 4)
@@ -44,7 +45,9 @@ def plot_check(check: DataCheck, path: Path) -> None:
     axes = figure.add_subplot(grid[1, 1])
     _draw_shares(axes, longer, labels, colours, _log_bins(longer))
     axes.set(title="longer sides of boxes", xlabel="pixels", ylabel="share of the boxes, %", xscale="log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # of a narrow range there is no power of ten but one
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
     counts = [split.counts for split in splits]
     most = max((int(values.max()) for values in counts if len(values)), default=0)

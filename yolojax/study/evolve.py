@@ -257,6 +257,8 @@ def plot_evolution(trials: Sequence[tuple[dict[str, Any], float]], path: Path) -
         shown = values[best] if key == FREEZE else f"{values[best]:.3g}"
         axes.set_title(f"{key} = {shown}", fontsize=10)
         axes.tick_params(labelsize=8)
+        if key != FREEZE:
+            axes.locator_params(axis="x", nbins=5)
         axes.margins(0.08, 0.12)
         axes.grid(alpha=0.3)
         if number % columns == 1:

@@ -47,10 +47,10 @@ def draw_set(folder: Path, counts: list[int]) -> None:
 
 def work(task: str, data: str, workers: int) -> dict[str, float]:
     """Do one task in this process; its seconds, and the bytes of the cache that it made."""
-    from yolojax.config import Hyperparameters
     from yolojax.data.check import check_data
     from yolojax.data.pipeline import training_stream
     from yolojax.data.sources import load_data, open_split
+    from yolojax.hyperparameters import Hyperparameters
 
     start, cached = time.perf_counter(), 0.0
     config = load_data(data)

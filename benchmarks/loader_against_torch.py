@@ -53,9 +53,9 @@ def our_batches(options: argparse.Namespace, data: Path, source: str, size: int)
     """Makes the next batch of this project in this thread."""
     import cv2
 
-    from yolojax.config import Hyperparameters
     from yolojax.data.pipeline import training_stream
     from yolojax.data.sources import load_data, open_split
+    from yolojax.hyperparameters import Hyperparameters
 
     samples = open_split(load_data(str(data)), "train").samples
     cache: Any = "ram" if source == "ram" else None
@@ -71,7 +71,7 @@ def compare(options: argparse.Namespace, data: Path, source: str, size: int) -> 
     """Both sides in turns; pictures per second of processor time."""
     from dataclasses import asdict
 
-    from yolojax.config import Hyperparameters
+    from yolojax.hyperparameters import Hyperparameters
 
     hyp = {key: value for key, value in asdict(Hyperparameters()).items() if value is not None}
     words = {

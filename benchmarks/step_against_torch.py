@@ -79,8 +79,8 @@ def jax_step(options: argparse.Namespace, freeze: int, mode: str) -> Callable[[]
     """A step of this project that updates after each batch, as the other side does."""
     import jax
 
-    from yolojax.config import Hyperparameters
     from yolojax.freezing.labels import fixed_bn, freeze_labels
+    from yolojax.hyperparameters import Hyperparameters
     from yolojax.model.network import Network, init_variables
     from yolojax.model.spec import load_spec
     from yolojax.training.loss import LossSettings

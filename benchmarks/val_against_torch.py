@@ -90,7 +90,7 @@ def main() -> None:
 
 def copy_data(data: str, root: str | None, images: int | None, folder: Path) -> Path:
     """The val split in YOLO layout, as both sides read it; a data YAML with an absolute path, which the original needs."""
-    from yolojax.config import load_data_config
+    from yolojax.data.config import load_data_config
     from yolojax.data.sources import open_split
 
     config = load_data_config(data, root)

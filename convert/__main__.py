@@ -40,7 +40,8 @@ def _convert(source: str, target: str) -> int:
     import jax
 
     from convert.writer import write_checkpoint
-    from yolojax.model.weights import load_weights, save_weights
+    from yolojax.weights.find import load_weights
+    from yolojax.weights.store import save_weights
 
     if target.endswith(".pt") and Path(target).exists():
         raise UserError(f"{target}: exists; it is left as it is, name another file")

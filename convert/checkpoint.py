@@ -22,7 +22,7 @@ from yolojax.config import configs_root
 from yolojax.errors import UserError
 from yolojax.model.network import abstract_variables
 from yolojax.model.spec import ModelSpec, load_spec
-from yolojax.model.weights import Weights, differences
+from yolojax.weights.store import Weights, differences
 
 _HARMLESS = {"inplace": (True, False), "activation": ("nn.SiLU()", "torch.nn.SiLU()"), "channel_multiple": (8,)}
 

@@ -21,7 +21,7 @@ from convert.names import to_state
 from convert.untrusted import import_torch
 from yolojax.errors import UserError
 from yolojax.model.spec import Layer, ModelSpec
-from yolojax.model.weights import Weights
+from yolojax.weights.store import Weights
 
 _CLASSES = {
     "models.common": ("Conv", "Bottleneck", "C3", "SPPF", "Concat"),

@@ -8,11 +8,20 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+GROUND = 0
 FLOORS = [
-    {"errors", "drawing", "config", "runtime"},
+    {
+        *("errors", "version", "files", "flags", "tree", "mesh", "interrupts", "drawing", "runtime"),
+        *("config", "hyperparameters"),
+    },
     {"model", "freezing", "data", "evaluation"},
-    {"training"},
-    {"study", "inference"},
+    {"weights.store"},
+    {"convert"},
+    {"weights.find"},
+    {"training", "inference"},
+    {"study"},
+    {"plan", "evolve"},
+    {"yolojax"},
     {"cli"},
 ]
 
@@ -21,21 +30,41 @@ def sources() -> list[Path]:
     return sorted(file for folder in ("yolojax", "convert") for file in (REPOSITORY / folder).rglob("*.py"))
 
 
+def module_name(file: Path) -> str:
+    """The dotted name of a file; that of its folder for ``__init__.py``."""
+    parts = file.relative_to(REPOSITORY).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(file) for file in sources()}
+
+
 def imported_modules(file: Path) -> set[str]:
-    """Absolute names of everything that a file imports, anywhere in it."""
+    """Absolute names of everything that a file imports, anywhere in it; a submodule by its own name."""
     names = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: relative import"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                names.add(full if full in MODULES else node.module)
     return names
 
 
 def room(module: str) -> str | None:
+    """The room that a module of ours is in, as ``FLOORS`` names it; None for other people's modules and empty ``__init__`` files."""
     parts = module.split(".")
-    return parts[1] if parts[0] == "yolojax" and len(parts) > 1 else None
+    if parts[0] == "convert":
+        return "cli" if parts[-1] == "__main__" else "convert"
+    if parts[0] != "yolojax":
+        return None
+    if len(parts) == 1:
+        return "yolojax"
+    if parts[1] == "weights":
+        return ".".join(parts[1:3]) if len(parts) > 2 else None
+    return parts[1]
 
 
 def floor(name: str) -> int:
@@ -44,23 +73,30 @@ def floor(name: str) -> int:
 
 @pytest.mark.parametrize("file", sources(), ids=lambda file: str(file.relative_to(REPOSITORY)))
 def test_imports_run_downwards(file):
-    relative = file.relative_to(REPOSITORY)
-    here = relative.parts[1].removesuffix(".py")
+    name = module_name(file)
+    here = room(name)
     modules = imported_modules(file)
-    if relative.parts[0] == "yolojax":
-        assert not any(name.split(".")[0] == "torch" for name in modules), "only convert/ may import torch"
-    if relative.parts[0] == "convert" or here == "__init__":
-        return
+    if here != "convert":
+        assert not any(module.split(".")[0] == "torch" for module in modules), "only convert/ may import torch"
     if here == "data":
-        assert not any(name.split(".")[0] in ("jax", "flax") for name in modules), "data/ is NumPy only"
+        assert not any(module.split(".")[0] in ("jax", "flax") for module in modules), "data/ is NumPy only"
     if here == "freezing":
-        assert not any(name.split(".")[0] == "flax" for name in modules), "freezing/ works on plain trees"
+        assert not any(module.split(".")[0] == "flax" for module in modules), "freezing/ works on plain trees"
     for module in modules:
         there = room(module)
-        if there is None or there in (here, "__version__"):
+        if here is None or there is None or there == here:
             continue
-        assert floor(there) <= floor(here), f"{relative} imports {module} from a floor above"
-        assert floor(there) < floor(here) or floor(here) == 0, f"{relative} imports {module} from the same floor"
+        assert floor(there) <= floor(here), f"{name} imports {module} from a floor above"
+        assert floor(there) < floor(here) or floor(here) == GROUND, f"{name} imports {module} from the same floor"
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    imports = {module_name(file): imported_modules(file) & MODULES for file in sources()}
+    while imports:
+        leaves = [name for name, modules in imports.items() if not modules & imports.keys() - {name}]
+        assert leaves, f"these files import each other in a circle: {', '.join(sorted(imports))}"
+        for name in leaves:
+            del imports[name]
 
 
 def test_importing_the_package_is_light():

@@ -8,10 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from yolojax.config import configs_root, load_data_config
-from yolojax.freezing.tree import flatten
-from yolojax.model.weights import load_weights
-from yolojax.training.setup import EMBEDDED_WEIGHTS
+from yolojax.config import configs_root
+from yolojax.data.config import load_data_config
+from yolojax.tree import flatten
+from yolojax.weights.find import EMBEDDED_WEIGHTS, load_weights
 
 FOLDER = configs_root() / "weights" / EMBEDDED_WEIGHTS
 MEGABYTE = 10**6

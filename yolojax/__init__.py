@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from yolojax.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from yolojax.inference.detector import Detector
-
-__version__ = "0.1.0"
 
 
 def load(

@@ -9,7 +9,7 @@ import pytest
 from yolojax.cli.main import main
 from yolojax.model.network import abstract_variables
 from yolojax.model.spec import load_spec
-from yolojax.model.weights import Weights, save_weights
+from yolojax.weights.store import Weights, save_weights
 
 
 def weights(name="yolov5n", classes=2) -> Weights:
@@ -38,7 +38,7 @@ def audit(before, tmp_path, monkeypatch):
     def run(change, *words: str) -> tuple[int, dict]:
         after = dataclasses.replace(before, variables=copy.deepcopy(before.variables))
         change(after.variables)
-        monkeypatch.setattr("yolojax.model.weights.load_weights", {"before": before, "after": after}.__getitem__)
+        monkeypatch.setattr("yolojax.weights.find.load_weights", {"before": before, "after": after}.__getitem__)
         file = tmp_path / "audit.json"
         status = main(["audit", "before", "after", *words, "--json", str(file)])
         return status, json.loads(file.read_text())

@@ -15,7 +15,7 @@ from yolojax.cli.main import main
 from yolojax.inference import detector
 from yolojax.model.network import init_variables
 from yolojax.model.spec import load_spec
-from yolojax.model.weights import Weights, save_weights
+from yolojax.weights.store import Weights, save_weights
 
 CLASSES = ("red", "green", "n/a: blue")
 

@@ -11,7 +11,7 @@ from yolojax.cli.main import main
 from yolojax.inference import export
 from yolojax.model.network import init_variables
 from yolojax.model.spec import load_spec
-from yolojax.model.weights import Weights, save_weights
+from yolojax.weights.store import Weights, save_weights
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from yolojax.cli import train
-from yolojax.cli.arguments import read_fields
 from yolojax.cli.main import build_parser, main, with_dashes
 from yolojax.errors import UserError
+from yolojax.flags import read_fields
 from yolojax.training.settings import TrainSettings
 
 # Contract §1.14, with its values where a flag takes one.

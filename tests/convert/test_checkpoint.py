@@ -9,7 +9,7 @@ import pytest
 from convert.__main__ import main
 from convert.checkpoint import read_checkpoint
 from yolojax.errors import UserError
-from yolojax.model.weights import load_weights
+from yolojax.weights.find import load_weights
 
 NAMES = ("cat", "dog", "traffic light")
 

@@ -10,7 +10,7 @@ import pytest
 from convert import untrusted
 from convert.checkpoint import read_checkpoint
 from yolojax.errors import UserError
-from yolojax.model.weights import load_weights
+from yolojax.weights.find import load_weights
 
 
 class Attack:

@@ -12,7 +12,7 @@ from convert.checkpoint import read_checkpoint
 from convert.writer import write_checkpoint
 from yolojax.errors import UserError
 from yolojax.model.network import abstract_variables
-from yolojax.model.weights import Weights, save_weights
+from yolojax.weights.store import Weights, save_weights
 
 torch = pytest.importorskip("torch")
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from yolojax.config import DataConfig
+from yolojax.data.config import DataConfig
 from yolojax.data.sample import Sample
 
 Rows = Sequence[str]

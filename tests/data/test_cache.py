@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
-from yolojax.config import Hyperparameters
 from yolojax.data import cache as cache_module
 from yolojax.data.cache import make_cache
 from yolojax.data.pipeline import training_stream, validation_batches
 from yolojax.data.sample import ImageError
 from yolojax.data.sources import open_split
+from yolojax.hyperparameters import Hyperparameters
 from yolojax.runtime import cache_folder
 
 SETTINGS = Hyperparameters(mosaic=0.5)

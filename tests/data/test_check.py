@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from yolojax.config import load_data_config
 from yolojax.data import check as check_module
 from yolojax.data.check import check_data, require_clean
+from yolojax.data.config import load_data_config
 from yolojax.data.sources import open_split
 from yolojax.errors import UserError
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from yolojax.config import DataConfig, load_data_config
+from yolojax.data.config import DataConfig, load_data_config
 from yolojax.data.sources import open_split
 from yolojax.errors import UserError
 

@@ -6,10 +6,10 @@ import sys
 import numpy as np
 import pytest
 
-from yolojax.config import Hyperparameters
 from yolojax.data.colour import load_effects, mix_up, random_effects, random_hsv
 from yolojax.data.geometry import Scene
 from yolojax.errors import UserError
+from yolojax.hyperparameters import Hyperparameters
 
 
 def hsv(image: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from yolojax.config import DataConfig, load_data_config
+from yolojax.data.config import DataConfig, load_data_config
 from yolojax.data.convert import convert_data, inner_corners
 from yolojax.data.sample import read_image
 from yolojax.data.sources import load_data, open_split

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from yolojax.cli.main import main
-from yolojax.config import DataConfig, Download, load_data_config
 from yolojax.data import download
+from yolojax.data.config import DataConfig, Download, load_data_config
 from yolojax.data.sources import read_split
 from yolojax.errors import UserError
 

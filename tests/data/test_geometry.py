@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yolojax.config import Hyperparameters
 from yolojax.data import geometry, mosaic
 from yolojax.data.geometry import Scene
+from yolojax.hyperparameters import Hyperparameters
 
 OBJECTS = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (1.0, 1.0, 0.0))
 SQUARE = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32)

@@ -19,15 +19,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from yolojax.config import DataConfig, load_hyperparameters
 from yolojax.data import sources
 from yolojax.data.cache import make_cache
 from yolojax.data.check import check_data
+from yolojax.data.config import DataConfig
 from yolojax.data.download import download_data
 from yolojax.data.sample import ImageError, decode_image, probe_image, samples_record
 from yolojax.data.sources import load_data, open_split
 from yolojax.data.voc import read_annotation
 from yolojax.errors import UserError
+from yolojax.hyperparameters import load_hyperparameters
 
 # Nine to the power of twelve values, which no memory holds.
 LAUGHS = "&a [x, x, x, x, x, x, x, x, x], " + ", ".join(

@@ -14,7 +14,6 @@ import numpy as np
 import psutil
 import pytest
 
-from yolojax.config import Hyperparameters
 from yolojax.data import colour, geometry, mosaic, pipeline
 from yolojax.data.pipeline import (
     Batch,
@@ -25,6 +24,7 @@ from yolojax.data.pipeline import (
     validation_batches,
 )
 from yolojax.data.sample import ImageError, Sample
+from yolojax.hyperparameters import Hyperparameters
 from yolojax.training.loop import train
 from yolojax.training.settings import TrainSettings
 

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from yolojax.config import load_data_config
 from yolojax.data import shapes
+from yolojax.data.config import load_data_config
 from yolojax.data.shapes import (
     LARGEST,
     SMALLEST,

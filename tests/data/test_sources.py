@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from yolojax.config import DataConfig, configs_root
+from yolojax.config import configs_root
+from yolojax.data.config import DataConfig
 from yolojax.data.convert import convert_data
 from yolojax.data.sources import load_data, open_split
 

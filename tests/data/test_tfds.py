@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
-from yolojax.config import Hyperparameters
 from yolojax.data.pipeline import training_stream
 from yolojax.data.sources import load_data, open_split
 from yolojax.errors import UserError
+from yolojax.hyperparameters import Hyperparameters
 from yolojax.training.loop import train
 from yolojax.training.records import read_results
 from yolojax.training.settings import TrainSettings

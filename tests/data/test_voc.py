@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from yolojax.config import DataConfig, load_data_config
+from yolojax.data.config import DataConfig, load_data_config
 from yolojax.data.sources import open_split
 from yolojax.errors import UserError
 

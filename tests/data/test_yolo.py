@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from yolojax.config import load_data_config
+from yolojax.data.config import load_data_config
 from yolojax.data.sources import open_split
 from yolojax.data.yolo import label_path, read_labels
 from yolojax.errors import UserError

@@ -5,7 +5,7 @@ import pytest
 
 from yolojax.errors import UserError
 from yolojax.freezing.adapters import add_adapters, merge_adapters
-from yolojax.freezing.tree import flatten
+from yolojax.tree import flatten
 
 KERNELS = ("model_0/conv/kernel", "model_2/cv1/conv/kernel")
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from yolojax.freezing.audit import compare, moved
-from yolojax.freezing.tree import flatten
+from yolojax.tree import flatten
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from yolojax.config import configs_root
+from yolojax.freezing.load import load_strategy, rehearse
 from yolojax.freezing.phases import EpochRecord, History
 from yolojax.freezing.selectors import parse_selector, select
-from yolojax.freezing.strategies import load_strategy, rehearse
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "freezing.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"```\w+\n# (\S+)\n(.*?)```", TEXT, re.DOTALL))
@@ -59,8 +59,11 @@ def test_every_shipped_strategy_is_told():
     assert named == {file.stem for file in (configs_root() / "freezing").glob("*.yaml")}
 
 
-@pytest.mark.parametrize("name", ["adapters", "labels", "phases", "selectors", "signals", "tree"])
+@pytest.mark.parametrize(
+    "name",
+    ["freezing.adapters", "freezing.labels", "freezing.phases", "freezing.selectors", "freezing.signals", "tree"],
+)
 def test_examples_in_docstrings(name):
-    results = doctest.testmod(importlib.import_module(f"yolojax.freezing.{name}"))
+    results = doctest.testmod(importlib.import_module(f"yolojax.{name}"))
     assert results.attempted
     assert not results.failed

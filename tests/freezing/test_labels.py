@@ -2,7 +2,7 @@ import pytest
 
 from yolojax.errors import UserError
 from yolojax.freezing.labels import fixed_bn, freeze_labels, trainable_mask
-from yolojax.freezing.tree import flatten, unflatten
+from yolojax.tree import flatten, unflatten
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from yolojax.errors import UserError
 from yolojax.freezing.labels import fixed_bn
 from yolojax.freezing.phases import EpochRecord, History, Phase, check_phase, make_phase, moment, stages
 from yolojax.freezing.selectors import layer_of, select
-from yolojax.freezing.tree import flatten
+from yolojax.tree import flatten
 
 
 def layers(paths) -> set[int]:

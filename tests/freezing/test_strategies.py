@@ -1,159 +1,180 @@
+"""Every shipped strategy: what it freezes when."""
+
+import math
+
 import pytest
 
-from yolojax.errors import UserError
-from yolojax.freezing.phases import History
+from yolojax.config import configs_root
+from yolojax.freezing.adapters import is_adapter
+from yolojax.freezing.load import load_strategy, rehearse
+from yolojax.freezing.phases import EpochRecord, History, make_phase, stages
 from yolojax.freezing.selectors import layer_of, select
-from yolojax.freezing.strategies import load_strategy, rehearse
+from yolojax.freezing.strategies import Adapters, FreezeOut, Gradual, Layerwise, Phases, Plateau, Surgical
+
+SHIPPED = sorted(file.name for file in (configs_root() / "freezing").glob("*.yaml"))
 
 
-def frozen(values, paths) -> frozenset[str]:
-    ((_, phase),) = rehearse(load_strategy(values), paths, 5, "yolov5n")
-    return phase.frozen
+def trained_layers(phase) -> set[int]:
+    return {layer_of(path) for path, label in phase.labels if label != "frozen"}
 
 
-@pytest.mark.parametrize(
-    ("values", "selector"),
-    [
-        (["10"], 10),
-        ("10", 10),
-        (10, 10),
-        (["0", "1", "2"], [0, 1, 2]),
-        (["0-9"], 10),
-        (["model_*/cv1/**"], "model_*/cv1/**"),
-    ],
-)
-def test_a_selector_is_a_strategy(values, selector, p5):
-    assert frozen(values, p5) == select(selector, p5)
+def stage_count(phase, paths) -> int:
+    """How many of five stages are frozen, if they are frozen whole and from the front."""
+    flags = [part <= phase.frozen for part in stages(5, paths).values()]
+    assert phase.frozen == frozenset().union(*(p for p, f in zip(stages(5, paths).values(), flags, strict=True) if f))
+    assert flags == sorted(flags, reverse=True)
+    return sum(flags)
 
 
-def test_the_default_freezes_nothing(p5):
-    assert frozen(("0",), p5) == frozenset()
-    assert load_strategy(("0",)).name == "0"
+def test_all_of_them_are_shipped():
+    assert {name.removesuffix(".yaml") for name in SHIPPED} >= {
+        *("backbone", "all_but_detect", "neck_only", "surgical", "bn_only", "bias_only", "layerwise", "gradual"),
+        *("linear_probe", "freezeout", "plateau", "adapters"),
+    }
 
 
-def test_names_and_files_of_the_shipped_ones(p5):
-    assert load_strategy(["gradual"]).name == load_strategy("gradual.yaml").name == "gradual"
-    assert frozen("backbone", p5) == frozen("backbone.yaml", p5) == frozen(10, p5)
+@pytest.mark.parametrize("epochs", [5, 8, 33])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_labels_partition_the_tree_in_every_phase(name, epochs, paths):
+    strategy = load_strategy(name)
+    assert strategy.description
+    starts = []
+    for start, phase in rehearse(strategy, paths, epochs):
+        starts.append(start)
+        labels = dict(phase.labels)
+        assert len(labels) == len(phase.labels)
+        assert tuple(path for path in labels if not is_adapter(path)) == paths
+        groups = set(labels.values()) - {"frozen"}
+        assert groups
+        assert set(phase.factors) == groups
+        assert all(0 < factor < math.inf for factor in phase.factors.values())
+    assert starts[0] == 0
+    assert starts == sorted(set(starts))
 
 
-def write(folder, text, name="mine.yaml"):
-    file = folder / name
-    file.write_text(text)
-    return str(file)
+def test_a_resumed_run_sees_the_same_phases(paths):
+    for name in SHIPPED:
+        strategy = load_strategy(name)
+        ones = dict.fromkeys(paths, 1.0)
+        record = EpochRecord(learning_rate=1.0, movement=ones)
+        history = History(epochs=20, gradient_norms=ones, parameter_norms=ones, records=(record,) * 12)
+        with_adapters = [path for path, _ in strategy.phase(0, history, paths).labels]
+        assert strategy.phase(12, history, paths) == load_strategy(name).phase(12, history, with_adapters)
 
 
-def test_a_strategy_of_ones_own_in_yaml(tmp_path, p5):
-    file = write(tmp_path, "phases:\n- freeze: 24\n- start: 2\n  train: [5-9, detect]\n  rates: {5-9: 0.1}\n")
-    (_, first), (start, second) = rehearse(load_strategy([file]), p5, 5)
-    assert first.frozen == select(24, p5)
-    assert start == 2
-    assert {layer_of(path) for path in set(p5) - second.frozen} == {5, 6, 7, 8, 9, 24}
-    assert second.factors == {"5-9": 0.1, "trainable": 1.0}
+def test_static_strategies(p5):
+    def trained(name: str) -> frozenset[str]:
+        ((start, phase),) = rehearse(load_strategy(name), p5, 10)
+        assert start == 0
+        return frozenset(p5) - phase.frozen
+
+    detect = select("detect", p5)
+    assert trained("backbone.yaml") == select("head", p5)
+    assert trained("all_but_detect") == detect
+    assert trained("neck_only") == select("neck", p5)
+    assert trained("bn_only") == select("bn", p5) | detect
+    assert trained("bias_only") == select("bias", p5) | detect
+    assert trained("surgical_first") == select("0-4", p5) | detect
 
 
-def test_a_strategy_of_ones_own_in_python(tmp_path, p5):
-    text = '''
-"""Freeze one more layer after every epoch that was no better than the one before."""
-from yolojax.freezing.phases import make_phase
-
-NEEDS = {"movement"}
-
-def phase(epoch, history, paths):
-    scores = [record.fitness for record in history.records]
-    worse = sum(after <= before for before, after in zip(scores, scores[1:]))
-    return make_phase(paths, freeze=min(worse, 10), network=history.network)
-'''
-    strategy = load_strategy([write(tmp_path, text, "cautious.py")])
-    assert strategy.name == "cautious"
-    assert strategy.needs == {"movement"}
-    assert strategy.description == "Freeze one more layer after every epoch that was no better than the one before."
-    assert [start for start, _ in rehearse(strategy, p5, 5)] == [0, 2, 3, 4]
+def test_layerwise_decay(p5):
+    phase = Layerwise(groups=5, decay=0.5)(0, History(epochs=9), p5)
+    assert phase.factors == {"0-4": 1 / 16, "5-9": 1 / 8, "10-17": 1 / 4, "18-23": 1 / 2, "24": 1.0}
+    assert not phase.frozen
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("freeze: 40\n", r"mine\.yaml: freeze 40: yolov5n has layers 0 to 24"),
-        ("freeze: all\n", r"mine\.yaml: freeze all leaves nothing to train"),
-        ("train: 0\n", r"mine\.yaml: there is nothing to train"),
-        ("freez: 10\n", r"phase 1: key 'freez' is unknown; did you mean 'freeze'"),
-        ("kind: graduale\n", "key 'kind': 'graduale' is none of phases, layerwise"),
-        ("kind: [gradual]\n", "key 'kind': .* is none of"),
-        ("kind: gradual\nunti: 5\n", "key 'unti' is unknown; did you mean 'until'"),
-        ("kind: gradual\nuntil: soon\n", "key 'until': 'soon' is neither an epoch"),
-        ("kind: gradual\ngroups: [backbone, detect]\n", "key 'groups': .* is in none of them"),
-        ("kind: layerwise\ndecay: -1\n", "key 'decay': expected a number above 0, found -1"),
-        ("kind: freezeout\ngroups: 6\n", "key 'groups': at most 5"),
-        ("kind: freezeout\ncubed: 1\n", "key 'cubed': expected true or false, found 1"),
-        ("kind: freezeout\nfirst: 2\n", "key 'first': 2 is no part of the run"),
-        ("kind: plateau\npatience: 1.5\n", "key 'patience': expected a number above 0, found 1.5"),
-        ("kind: adapters\nrank: 0\n", "key 'rank': expected a number above 0"),
-        ("kind: adapters\nselect: detect\n", "select detect: model_24/m_0/kernel trains itself"),
-        ("kind: adapters\nselect: '**/bn'\n", "there is no kernel in it"),
-        ("kind: surgical\nalso: detekt\n", "also detekt: .* did you mean 'detect'"),
-        ("phases: []\n", "key 'phases': expected a list of phases"),
-        ("phases: 3\n", "key 'phases': expected a list of phases"),
-        ("phases: [3]\n", "key 'phases': expected a list of phases"),
-        ("freeze: 10\nphases: []\n", "key 'freeze' is unknown"),
-        ("phases: [{start: 2, freeze: 1}]\n", "the first phase starts at epoch 2; nothing says what trains before"),
-        ("phases: [{freeze: 1}, {start: 9, freeze: 2}]\n", "phase 2 starts at epoch 9, but the run has 8"),
-        ("phases: [{freeze: 1}, {start: 50%}, {start: 4}]\n", "phase 3 starts at epoch 4, the one before it at 4"),
-        ("phases: [{freeze: 1}, {start: 5}, {start: 4}]\n", "phase 3 starts at epoch 4, the one before it at 5"),
-        ("phases: [{freeze: 1}, {freeze: 2}]\n", "phase 2 starts at epoch 0, the one before it at 0"),
-        ("phases: [{freeze: 1}, {start: 2, freeze: 25}]\n", "phase 2: freeze 25 leaves nothing to train"),
-        ("rates: [1]\n", "key 'rates': expected 'selector: factor' lines"),
-        ("rates:\n", "key 'rates': expected 'selector: factor' lines"),
-    ],
-)
-def test_a_bad_file_is_refused_before_the_run(tmp_path, text, message, p5):
-    with pytest.raises(UserError, match=message) as error:
-        rehearse(load_strategy([write(tmp_path, text)]), p5, 8, "yolov5n")
-    assert "mine.yaml" in str(error.value)
-    assert "\n" not in str(error.value)
+def test_gradual_unfreezing_thaws_from_the_back(paths):
+    counts = [stage_count(Gradual(until=8)(epoch, History(epochs=20), paths), paths) for epoch in range(20)]
+    assert counts == [4, 4, 3, 3, 2, 2, 1, 1] + [0] * 12
+    assert stage_count(Gradual(until="50%")(0, History(epochs=1), paths), paths) == 4
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("x = (", r"cannot be run \(SyntaxError"),
-        ("x = 1", "has no function phase"),
-        ("def phase(epoch, history, paths): return 1 / 0", r"phase\(\) failed at epoch 0 \(ZeroDivisionError"),
-        ("def phase(epoch, history, paths): return {}", r"phase\(\) returned {} instead of a phase"),
-        ("NEEDS = ['luck']\ndef phase(epoch, history, paths): pass", "NEEDS 'luck' is none of"),
-        (
-            "from yolojax.freezing.phases import labelled_phase\n"
-            "def phase(epoch, history, paths): return labelled_phase(dict.fromkeys(paths[1:], 'a'))",
-            "model_0/conv/kernel has no label",
-        ),
-        (
-            "from yolojax.freezing.phases import make_phase\n"
-            "def phase(epoch, history, paths): return make_phase(paths, freeze=9 * epoch)",
-            "freeze 27: the network has layers 0 to 24",
-        ),
-    ],
-)
-def test_a_bad_python_file_is_refused_before_the_run(tmp_path, text, message, p5):
-    with pytest.raises(UserError, match=message) as error:
-        rehearse(load_strategy(write(tmp_path, text, "mine.py")), p5, 8)
-    assert "mine.py" in str(error.value)
+def test_linear_probe_then_fine_tuning(p5):
+    phases = rehearse(load_strategy("linear_probe"), p5, 10)
+    assert [(start, trained_layers(phase) == {24}) for start, phase in phases] == [(0, True), (2, False)]
+    assert not phases[1][1].frozen
 
 
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ("gradul", "--freeze gradul: no strategy or group has this name; did you mean 'gradual'"),
-        ("backbon", "did you mean 'backbone'"),
-        ("nothing.yaml", "nothing.yaml: no such file"),
-        ("nothing.py", "--freeze nothing.py: no such file"),
-        ("30", "--freeze 30: yolov5n has layers 0 to 24"),
-        ("25", "--freeze 25 leaves nothing to train"),
-    ],
-)
-def test_errors_of_the_command_line(value, message, p5):
-    with pytest.raises(UserError, match=message):
-        rehearse(load_strategy([value]), p5, 8, "yolov5n")
+def test_freezeout_follows_its_cosines(p5):
+    history, strategy = History(epochs=100), FreezeOut(groups=5, first=0.8, cubed=True, scaled=True)
+    ends = [math.ceil(100 * (0.8 + 0.05 * index) ** 3) for index in range(5)]
+    assert ends == [52, 62, 73, 86, 100]
+    for epoch in (0, 30, 51, 52, 85, 86, 99):
+        phase = strategy(epoch, history, p5)
+        assert stage_count(phase, p5) == sum(end <= epoch for end in ends)
+        expected = [0.5 * (1 + math.cos(math.pi * epoch / end)) * 100 / end for end in ends if end > epoch]
+        assert list(phase.factors.values()) == pytest.approx(expected)
+    # The compiled step changes only where a stage freezes.
+    assert [start for start, _ in rehearse(load_strategy("freezeout"), p5, 100)] == [0, *ends[:-1]]
+    plain = FreezeOut(first=0.5, cubed=False, scaled=False)
+    assert [stage_count(plain(epoch, history, p5), p5) for epoch in (49, 50, 63, 75, 88, 99)] == [0, 1, 2, 3, 4, 4]
+    assert set(plain(0, history, p5).factors.values()) == {1.0}
 
 
-def test_a_phase_is_told_where_its_network_is_named(p5):
-    with pytest.raises(UserError, match="--frozen 30: yolov5n has"):
-        load_strategy(["30"], "--frozen").phase(0, History(epochs=1, network="yolov5n"), p5)
+@pytest.mark.parametrize("stage", ["0-4", "5-9", "10-17", "18-23"])
+def test_surgery_takes_the_stage_with_the_largest_relative_gradient(stage, p5):
+    part = stages(5, p5)[stage]
+    # Large parameters with large gradients must not win, nor Detect, which trains anyway.
+    norms = {path: 100.0 if layer_of(path) in (1, 20) else 1.0 for path in p5}
+    gradients = {
+        path: norm * (3.0 if path in part else 9.0 if layer_of(path) == 24 else 1.0) for path, norm in norms.items()
+    }
+    phase = Surgical()(0, History(epochs=5, gradient_norms=gradients, parameter_norms=norms), p5)
+    assert frozenset(p5) - phase.frozen == part | select("detect", p5)
+    assert Surgical.needs == {"gradient_norms"}
+
+
+def records(p5, speeds: dict[str, list[float]]) -> tuple[EpochRecord, ...]:
+    """Movement of each stage per epoch, at a learning rate that falls."""
+    parts, found = stages(5, p5), []
+    for epoch in range(len(next(iter(speeds.values())))):
+        rate = 0.1 / (epoch + 1)
+        movement = {path: rate * speeds[name][epoch] for name, part in parts.items() for path in part}
+        found.append(EpochRecord(learning_rate=rate, movement=movement))
+    return tuple(found)
+
+
+def test_plateau_freezes_the_front_stage_that_has_settled(p5):
+    falling = [2.0**-epoch for epoch in range(10)]
+    speeds = {
+        "0-4": [4.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0],  # settled after epoch 4: two small changes
+        "5-9": [1.0] * 6 + [2.0, 2.0, 2.0, 2.0],  # settled early, but behind the front; jumps, settles again after 8
+        "10-17": falling,
+        "18-23": [1.0] * 10,
+        "24": [1.0] * 10,
+    }
+    history = History(epochs=10, records=records(p5, speeds))
+    counts = [stage_count(Plateau(tolerance=0.1, patience=2, start=1)(epoch, history, p5), p5) for epoch in range(11)]
+    assert counts == [0, 0, 0, 0, 0, 1, 2, 2, 2, 2, 2]
+    later = Plateau(tolerance=0.1, patience=2, start=7)
+    assert [stage_count(later(epoch, history, p5), p5) for epoch in range(11)] == [0] * 7 + [1, 1, 2, 2]
+
+
+def test_plateau_looks_at_nothing_that_comes_later(p5):
+    history = History(epochs=10, records=records(p5, dict.fromkeys(stages(5, p5), [1.0] * 10)))
+    strategy = Plateau(start=1)
+    for epoch in range(10):
+        past = History(epochs=10, records=history.records[:epoch])
+        assert strategy(epoch, past, p5) == strategy(epoch, history, p5)
+    # Two changes need three epochs; then one stage per epoch, and the last one never.
+    assert [stage_count(strategy(epoch, history, p5), p5) for epoch in range(11)] == [0, 0, 0, 1, 2, 3, 4, 4, 4, 4, 4]
+
+
+def test_adapters_label_a_pair_for_every_frozen_kernel(p5):
+    phase = Adapters(select="backbone", rank=2, rate=3.0)(0, History(epochs=5), p5)
+    kernels = {path for path in select("backbone", p5) if path.endswith("/kernel")}
+    assert set(phase.adapted) == kernels
+    assert sum(label == "adapters" for _, label in phase.labels) == 2 * len(kernels) == 66
+    assert phase.factors == {"trainable": 1.0, "adapters": 3.0}
+    assert phase.adapter_rank == 2
+    assert phase != make_phase(p5, train="detect")
+
+
+def test_phases_in_order(p5):
+    strategy = Phases(
+        phases=[{"freeze": 24}, {"start": 3, "freeze": 10, "factor": 0.5}, {"start": "50%", "name": "all"}]
+    )
+    found = [strategy(epoch, History(epochs=10), p5) for epoch in range(10)]
+    assert [len(phase.frozen) for phase in found] == [171] * 3 + [99] * 2 + [0] * 5
+    assert found[3].factors == {"trainable": 0.5}
+    assert [phase.name for phase in found[::3]] == ["freeze 24", "freeze 10", "all", "all"]

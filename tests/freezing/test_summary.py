@@ -4,7 +4,7 @@ import pytest
 
 from yolojax.freezing.phases import make_phase
 from yolojax.freezing.summary import summarise
-from yolojax.freezing.tree import unflatten
+from yolojax.tree import unflatten
 
 MODULES = ["Conv"] * 11 + ["Upsample", "Concat"] + ["C3"] * 12
 

@@ -32,7 +32,7 @@ def same(one, two):
     return all(np.array_equal(getattr(one, name), getattr(two, name)) for name in ("boxes", "scores", "classes"))
 
 
-@pytest.mark.parametrize("name", ["yolojax", "yolojax.inference.results", "yolojax.cli.arguments"])
+@pytest.mark.parametrize("name", ["yolojax", "yolojax.inference.results", "yolojax.flags"])
 def test_examples_in_docstrings(name):
     results = doctest.testmod(importlib.import_module(name))
     assert results.attempted

@@ -16,7 +16,7 @@ from yolojax.inference.export import Form, differences, read_onnx, read_stablehl
 from yolojax.inference.predictor import make_predict
 from yolojax.model.network import abstract_variables
 from yolojax.model.spec import load_spec
-from yolojax.model.weights import Weights
+from yolojax.weights.store import Weights
 
 SIZE = (64, 96)
 NMS = NmsSettings(confidence=0.3, iou=0.4, max_detections=20, multi_label=False)

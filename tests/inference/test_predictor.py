@@ -13,7 +13,7 @@ from yolojax.inference.predictor import make_predict
 from yolojax.model.decode import decode
 from yolojax.model.network import Network, abstract_variables
 from yolojax.model.spec import load_spec
-from yolojax.model.weights import Weights
+from yolojax.weights.store import Weights
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_an_ensemble_puts_predictions_together(weights, images):
 
 def test_test_time_augmentation_equals_the_original(shared_data):
     pytest.importorskip("torch")
-    from yolojax.model.weights import load_weights
+    from yolojax.weights.find import load_weights
 
     golden = np.load(Path(__file__).resolve().parent.parent / "goldens" / "inference_real.npz")
     weights = load_weights(shared_data / "weights" / "yolov5n.pt")

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from yolojax.freezing.tree import flatten, unflatten
 from yolojax.model.network import abstract_variables
 from yolojax.model.spec import ModelSpec, load_spec
-from yolojax.model.weights import load_weights
+from yolojax.tree import flatten, unflatten
+from yolojax.weights.find import load_weights
 
 GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
 sys.path.insert(0, str(GOLDENS))

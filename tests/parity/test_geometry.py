@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from yolojax.config import load_hyperparameters
 from yolojax.data.colour import random_hsv
 from yolojax.data.geometry import Scene, letterbox, random_perspective, resized_shape
+from yolojax.hyperparameters import load_hyperparameters
 
 PERSPECTIVES = {
     "translate": ({"degrees": 0.0, "translate": 0.1, "scale": 0.5, "shear": 0.0}, 64),

@@ -12,15 +12,15 @@ import pytest
 import seeding
 from summary import Summary
 
-from yolojax.config import load_hyperparameters
 from yolojax.freezing.labels import TRAINABLE
-from yolojax.freezing.tree import flatten, map_with_path, unflatten
+from yolojax.hyperparameters import load_hyperparameters
 from yolojax.model.network import Network
 from yolojax.model.spec import ModelSpec, load_spec
 from yolojax.training.loss import LossSettings, complete_iou, compute_loss
 from yolojax.training.optimizer import OptimizerSettings, make_optimizer
 from yolojax.training.schedule import Rates
 from yolojax.training.targets import build_targets
+from yolojax.tree import flatten, map_with_path, unflatten
 
 BATCH = 4
 # Compiling the backward pass of the larger ones takes minutes.

@@ -16,9 +16,8 @@ import pytest
 import seeding
 from summary import Summary
 
-from yolojax.config import load_hyperparameters
 from yolojax.freezing.labels import freeze_labels, trainable_mask
-from yolojax.freezing.tree import flatten
+from yolojax.hyperparameters import load_hyperparameters
 from yolojax.model.network import Network, abstract_variables
 from yolojax.model.spec import load_spec
 from yolojax.training.loss import LossSettings
@@ -26,6 +25,7 @@ from yolojax.training.optimizer import OptimizerSettings
 from yolojax.training.schedule import Schedule
 from yolojax.training.state import TrainState, abstract_state, create_state
 from yolojax.training.step import make_train_step
+from yolojax.tree import flatten
 
 SCRATCH_LOW, FINETUNE = load_hyperparameters("scratch-low"), load_hyperparameters("finetune")
 SIZE, CLASSES, BATCHES, BATCH, EPOCHS = 64, 80, 10, 4, 5

@@ -5,9 +5,10 @@ import dataclasses
 
 import pytest
 
-from yolojax.cli.arguments import add_fields, read_fields
-from yolojax.config import configs_root, load_data_config
+from yolojax.config import configs_root
+from yolojax.data.config import load_data_config
 from yolojax.errors import UserError
+from yolojax.flags import add_fields, read_fields
 from yolojax.study.runner import train_flags
 from yolojax.study.scenarios import check_study, load_study
 from yolojax.training.settings import TrainSettings

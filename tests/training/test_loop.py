@@ -15,7 +15,6 @@ import pytest
 from yolojax.data.pipeline import TrainingStream
 from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import Evaluation
-from yolojax.model.weights import load_weights
 from yolojax.training import loop
 from yolojax.training.checkpoints import Checkpoints
 from yolojax.training.loop import train
@@ -23,6 +22,7 @@ from yolojax.training.records import read_results
 from yolojax.training.session import Session
 from yolojax.training.settings import TrainSettings
 from yolojax.training.trackers import Trackers
+from yolojax.weights.find import load_weights
 
 # Runs the command line in a process that sends itself a signal when it hands a given batch to the device.
 SIGNALLED = """

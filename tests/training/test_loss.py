@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from yolojax.config import Hyperparameters
+from yolojax.hyperparameters import Hyperparameters
 from yolojax.model.spec import load_spec
 from yolojax.training.loss import LossSettings, _last_written, complete_iou, compute_loss
 

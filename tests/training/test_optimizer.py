@@ -8,10 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from yolojax.config import Hyperparameters
-from yolojax.freezing.tree import flatten, unflatten
+from yolojax.hyperparameters import Hyperparameters
 from yolojax.training.optimizer import OptimizerSettings, make_optimizer
 from yolojax.training.schedule import Rates
+from yolojax.tree import flatten, unflatten
 
 SHAPES = {
     "model_0/conv/kernel": (3, 3, 3, 4),

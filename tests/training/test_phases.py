@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from yolojax.config import Hyperparameters, configs_root
+from yolojax.config import configs_root
 from yolojax.freezing.labels import FROZEN
+from yolojax.freezing.load import load_strategy, rehearse
 from yolojax.freezing.phases import History, labelled_phase, make_phase
-from yolojax.freezing.strategies import load_strategy, rehearse
-from yolojax.freezing.tree import flatten, map_with_path
+from yolojax.hyperparameters import Hyperparameters
 from yolojax.model.network import Network, init_variables
 from yolojax.model.spec import load_spec
 from yolojax.training.loss import LossSettings
@@ -19,6 +19,7 @@ from yolojax.training.phases import change_phase, enter_phase, fixed_modules
 from yolojax.training.schedule import Schedule
 from yolojax.training.state import create_state
 from yolojax.training.step import make_train_step
+from yolojax.tree import flatten, map_with_path
 
 # Every step of 64 images is an update; the rate is high because a warm-up of 100 steps begins with nothing.
 HYP = Hyperparameters(lr0=50.0)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from yolojax.config import Hyperparameters
+from yolojax.hyperparameters import Hyperparameters
 from yolojax.training.schedule import Schedule
 
 FIELDS = ("learning_rate", "bias_learning_rate", "momentum", "accumulate")

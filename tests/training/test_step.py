@@ -8,17 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from yolojax.config import Hyperparameters
 from yolojax.freezing.labels import fixed_bn, freeze_labels
-from yolojax.freezing.tree import flatten, map_with_path
+from yolojax.hyperparameters import Hyperparameters
+from yolojax.mesh import make_mesh, put_batch
 from yolojax.model.network import Network, abstract_variables, init_variables
 from yolojax.model.spec import load_spec
 from yolojax.training.loss import LossSettings
 from yolojax.training.optimizer import OptimizerSettings
-from yolojax.training.parallel import make_mesh, put_batch
 from yolojax.training.schedule import Schedule
 from yolojax.training.state import abstract_state, create_state
 from yolojax.training.step import make_train_step
+from yolojax.tree import flatten, map_with_path
 
 
 def build(spec, variables, *, freeze=0, fixed=True, batch_size=2, batches_per_epoch=3, size=64, mesh=None, **options):

@@ -36,11 +36,11 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from yolojax.errors import UserError
+    from yolojax.files import write_json
     from yolojax.freezing.audit import compare, moved
-    from yolojax.freezing.tree import flatten
-    from yolojax.model.weights import load_weights
     from yolojax.runtime import select_devices
-    from yolojax.training.records import write_json
+    from yolojax.tree import flatten
+    from yolojax.weights.find import load_weights
 
     select_devices("cpu")
     before, after = load_weights(arguments.before), load_weights(arguments.after)
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _always_frozen(values: list[str], paths: tuple[str, ...], network: str) -> frozenset[str]:
     from yolojax.errors import UserError
-    from yolojax.freezing.strategies import load_strategy, rehearse
+    from yolojax.freezing.load import load_strategy, rehearse
 
     strategy = load_strategy(values, "--frozen")
     if strategy.needs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from yolojax.cli.arguments import add_fields, add_foreign, note_foreign, read_fields
+from yolojax.flags import add_fields, add_foreign, note_foreign, read_fields
 from yolojax.inference.settings import BenchSettings
 
 REFUSED = {
@@ -33,8 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
+    from yolojax.files import write_json
     from yolojax.inference.benchmark import measure, prepare_benchmark
-    from yolojax.training.records import write_json
 
     validation = prepare_benchmark(settings)
     with TemporaryDirectory(prefix="yolojax-bench-") as folder:

@@ -79,7 +79,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
     from yolojax.data.check import check_data
     from yolojax.data.sources import load_data
-    from yolojax.training.records import write_json
+    from yolojax.files import write_json
 
     if arguments.plot and arguments.plot.suffix.lower() not in _PLOT_SUFFIXES:
         raise UserError(f"--plot {arguments.plot}: give it one of the endings {', '.join(_PLOT_SUFFIXES)}")
@@ -199,10 +199,10 @@ def _show(arguments: argparse.Namespace) -> int:
     """Draw the contact sheet."""
     import numpy as np
 
-    from yolojax.config import load_hyperparameters
     from yolojax.data.pipeline import training_stream
     from yolojax.data.sources import load_data, open_split
     from yolojax.evaluation.plots import draw_sheet
+    from yolojax.hyperparameters import load_hyperparameters
 
     config = load_data(arguments.data, arguments.data_root)
     size = arguments.img or config.defaults.get("img", 640)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from yolojax.cli.arguments import add_fields, add_foreign, note_foreign, read_fields
 from yolojax.errors import UserError
+from yolojax.flags import add_fields, add_foreign, note_foreign, read_fields
 from yolojax.inference.settings import DetectSettings
 
 # Flags of detect.py that mean nothing here: taken, with a note, so that a command line can be carried over as it is.
@@ -34,11 +34,11 @@ def run(arguments: argparse.Namespace) -> int:
     note_foreign(arguments, IGNORED, REFUSED)
     settings = read_fields(arguments, DetectSettings)
 
+    from yolojax.files import new_run_folder, write_json
     from yolojax.inference.detection import Tally, detect_all
     from yolojax.inference.detector import make_detector
     from yolojax.inference.sinks import Sink
     from yolojax.inference.sources import example_sources, find_sources
-    from yolojax.training.records import new_run_folder, write_json
 
     sources, problems = find_sources(settings.source) if settings.source is not None else ([], [])
     detector = make_detector(settings)

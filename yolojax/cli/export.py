@@ -7,12 +7,12 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolojax.cli.arguments import add_fields, add_foreign, note_foreign, read_fields
+from yolojax.flags import add_fields, add_foreign, note_foreign, read_fields
 from yolojax.inference.settings import ExportSettings
 
 if TYPE_CHECKING:
     from yolojax.inference.export import Form, Outputs
-    from yolojax.model.weights import Weights
+    from yolojax.weights.store import Weights
 
 # Flags of export.py that mean nothing here: taken, with a note, so that a command line can be carried over as it is.
 IGNORED = {
@@ -44,12 +44,11 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from yolojax.evaluation.nms import NmsSettings
+    from yolojax.files import new_run_folder, write_json
     from yolojax.inference.detector import image_size
     from yolojax.inference.export import Form, check_installed, check_onnx_form
-    from yolojax.model.weights import load_weights
     from yolojax.runtime import select_devices
-    from yolojax.training.records import new_run_folder, write_json
-    from yolojax.training.setup import EMBEDDED_WEIGHTS
+    from yolojax.weights.find import EMBEDDED_WEIGHTS, load_weights
 
     for kind in settings.include:
         check_installed(kind)

@@ -40,17 +40,17 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from yolojax.errors import UserError
+    from yolojax.files import write_json
     from yolojax.freezing.adapters import add_adapters
+    from yolojax.freezing.load import load_strategy, rehearse
     from yolojax.freezing.phases import Phase
     from yolojax.freezing.selectors import layer_of
-    from yolojax.freezing.strategies import load_strategy, rehearse
     from yolojax.freezing.summary import BN_MODES, summarise
-    from yolojax.freezing.tree import flatten
     from yolojax.model.network import abstract_variables
     from yolojax.model.spec import load_spec
-    from yolojax.model.weights import load_weights
     from yolojax.runtime import select_devices
-    from yolojax.training.records import write_json
+    from yolojax.tree import flatten
+    from yolojax.weights.find import load_weights
 
     for name, value in (("--nc", arguments.nc), ("--epochs", arguments.epochs)):
         if value is not None and value < 1:

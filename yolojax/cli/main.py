@@ -10,10 +10,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from yolojax import __version__
-from yolojax.cli.arguments import with_dashes
 from yolojax.errors import UserError
+from yolojax.flags import with_dashes
 from yolojax.runtime import use_huge_pages
+from yolojax.version import __version__
 
 COMMANDS = {
     "train": "train or fine-tune, with layers frozen",

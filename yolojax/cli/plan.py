@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolojax.cli.arguments import add_fields, read_fields
-from yolojax.study.plan_settings import PlanSettings
+from yolojax.flags import add_fields, read_fields
+from yolojax.plan.settings import PlanSettings
 
 if TYPE_CHECKING:
-    from yolojax.study.plan import Row
+    from yolojax.plan.plan import Row
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,12 +29,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     from rich.console import Console
 
+    from yolojax.files import write_json
     from yolojax.model.spec import load_spec
-    from yolojax.model.weights import load_weights
+    from yolojax.plan.plan import plan
+    from yolojax.plan.plot import plot_plan
     from yolojax.runtime import select_devices
-    from yolojax.study.plan import plan
-    from yolojax.study.plan_plot import plot_plan
-    from yolojax.training.records import write_json
+    from yolojax.weights.find import load_weights
 
     settings = read_fields(arguments, PlanSettings)
     select_devices("cpu")

@@ -22,11 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run what is missing, and write tables, plots and the report; 1 if a run failed."""
+    from yolojax.files import write_json
     from yolojax.study.measurements import measure_study, summarise
     from yolojax.study.report import write_report
     from yolojax.study.runner import planned_runs, run_study
     from yolojax.study.scenarios import check_study, load_study
-    from yolojax.training.records import write_json
 
     whole = load_study(arguments.study)
     study = whole.only(arguments.only)

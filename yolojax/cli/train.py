@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from yolojax.cli.arguments import add_fields, add_foreign, note_foreign, read_fields
+from yolojax.flags import add_fields, add_foreign, note_foreign, read_fields
 from yolojax.training.settings import TrainSettings
 
 # Flags of YOLOv5 that mean nothing here: taken, with a note, so that a command line can be carried over as it is.
@@ -53,13 +53,13 @@ def run(arguments: argparse.Namespace) -> int:
     settings = read_fields(arguments, TrainSettings)
 
     if arguments.evolve is not None:
-        from yolojax.study.evolve import evolve
+        from yolojax.evolve.evolve import evolve
 
         print(f"best hyperparameters: {evolve(settings, arguments.evolve, arguments.evolve_freeze)}")
         return 0
 
+    from yolojax.files import write_json
     from yolojax.training.loop import train
-    from yolojax.training.records import write_json
 
     results = train(settings)
     if arguments.json:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolojax.cli.arguments import add_fields, add_foreign, note_foreign, read_fields
 from yolojax.errors import UserError
+from yolojax.flags import add_fields, add_foreign, note_foreign, read_fields
 from yolojax.inference.settings import ValSettings
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
     note_foreign(arguments, IGNORED, REFUSED)
     settings = read_fields(arguments, ValSettings)
 
+    from yolojax.files import new_run_folder, write_json
     from yolojax.inference.validation import Recorder, prepare
     from yolojax.runtime import select_devices
-    from yolojax.training.records import new_run_folder, write_json
 
     annotations = _read_annotations(settings)
     validation = prepare(settings, select_devices(settings.device))

@@ -23,9 +23,9 @@ from typing import IO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from yolojax.data.folder import complete_file
 from yolojax.data.geometry import resize_long_side, resized_shape
 from yolojax.data.sample import ImageError, Pixels, Sample
+from yolojax.files import complete_file
 from yolojax.runtime import cache_folder
 
 log = logging.getLogger(__name__)

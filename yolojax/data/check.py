@@ -21,11 +21,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from yolojax.config import DataConfig
-from yolojax.data.folder import complete_file
+from yolojax.data.config import DataConfig
 from yolojax.data.sample import Boxes, ImageError, Problem, Report, Sample
 from yolojax.data.sources import SplitName, read_split
 from yolojax.errors import UserError
+from yolojax.files import complete_file
 from yolojax.runtime import cache_folder
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from yolojax.config import DataConfig, check_keys
+from yolojax.config import check_keys
+from yolojax.data.config import DataConfig
 from yolojax.data.sample import (
     ImageError,
     Objects,

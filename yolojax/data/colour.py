@@ -9,10 +9,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from yolojax.config import Hyperparameters
 from yolojax.data.geometry import Scene
 from yolojax.data.sample import Pixels
 from yolojax.errors import UserError
+from yolojax.hyperparameters import Hyperparameters
 
 _MIX_CONCENTRATION = 32.0
 _EFFECT_SHARE = 0.01  # of the pictures, for each effect

@@ -21,11 +21,11 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from yolojax.config import DataConfig
-from yolojax.data.folder import complete_folder
+from yolojax.data.config import DataConfig
 from yolojax.data.sample import IMAGE_SUFFIXES, Boxes, ImageError, Polygons, Sample
 from yolojax.data.sources import SplitName, open_split
 from yolojax.errors import UserError
+from yolojax.files import complete_folder
 
 Layout = Literal["yolo", "voc", "coco"]
 Corners = NDArray[np.float64]

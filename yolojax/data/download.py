@@ -24,9 +24,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 from urllib.parse import urlsplit
 
-from yolojax.config import DataConfig, Download
-from yolojax.data.folder import complete_folder
+from yolojax.data.config import DataConfig, Download
 from yolojax.errors import UserError
+from yolojax.files import complete_folder
 from yolojax.runtime import cache_folder
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from yolojax.config import Hyperparameters
 from yolojax.data.sample import Boxes, Pixels, Polygons
+from yolojax.hyperparameters import Hyperparameters
 
 GREY = 114  # fill of whatever the picture does not cover
 _SMALLEST_SIDE = 2.0  # pixels; a box that gets smaller is dropped

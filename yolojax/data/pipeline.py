@@ -26,11 +26,11 @@ import numpy as np
 from absl import flags
 from numpy.typing import NDArray
 
-from yolojax.config import Hyperparameters
 from yolojax.data import colour, geometry, mosaic
 from yolojax.data.cache import CacheKind, ImageCache, make_cache
 from yolojax.data.geometry import Scene
 from yolojax.data.sample import Boxes, ImageError, Pixels, Sample
+from yolojax.hyperparameters import Hyperparameters
 
 log = logging.getLogger(__name__)
 

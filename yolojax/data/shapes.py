@@ -21,9 +21,10 @@ import numpy as np
 from numpy.random import RandomState
 from numpy.typing import NDArray
 
-from yolojax.config import DataConfig, from_mapping
-from yolojax.data.folder import complete_folder
+from yolojax.config import from_mapping
+from yolojax.data.config import DataConfig
 from yolojax.errors import UserError
+from yolojax.files import complete_folder
 from yolojax.runtime import cache_folder
 
 log = logging.getLogger(__name__)

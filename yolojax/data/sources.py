@@ -7,8 +7,8 @@ import logging
 from pathlib import Path
 from typing import Literal
 
-from yolojax.config import DataConfig, load_data_config
 from yolojax.data.coco import open_coco
+from yolojax.data.config import DataConfig, load_data_config
 from yolojax.data.sample import NO_SUCH_CLASS, Boxes, Split
 from yolojax.data.shapes import prepare_shapes
 from yolojax.data.tfds import PREFIX, open_tfds, tfds_config

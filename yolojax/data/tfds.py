@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from yolojax.config import DataConfig, check_keys
+from yolojax.config import check_keys
+from yolojax.data.config import DataConfig
 from yolojax.data.sample import (
     Boxes,
     ImageError,

@@ -17,7 +17,8 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from yolojax.config import DataConfig, check_keys
+from yolojax.config import check_keys
+from yolojax.data.config import DataConfig
 from yolojax.data.sample import (
     IMAGE_SUFFIXES,
     ImageError,

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from yolojax.config import DataConfig
+from yolojax.data.config import DataConfig
 from yolojax.data.sample import (
     IMAGE_SUFFIXES,
     NO_SUCH_CLASS,

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from yolojax.errors import UserError
-from yolojax.freezing.tree import Tree, flatten, unflatten
+from yolojax.tree import Tree, flatten, unflatten
 
 
 def adapter_paths(kernel: str) -> tuple[str, str]:

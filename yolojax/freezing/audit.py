@@ -9,7 +9,7 @@ import numpy as np
 
 from yolojax.freezing.labels import FROZEN, TRAINABLE, fixed_bn
 from yolojax.freezing.selectors import layer_of
-from yolojax.freezing.tree import flatten, unflatten
+from yolojax.tree import flatten, unflatten
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from yolojax.freezing.selectors import Selection, frozen_paths
-from yolojax.freezing.tree import Tree, flatten, map_with_path
+from yolojax.tree import Tree, flatten, map_with_path
 
 FROZEN = "frozen"
 TRAINABLE = "trainable"

@@ -14,7 +14,7 @@ from yolojax.errors import UserError
 from yolojax.freezing.adapters import adapter_paths, is_adapter, is_kernel
 from yolojax.freezing.labels import FROZEN, TRAINABLE
 from yolojax.freezing.selectors import Selection, frozen_paths, layer_of, parse_selector, select
-from yolojax.freezing.tree import Tree, unflatten
+from yolojax.tree import Tree, unflatten
 
 Paths: TypeAlias = Sequence[str]
 # What a strategy may ask the history to hold.

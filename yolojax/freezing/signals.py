@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from yolojax.freezing.tree import flatten
+from yolojax.tree import flatten
 
 
 def norms(tree: Mapping[str, Any]) -> dict[str, float]:

@@ -1,22 +1,19 @@
-"""Strategies: who trains when.
+"""The strategies that a YAML file can name with its key ``kind``: small functions with settings."""
 
-A strategy is a function of the epoch, of what happened so far and of the parameter paths; it gives a phase. It keeps no
-state, so a resumed run takes the same decisions. What follows ``--freeze`` is a selector, the name of a file in
-``configs/freezing``, a YAML file, or a Python file with a function ``phase(epoch, history, paths)``.
-"""
+# ruff: noqa: D102 (what a call does is said once, in Kind)
 
 import dataclasses
-import difflib
-import re
-import runpy
-from collections.abc import Callable, Sequence
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import pairwise
+from typing import Any, ClassVar
 
-from yolojax.config import check_keys, configs_root, find_config, read_yaml
+from yolojax.config import check_keys
 from yolojax.errors import UserError
-from yolojax.freezing.adapters import is_adapter
-from yolojax.freezing.kinds import KINDS
+from yolojax.freezing.adapters import adapter_paths, is_kernel
+from yolojax.freezing.labels import FROZEN, TRAINABLE
 from yolojax.freezing.phases import (
     GRADIENT_NORMS,
     MOVEMENT,
@@ -24,155 +21,241 @@ from yolojax.freezing.phases import (
     History,
     Paths,
     Phase,
-    check_phase,
+    labelled_phase,
     make_phase,
+    moment,
+    staged_phase,
+    stages,
 )
-from yolojax.freezing.selectors import GROUPS, parse_selector
+from yolojax.freezing.selectors import Selection, parse_selector, select
+from yolojax.freezing.signals import total
 
-Decide = Callable[[int, History, Paths], Phase]
+
+@dataclass(frozen=True, kw_only=True)
+class Kind(ABC):
+    """A function of epoch, history and paths whose settings are the keys of a YAML file."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if item.type is bool and not isinstance(value, bool):
+                raise UserError(f"key '{item.name}': expected true or false, found {value!r}")
+            numbers = {"int": (int,), "float": (int, float)}.get(getattr(item.type, "__name__", ""), ())
+            if numbers and (isinstance(value, bool) or not isinstance(value, numbers) or not 0 < value < math.inf):
+                raise UserError(f"key '{item.name}': expected a number above 0, found {value!r}")
+
+    @abstractmethod
+    def __call__(self, epoch: int, history: History, paths: Paths) -> Phase:
+        """Give the phase of an epoch; see ``Strategy.phase``."""
 
 
-@dataclass(frozen=True)
-class Strategy:
-    """What the training loop asks before every epoch.
+@dataclass(frozen=True, kw_only=True)
+class Phases(Kind):
+    """Phases one after the other. Each holds from its ``start`` (epoch, or a part of the run) until the next one's.
 
-    Attributes:
-      name: for run folders and tables.
-      decide: the strategy itself.
-      origin: the file that errors name.
-      needs: what the history must hold: ``gradient_norms`` (and ``parameter_norms``) where training starts, ``movement``
-        of every finished epoch.
-      description: one line for people.
+    Keys of a phase: ``start``, ``freeze`` or ``train`` (selectors), ``rates`` (factor by selector), ``factor``, ``name``.
     """
 
-    name: str
-    decide: Decide
-    origin: str = ""
-    needs: frozenset[str] = frozenset()
-    description: str = ""
+    phases: Sequence[Mapping[str, Any]]
 
-    def phase(self, epoch: int, history: History, paths: Paths) -> Phase:
-        """The phase of an epoch.
+    def __post_init__(self) -> None:
+        if not isinstance(self.phases, list) or not self.phases or not all(isinstance(p, dict) for p in self.phases):
+            raise UserError("key 'phases': expected a list of phases")
+        for number, phase in enumerate(self.phases, 1):
+            check_keys(self._where(number), phase, ("start", "freeze", "train", "rates", "factor", "name"))
+            if not isinstance(phase.get("rates", {}), dict):
+                raise UserError(f"{self._where(number)}: key 'rates': expected 'selector: factor' lines")
 
-        Args:
-          epoch: from 0.
-          history: with the records of the epochs before it.
-          paths: every parameter of the network; adapters among them are ignored.
-
-        Returns:
-          A phase whose labels partition the paths. Where it equals the one before, the compiled step stays; its factors
-          hold for this epoch.
-
-        Raises:
-          UserError: the strategy does not fit the network or the run.
-        """
-        plain = tuple(path for path in paths if not is_adapter(path))
+    def __call__(self, epoch: int, history: History, paths: Paths) -> Phase:
+        starts = [moment(phase.get("start", 0), history.epochs, "start") for phase in self.phases]
+        if starts[0] != 0:
+            raise UserError(f"the first phase starts at epoch {starts[0]}; nothing says what trains before it")
+        for number, (before, start) in enumerate(pairwise(starts), 2):
+            if start <= before:
+                raise UserError(
+                    f"{self._where(number)} starts at epoch {start}, the one before it at {before}: they overlap"
+                )
+        if starts[-1] >= history.epochs:
+            raise UserError(
+                f"{self._where(len(starts))} starts at epoch {starts[-1]}, but the run has {history.epochs}"
+            )
+        current = max(index for index, start in enumerate(starts) if start <= epoch)
+        options = {key: value for key, value in self.phases[current].items() if key != "start"}
         try:
-            phase = self.decide(epoch, history, plain)
-            check_phase(phase, plain)
+            return make_phase(paths, network=history.network, **options)
         except UserError as error:
-            if not self.origin:
-                raise
-            raise UserError(f"{self.origin}: {error}") from error
-        return phase
+            raise UserError(f"{self._where(current + 1)}: {error}" if len(starts) > 1 else str(error)) from error
+
+    def _where(self, number: int) -> str:
+        return f"phase {number}"
 
 
-def rehearse(strategy: Strategy, paths: Paths, epochs: int, network: str = "") -> tuple[tuple[int, Phase], ...]:
-    """Go through a run without training it, so that a strategy that does not fit is refused before the start.
+@dataclass(frozen=True, kw_only=True)
+class Layerwise(Kind):
+    """Everything trains, each stage ``decay`` times as fast as the one behind it.
 
-    A strategy that watches the training sees one that stands still, which makes it freeze as early as it ever would.
-
-    Returns:
-      ``(first epoch, phase)`` of each stretch.
-
-    Raises:
-      UserError: as ``Strategy.phase``.
+    Source: discriminative fine-tuning, Howard and Ruder 2018 (arXiv:1801.06146).
     """
-    ones = dict.fromkeys(paths, 1.0)
-    history = History(epochs=epochs, network=network, gradient_norms=ones, parameter_norms=ones)
-    found: list[tuple[int, Phase]] = []
-    for epoch in range(epochs):
-        phase = strategy.phase(epoch, history, paths)
-        if not found or found[-1][1] != phase:
-            found.append((epoch, phase))
-        record = EpochRecord(fitness=0.0, loss=1.0, learning_rate=1.0, movement=ones)
-        history = dataclasses.replace(history, records=(*history.records, record))
-    return tuple(found)
+
+    groups: Any = 5
+    decay: float = 1 / 2.6
+
+    def __call__(self, epoch: int, history: History, paths: Paths) -> Phase:
+        parts = stages(self.groups, paths, history.network)
+        return staged_phase(paths, parts, 0, {name: self.decay**depth for depth, name in enumerate(reversed(parts))})
 
 
-def load_strategy(values: int | str | Sequence[int | str], flag: str = "--freeze") -> Strategy:
-    """What a user means by ``--freeze``.
+@dataclass(frozen=True, kw_only=True)
+class Gradual(Kind):
+    """Stages thaw one after the other from the back; from the epoch ``until`` on everything trains.
 
-    Args:
-      values: a selector (see ``selectors``), a name in ``configs/freezing``, or a file.
-      flag: that errors name.
-
-    Raises:
-      UserError: it is none of these, or the file is wrong.
+    Source: Howard and Ruder 2018 (arXiv:1801.06146).
     """
-    words = [values] if isinstance(values, int | str) else list(values)
-    name = str(words[0]).strip() if len(words) == 1 else ""
-    if name.endswith(".py"):
-        return _from_python(Path(name), flag)
-    if name.endswith((".yaml", ".yml")):
-        return _from_yaml(find_config("freezing", name))
-    if re.fullmatch(r"[a-zA-Z_]+", name) and name not in GROUPS:
-        shipped = {file.stem: file for file in sorted((configs_root() / "freezing").glob("*.yaml"))}
-        if name in shipped:
-            return _from_yaml(shipped[name])
-        near = difflib.get_close_matches(name, [*shipped, *GROUPS], n=1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        raise UserError(
-            f"{flag} {name}: no strategy or group has this name; {hint}"
-            f"strategies are {', '.join(shipped)}; groups are {', '.join(GROUPS)}"
+
+    groups: Any = 5
+    until: int | str = "50%"
+
+    def __call__(self, epoch: int, history: History, paths: Paths) -> Phase:
+        parts = stages(self.groups, paths, history.network)
+        until = max(1, moment(self.until, history.epochs, "until"))
+        thawed = len(parts) if epoch >= until else 1 + epoch * (len(parts) - 1) // until
+        return staged_phase(paths, parts, len(parts) - thawed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreezeOut(Kind):
+    """Each stage's learning rate falls on a cosine of its own, and where it reaches zero the stage freezes.
+
+    The front stage freezes at the part ``first`` of the run, the last one never; those between are spread evenly
+    (``cubed``: on the cubes of these parts, ``first`` included). ``scaled`` raises the rates of early stages so that
+    each covers the same distance. The factors multiply the run's own schedule and change once per epoch.
+
+    Source: Brock et al. 2017 (arXiv:1706.04983).
+    """
+
+    groups: Any = 5
+    first: float = 0.8
+    cubed: bool = True
+    scaled: bool = True
+
+    def __call__(self, epoch: int, history: History, paths: Paths) -> Phase:
+        parts = stages(self.groups, paths, history.network)
+        if len(parts) > 5:
+            raise UserError("key 'groups': at most 5, because each change compiles the step again")
+        if self.first > 1:
+            raise UserError(f"key 'first': {self.first} is no part of the run (0 to 1)")
+        ends = []
+        for index in range(len(parts)):
+            part = self.first + (1 - self.first) * index / (len(parts) - 1)
+            ends.append(max(1, math.ceil(part ** (3 if self.cubed else 1) * history.epochs)))
+        front = sum(end <= epoch for end in ends[:-1])
+        rates = {
+            name: 0.5 * (1 + math.cos(math.pi * epoch / end)) * (history.epochs / end if self.scaled else 1)
+            for name, end in list(zip(parts, ends, strict=True))[front:]
+        }
+        return staged_phase(paths, parts, front, rates)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surgical(Kind):
+    """One stage trains, the one with the largest gradient for its size where training starts, and ``also`` with it.
+
+    Source: relative gradient norm of Lee et al. 2023 (arXiv:2210.11466).
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({GRADIENT_NORMS})
+
+    groups: Any = 5
+    also: Selection = "detect"
+
+    def __call__(self, epoch: int, history: History, paths: Paths) -> Phase:
+        asked = parse_selector(self.also, "also")
+        also = select(asked, paths, history.network)
+        parts = {name: part - also for name, part in stages(self.groups, paths, history.network).items()}
+
+        def relative(name: str) -> float:
+            size = total(history.parameter_norms, parts[name])
+            return total(history.gradient_norms, parts[name]) / size if size else 0.0
+
+        chosen = max((name for name, part in parts.items() if part), key=relative)
+        train = parts[chosen] | also
+        labels = {path: TRAINABLE if path in train else FROZEN for path in paths}
+        return labelled_phase(labels, name=f"train {chosen}, {asked.text}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plateau(Kind):
+    """The front stage freezes once its gradients have settled, one stage at most per epoch, the last one never.
+
+    They have settled when for ``patience`` epochs in a row what the stage moved by, divided by the learning rate (the
+    gradients of the epoch added up), has changed by less than the part ``tolerance`` from epoch to epoch.
+
+    Source: in the spirit of AutoFreeze (arXiv:2102.01386) and Egeria (arXiv:2201.06227).
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({MOVEMENT})
+
+    groups: Any = 5
+    tolerance: float = 0.1
+    patience: int = 2
+    start: int | str = "20%"
+
+    def __call__(self, epoch: int, history: History, paths: Paths) -> Phase:
+        parts = stages(self.groups, paths, history.network)
+        names, front = list(parts), 0
+        for now in range(max(1, moment(self.start, history.epochs, "start")), epoch + 1):
+            if front == len(parts) - 1:
+                break
+            front += self._settled(parts[names[front]], history.records[:now])
+        return staged_phase(paths, parts, front)
+
+    def _settled(self, part: frozenset[str], records: Sequence[EpochRecord]) -> bool:
+        sums = [
+            total(record.movement, part) / record.learning_rate if record.learning_rate else 0.0
+            for record in records[-self.patience - 1 :]
+        ]
+        return len(sums) > self.patience and all(
+            abs(after - before) <= self.tolerance * before for before, after in pairwise(sums)
         )
-    selector = parse_selector(values, flag)
-
-    def decide(_: int, history: History, paths: Paths) -> Phase:
-        return make_phase(paths, freeze=selector, network=history.network)
-
-    return Strategy(" ".join(map(str, words)), decide)
 
 
-def _from_yaml(file: Path) -> Strategy:
-    content = read_yaml(file)
-    description = str(content.pop("description", ""))
-    kind = content.pop("kind", "phases")
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise UserError(f"{file}: key 'kind': {kind!r} is none of {', '.join(KINDS)}")
-    if kind == "phases" and "phases" not in content:
-        content = {"phases": [content]}
-    check_keys(file, content, [item.name for item in dataclasses.fields(KINDS[kind])])
-    try:
-        decide = KINDS[kind](**content)
-    except UserError as error:
-        raise UserError(f"{file}: {error}") from error
-    return Strategy(file.stem, decide, str(file), decide.needs, description)
+@dataclass(frozen=True, kw_only=True)
+class Adapters(Kind):
+    """The kernels of ``select`` are frozen and get low-rank adapters; ``train`` trains as usual.
+
+    The factor of the adapters' learning rate is ``rate``.
+
+    Source: Hu et al. 2021 (arXiv:2106.09685), on convolutions arXiv:2410.16954.
+    """
+
+    select: Selection = "backbone"
+    train: Selection = "detect"
+    rank: int = 4
+    rate: float = 1.0
+
+    def __call__(self, epoch: int, history: History, paths: Paths) -> Phase:
+        plain = make_phase(paths, train=self.train, network=history.network)
+        kernels = sorted(filter(is_kernel, select(parse_selector(self.select, "select"), paths, history.network)))
+        if not kernels:
+            raise UserError(f"select {self.select}: there is no kernel in it")
+        if trained := set(kernels) - plain.frozen:
+            raise UserError(f"select {self.select}: {min(trained)} trains itself; only frozen kernels take an adapter")
+        return dataclasses.replace(
+            plain,
+            labels=plain.labels + tuple((path, "adapters") for kernel in kernels for path in adapter_paths(kernel)),
+            factors={**plain.factors, "adapters": self.rate},
+            adapter_rank=self.rank,
+        )
 
 
-def _from_python(file: Path, flag: str) -> Strategy:
-    if not file.is_file():
-        raise UserError(f"{flag} {file}: no such file")
-    try:
-        content = runpy.run_path(str(file))
-    except Exception as error:
-        raise UserError(f"{file}: cannot be run ({error!r})") from error
-    function = content.get("phase")
-    if not callable(function):
-        raise UserError(f"{file}: has no function phase(epoch, history, paths)")
-
-    def decide(epoch: int, history: History, paths: Paths) -> Phase:
-        try:
-            phase = function(epoch, history, paths)
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(f"phase() failed at epoch {epoch} ({error!r})") from error
-        if not isinstance(phase, Phase):
-            raise UserError(f"phase() returned {phase!r} instead of a phase; make_phase makes one")
-        return phase
-
-    needs = frozenset(content.get("NEEDS", ()))
-    if unknown := needs - {GRADIENT_NORMS, MOVEMENT}:
-        raise UserError(f"{file}: NEEDS {min(unknown)!r} is none of {GRADIENT_NORMS}, {MOVEMENT}")
-    return Strategy(file.stem, decide, str(file), needs, (content.get("__doc__") or "").strip().partition("\n")[0])
+KINDS: dict[str, type[Kind]] = {
+    "phases": Phases,
+    "layerwise": Layerwise,
+    "gradual": Gradual,
+    "freezeout": FreezeOut,
+    "surgical": Surgical,
+    "plateau": Plateau,
+    "adapters": Adapters,
+}

@@ -7,7 +7,7 @@ from typing import Any
 from yolojax.freezing.labels import FROZEN, fixed_bn
 from yolojax.freezing.phases import Phase
 from yolojax.freezing.selectors import layer_of
-from yolojax.freezing.tree import flatten
+from yolojax.tree import flatten
 
 BN_MODES = {
     "fixed": "BatchNorm of frozen layers uses and keeps its running statistics (--frozen-bn track does as YOLOv5 does)",

@@ -23,8 +23,8 @@ from yolojax.inference.settings import BenchSettings, ValSettings
 from yolojax.inference.validation import Validation, prepare
 from yolojax.model.decode import decode
 from yolojax.model.network import Network
-from yolojax.model.weights import Weights
 from yolojax.runtime import select_devices
+from yolojax.weights.store import Weights
 
 
 def prepare_benchmark(settings: BenchSettings) -> Validation:

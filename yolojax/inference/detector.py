@@ -23,9 +23,9 @@ from yolojax.inference.results import Detections
 from yolojax.inference.settings import InferenceSettings
 from yolojax.inference.sources import read_picture
 from yolojax.model.spec import whole_strides
-from yolojax.model.weights import Weights, load_weights
 from yolojax.runtime import select_devices
-from yolojax.training.setup import EMBEDDED_WEIGHTS
+from yolojax.weights.find import EMBEDDED_WEIGHTS, load_weights
+from yolojax.weights.store import Weights
 
 Image = str | Path | NDArray[Any]
 Images = Image | Sequence[Image]

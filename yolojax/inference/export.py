@@ -21,15 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from yolojax import __version__
 from yolojax.errors import UserError
 from yolojax.evaluation.nms import NmsSettings, suppress_batch
+from yolojax.files import write_file, write_json
 from yolojax.inference.fuse import apply_fused, fuse
 from yolojax.model.convolution import for_any_platform
 from yolojax.model.decode import decode
 from yolojax.model.network import Network
-from yolojax.model.weights import Weights
-from yolojax.training.records import write_file, write_json
+from yolojax.version import __version__
+from yolojax.weights.store import Weights
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 ONNX_OPSET = 18

@@ -16,7 +16,7 @@ from yolojax.inference.fuse import apply_fused, fuse
 from yolojax.model.decode import decode
 from yolojax.model.network import Network
 from yolojax.model.spec import ModelSpec
-from yolojax.model.weights import Weights
+from yolojax.weights.store import Weights
 
 Predict = Callable[[Any], tuple[Array, tuple[Array, ...]]]
 Run = Callable[[Array], tuple[Array, ...]]

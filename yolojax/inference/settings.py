@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from yolojax.errors import UserError
-from yolojax.training.settings import flag
+from yolojax.flags import flag
 
 Dtype = Literal["float32", "bfloat16"]
 WAYS = ("float32", "unfused", "bfloat16", "stablehlo", "onnx")

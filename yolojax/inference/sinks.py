@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from yolojax.data.sample import Pixels
 from yolojax.errors import UserError
+from yolojax.files import write_file
 from yolojax.inference.results import Detections
 from yolojax.inference.settings import DetectSettings
 from yolojax.inference.sources import Source
-from yolojax.training.records import write_file
 
 CSV_COLUMNS = ("Image Name", "Frame", "Prediction", "Confidence", "xmin", "ymin", "xmax", "ymax")
 _COLOUR_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # that OpenCV writes in colour

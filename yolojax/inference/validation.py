@@ -16,7 +16,7 @@ import numpy as np
 from rich import get_console
 from rich.progress import track
 
-from yolojax.config import DataConfig, load_data_config
+from yolojax.data.config import DataConfig, load_data_config
 from yolojax.data.pipeline import ValidationBatches, validation_batches
 from yolojax.data.sample import Sample
 from yolojax.data.sources import open_split
@@ -28,10 +28,10 @@ from yolojax.evaluation.plots import draw_sheet
 from yolojax.inference.predictor import Predict, make_predict
 from yolojax.inference.settings import ValSettings
 from yolojax.inference.sinks import write_labels
+from yolojax.mesh import make_mesh, split
 from yolojax.model.spec import whole_strides
-from yolojax.model.weights import Weights, load_weights
-from yolojax.training.parallel import make_mesh, split
-from yolojax.training.setup import EMBEDDED_WEIGHTS
+from yolojax.weights.find import EMBEDDED_WEIGHTS, load_weights
+from yolojax.weights.store import Weights
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import cv2
 
-from yolojax.config import DataConfig, load_hyperparameters
+from yolojax.data.config import DataConfig
 from yolojax.data.sample import Sample
 from yolojax.data.sources import SplitName, load_data, open_split
+from yolojax.files import write_yaml
+from yolojax.hyperparameters import load_hyperparameters
 from yolojax.study.scenarios import Scenario, interpreter
-from yolojax.training.records import write_yaml
 
 _SPLITS: tuple[SplitName, ...] = ("train", "val")
 # One finished epoch in the log: "  2/14  0G  0.1283  …  320: 100%|████| 13/13 [00:12<00:00,  1.05it/s]".

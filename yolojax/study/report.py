@@ -15,13 +15,13 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from yolojax import __version__
+from yolojax.files import write_file
 from yolojax.study.measurements import FIGURES, Measurement, Summary, summarise
 from yolojax.study.plots import Plot, Style, make_plots, styles, to_png, to_svg
 from yolojax.study.runner import LOG
 from yolojax.study.scenarios import Reference, Study
-from yolojax.training.records import write_file
 from yolojax.training.settings import TrainSettings
+from yolojax.version import __version__
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from yolojax.errors import UserError
+from yolojax.files import write_json
+from yolojax.interrupts import Interrupt, interruptible
 from yolojax.study.original import original_command, original_environment, write_inputs
 from yolojax.study.sampling import COLUMNS, PERIOD, Sampler
 from yolojax.study.scenarios import Extent, Scenario, Study
-from yolojax.training.interrupts import Interrupt, interruptible
-from yolojax.training.records import write_json
 from yolojax.training.settings import TrainSettings
 
 log = logging.getLogger(__name__)

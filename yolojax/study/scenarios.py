@@ -18,10 +18,10 @@ from yolojax.config import check_keys, find_config, from_mapping, read_yaml
 from yolojax.data.sources import load_data
 from yolojax.errors import UserError
 from yolojax.freezing.labels import FROZEN
-from yolojax.freezing.strategies import load_strategy, rehearse
-from yolojax.freezing.tree import flatten
+from yolojax.freezing.load import load_strategy, rehearse
 from yolojax.training.settings import TrainSettings
 from yolojax.training.setup import Job, prepare
+from yolojax.tree import flatten
 
 Framework = Literal["yolojax", "torch"]
 

@@ -6,7 +6,6 @@ A run folder holds ``checkpoints/<step>/`` (state of the optimizer and the loop,
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from yolojax.errors import UserError
+from yolojax.files import disk_trouble
 
 State = TypeVar("State")
 Progress = dict[str, Any]
@@ -114,11 +114,5 @@ def _named(tree: Any) -> dict[str, Any]:
 
 
 def _disk_error(folder: Path, error: Exception) -> UserError:
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OSError):
-        cause = cause.__cause__ or cause.__context__
-    full = (isinstance(cause, OSError) and cause.errno == errno.ENOSPC) or "No space left" in str(error)
-    reason = "the disk is full" if full else str(error).splitlines()[0]
-    return UserError(
-        f"{folder}: the checkpoint could not be saved ({reason}); free some space and continue with --resume"
-    )
+    reason = disk_trouble(error) or str(error).splitlines()[0]
+    return UserError(f"{folder}: the checkpoint could not be saved ({reason}); continue with --resume once it can be")

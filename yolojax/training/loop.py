@@ -14,20 +14,20 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
+from yolojax.files import find_run_folder, new_run_folder
 from yolojax.freezing.labels import trainable_mask
 from yolojax.freezing.phases import MOVEMENT
 from yolojax.freezing.signals import movement
-from yolojax.freezing.tree import partition
+from yolojax.interrupts import Interrupt, interruptible
+from yolojax.mesh import put_batch
 from yolojax.training import plots, reporting, session
-from yolojax.training.interrupts import Interrupt, interruptible
-from yolojax.training.parallel import put_batch
 from yolojax.training.progress import EpochMeter, ProgressBar
-from yolojax.training.records import find_run_folder, new_run_folder
 from yolojax.training.session import Session
 from yolojax.training.settings import TrainSettings
 from yolojax.training.setup import prepare
 from yolojax.training.step import TrainStep
-from yolojax.training.validation import Validator
+from yolojax.training.validator import Validator
+from yolojax.tree import partition
 
 log = logging.getLogger(__name__)
 

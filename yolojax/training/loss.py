@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from yolojax.config import Hyperparameters
+from yolojax.hyperparameters import Hyperparameters
 from yolojax.model.spec import ModelSpec
 from yolojax.training.targets import Targets, build_targets
 

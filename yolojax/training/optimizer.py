@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from yolojax.config import Hyperparameters
 from yolojax.freezing.labels import FROZEN, TRAINABLE
-from yolojax.freezing.tree import map_with_path
+from yolojax.hyperparameters import Hyperparameters
 from yolojax.training.schedule import NOMINAL_BATCH, Rates
+from yolojax.tree import map_with_path
 
 Tree = Any
 

@@ -15,12 +15,12 @@ from yolojax.freezing.adapters import add_adapters, is_adapter, merge_adapters
 from yolojax.freezing.labels import fixed_bn
 from yolojax.freezing.phases import Phase
 from yolojax.freezing.signals import norms
-from yolojax.freezing.tree import flatten
 from yolojax.model.network import Network, Variables
 from yolojax.model.spec import ModelSpec
 from yolojax.training.loss import LossSettings, compute_loss
 from yolojax.training.optimizer import OptimizerSettings
 from yolojax.training.state import TrainState, create_state
+from yolojax.tree import flatten
 
 Tree = Any
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
-import json
 import os
 import platform
 import subprocess
@@ -13,10 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from yolojax.data.folder import complete_file
-from yolojax.errors import UserError
+from yolojax.files import write_file
 
 COLUMNS = (
     "epoch",
@@ -35,81 +30,6 @@ COLUMNS = (
     "x/lr2",
 )
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "opencv-python-headless", "pillow")
-
-
-def new_run_folder(project: str | Path, name: str, exist_ok: bool = False) -> Path:
-    """Create ``project/name``, or ``name2``, ``name3``, … when taken.
-
-    Raises:
-      UserError: the folder cannot be created.
-    """
-    base = Path(project) / name
-    number = 1
-    try:
-        while True:
-            folder = base if number == 1 else base.with_name(f"{name}{number}")
-            try:
-                folder.mkdir(parents=True, exist_ok=exist_ok)
-                return folder
-            except FileExistsError:
-                if exist_ok:
-                    raise
-                number += 1
-    except OSError as error:
-        raise UserError(f"{base}: the run folder cannot be created ({error.strerror})") from error
-
-
-def find_run_folder(resume: str, project: str | Path) -> Path:
-    """The run that ``--resume`` means.
-
-    Args:
-      resume: a run folder, something inside it, or ``latest``.
-      project: folder of the runs, searched for the latest one.
-
-    Raises:
-      UserError: no such run, or it has nothing to resume from.
-    """
-    if resume == "latest":
-        runs = sorted(Path(project).glob("*/settings.yaml"), key=lambda file: file.stat().st_mtime)
-        if not runs:
-            raise UserError(f"--resume: no run in {project}; name the run's folder")
-        return runs[-1].parent
-    path = Path(resume)
-    folder = next((candidate for candidate in (path, *path.parents) if (candidate / "settings.yaml").is_file()), None)
-    if folder is None:
-        raise UserError(f"--resume {resume}: not a run folder (it holds no settings.yaml)")
-    return folder
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically: a reader sees the old file or the new one."""
-    write_file(path, json.dumps(content, indent=2, default=_plain) + "\n")
-
-
-def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
-    """Write YAML atomically."""
-    write_file(path, yaml.safe_dump(json.loads(json.dumps(content, default=_plain)), sort_keys=False))
-
-
-def write_file(path: Path, content: str | bytes) -> None:
-    """Write a file atomically: a reader sees the old one or the new one.
-
-    Raises:
-      UserError: it cannot be written.
-    """
-    try:
-        with complete_file(path) as unfinished:
-            unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    if isinstance(value, frozenset | set):
-        return sorted(value)
-    return value.item() if hasattr(value, "item") else str(value)
 
 
 class ResultsTable:

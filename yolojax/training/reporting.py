@@ -16,15 +16,16 @@ from rich.table import Table
 from yolojax.data.sample import samples_record
 from yolojax.evaluation.evaluator import Evaluation
 from yolojax.evaluation.plots import plot_evaluation
+from yolojax.files import write_json, write_yaml
 from yolojax.freezing.labels import FROZEN
 from yolojax.freezing.phases import Phase
 from yolojax.freezing.summary import BN_MODES, summarise
-from yolojax.freezing.tree import flatten
 from yolojax.training import plots, records
 from yolojax.training.progress import EpochMeter
 from yolojax.training.setup import Job
 from yolojax.training.state import TrainState
 from yolojax.training.trackers import Trackers
+from yolojax.tree import flatten
 
 log = logging.getLogger(__name__)
 
@@ -69,18 +70,16 @@ def describe(job: Job, run: Path, state: TrainState, phase: Phase, sizes: Sequen
 def write_beginning(job: Job, run: Path, phase: Phase, params: Any) -> None:
     """Write settings, hyperparameters, environment, what is frozen, and the picture of the labels."""
     settings = {**dataclasses.asdict(job.settings), "resume": None, "freeze": list(job.settings.freeze)}
-    records.write_yaml(run / "settings.yaml", settings)
-    records.write_yaml(run / "hyp.yaml", dataclasses.asdict(job.hyperparameters))
+    write_yaml(run / "settings.yaml", settings)
+    write_yaml(run / "hyp.yaml", dataclasses.asdict(job.hyperparameters))
     data = {
         "train": samples_record(job.stream.pictures.samples),
         "val": samples_record(job.validation.pictures.samples),
     }
-    records.write_json(run / "environment.json", {**records.environment(), "data": data})
+    write_json(run / "environment.json", {**records.environment(), "data": data})
     modules = [layer.module for layer in job.spec.layers]
     freeze = summarise(params, phase, modules, job.settings.frozen_bn)
-    records.write_json(
-        run / "freeze.json", {"freeze": job.strategy.name, "frozen_bn": job.settings.frozen_bn, **freeze}
-    )
+    write_json(run / "freeze.json", {"freeze": job.strategy.name, "frozen_bn": job.settings.frozen_bn, **freeze})
     if not job.settings.noplots:
         boxes = np.concatenate([sample.boxes for sample in job.stream.pictures.samples])
         plots.plot_labels(boxes, job.names, run / "labels.jpg")

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
-from yolojax.config import Hyperparameters
+from yolojax.hyperparameters import Hyperparameters
 
 NOMINAL_BATCH = 64
 

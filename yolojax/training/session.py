@@ -20,25 +20,26 @@ from yolojax.data.pipeline import image_weights
 from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import Evaluation
 from yolojax.evaluation.metrics import fitness
+from yolojax.files import write_json
 from yolojax.freezing.adapters import merge_adapters
 from yolojax.freezing.labels import trainable_mask
 from yolojax.freezing.phases import GRADIENT_NORMS, MOVEMENT, EpochRecord, History, Phase
-from yolojax.freezing.tree import partition
+from yolojax.mesh import replicated
 from yolojax.model.network import Network, Variables
-from yolojax.model.weights import Weights, load_weights, save_weights
-from yolojax.training import records, reporting
+from yolojax.training import reporting
 from yolojax.training.checkpoints import Checkpoints
 from yolojax.training.optimizer import OptimizerSettings
-from yolojax.training.parallel import replicated
 from yolojax.training.phases import change_phase, enter_phase, fixed_modules, gradient_norms
-from yolojax.training.programs import device_peak_bytes, program_record
 from yolojax.training.progress import EpochMeter
 from yolojax.training.settings import TrainSettings
 from yolojax.training.setup import Job
 from yolojax.training.state import TrainState, abstract_state, create_state
-from yolojax.training.step import TrainStep, make_train_step
+from yolojax.training.step import TrainStep, device_peak_bytes, make_train_step, program_record
 from yolojax.training.trackers import Trackers, open_trackers
-from yolojax.training.validation import Validator
+from yolojax.training.validator import Validator
+from yolojax.tree import partition
+from yolojax.weights.find import load_weights
+from yolojax.weights.store import Weights, save_weights
 
 log = logging.getLogger(__name__)
 
@@ -280,7 +281,7 @@ def finish(session: Session, validate: Validator) -> dict[str, Any]:
         "final": progress.final,
     }
     if jax.process_index() == 0:
-        records.write_json(session.run / "results.json", results)
+        write_json(session.run / "results.json", results)
     return results
 
 

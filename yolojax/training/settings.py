@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from yolojax.config import DataConfig
+from yolojax.data.config import DataConfig
 from yolojax.errors import UserError
-
-
-def flag(default: Any, help: str, *names: str, nargs: str | None = None, const: Any = None) -> Any:
-    """A dataclass field that is also a command line flag (see ``yolojax.cli.arguments``)."""
-    metadata = {"help": help, "names": names, "nargs": nargs, "const": const}
-    if isinstance(default, list | tuple):
-        return field(default_factory=lambda: tuple(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+from yolojax.flags import flag
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,28 +10,29 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from yolojax.config import DataConfig, Hyperparameters, configs_root, load_hyperparameters
+from yolojax.config import configs_root
 from yolojax.data.anchors import check_anchors
 from yolojax.data.check import require_clean
 from yolojax.data.colour import load_effects
+from yolojax.data.config import DataConfig
 from yolojax.data.pipeline import TrainingStream, ValidationBatches, training_stream, validation_batches
 from yolojax.data.sample import Sample
 from yolojax.data.sources import load_data, open_split
 from yolojax.errors import UserError
-from yolojax.freezing.strategies import Strategy, load_strategy, rehearse
-from yolojax.freezing.tree import flatten
+from yolojax.freezing.load import Strategy, load_strategy, rehearse
+from yolojax.hyperparameters import Hyperparameters, load_hyperparameters
+from yolojax.mesh import make_mesh
 from yolojax.model.network import Variables, init_variables
 from yolojax.model.spec import ModelSpec, load_spec, whole_strides
-from yolojax.model.weights import Weights, load_weights, transfer
 from yolojax.runtime import select_devices
 from yolojax.training.loss import LossSettings
-from yolojax.training.parallel import make_mesh
 from yolojax.training.schedule import Schedule
 from yolojax.training.settings import TrainSettings
+from yolojax.tree import flatten
+from yolojax.weights.find import EMBEDDED_WEIGHTS, load_weights
+from yolojax.weights.store import Weights, transfer
 
 log = logging.getLogger(__name__)
-
-EMBEDDED_WEIGHTS = "yolov5n-shapes"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -13,14 +13,13 @@ from jax.sharding import Mesh
 
 from yolojax.freezing.adapters import merge_adapters
 from yolojax.freezing.labels import trainable_mask
-from yolojax.freezing.tree import map_with_path, merge, partition
+from yolojax.mesh import replicated, split
 from yolojax.model.network import Network
-from yolojax.training.ema import update_average
 from yolojax.training.loss import LossSettings, compute_loss
 from yolojax.training.optimizer import OptimizerSettings, make_optimizer
-from yolojax.training.parallel import replicated, split
 from yolojax.training.schedule import Schedule
-from yolojax.training.state import TrainState
+from yolojax.training.state import TrainState, update_average
+from yolojax.tree import map_with_path, merge, partition
 
 Tree = Any
 Batch = Mapping[str, Any]
@@ -118,3 +117,27 @@ def _normalise(images: Array, dtype: Any, size: tuple[int, int] | None) -> Array
     if size is None or size == images.shape[1:3]:
         return scaled
     return jax.image.resize(scaled, (len(images), *size, 3), "linear", antialias=False)
+
+
+def program_record(lowered: Any) -> dict[str, Any]:
+    """The cost of a program as XLA counts it.
+
+    Args:
+      lowered: what ``jitted.lower(...)`` gives; a program that was just called is not compiled again.
+
+    Returns:
+      ``flops`` of one call and its ``argument_bytes``, ``temporary_bytes``; None where the platform does not say.
+    """
+    compiled = lowered.compile()
+    costs = compiled.cost_analysis() or lowered.cost_analysis() or {}
+    memory = compiled.memory_analysis()
+    return {
+        "flops": costs.get("flops"),
+        "argument_bytes": None if memory is None else memory.argument_size_in_bytes,
+        "temporary_bytes": None if memory is None else memory.temp_size_in_bytes,
+    }
+
+
+def device_peak_bytes(device: jax.Device) -> int | None:
+    """The most memory that this process ever held on a device, in bytes; None where the device does not say (CPU)."""
+    return (device.memory_stats() or {}).get("peak_bytes_in_use")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from yolojax.errors import UserError
-from yolojax.training.records import write_file
+from yolojax.files import write_file
 from yolojax.training.settings import TrainSettings
 
 _PROJECT = "yolojax"  # of runs in the default folder

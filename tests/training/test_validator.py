@@ -1,0 +1,44 @@
+"""Validation while training, on one device and on several."""
+
+import jax
+import numpy as np
+
+from yolojax.data.pipeline import validation_batches
+from yolojax.data.sample import Sample
+from yolojax.hyperparameters import Hyperparameters
+from yolojax.mesh import make_mesh
+from yolojax.model.network import init_variables
+from yolojax.training import validator as validation
+from yolojax.training.loss import LossSettings
+from yolojax.training.validator import Validator
+
+
+def on_one_and_on_all_devices(spec, _) -> None:
+    """Compare the figures, and see that all devices work; run in a process with two of them."""
+    rng = np.random.default_rng(0)
+    boxes = np.array([[1, 0.5, 0.5, 0.4, 0.3], [0, 0.2, 0.3, 0.2, 0.2]], np.float32)
+    images = rng.integers(0, 256, (5, 64, 64, 3), np.uint8)
+    samples = [
+        Sample(name=str(index), size=(64, 64), boxes=boxes, reader=lambda image=image: image)
+        for index, image in enumerate(images)
+    ]
+    batches = validation_batches(samples, image_size=64, batch_size=4, stride=16)
+    variables = init_variables(spec, jax.random.key(0))
+    loss = LossSettings.from_hyperparameters(Hyperparameters(), spec, 64)
+    placed = []
+    put = jax.device_put
+    validation.jax.device_put = lambda *args, **options: placed.append(put(*args, **options)) or placed[-1]
+    found = [
+        Validator(spec, loss, ("a", "b", "c"), make_mesh(devices))(variables, batches)
+        for devices in (jax.devices()[:1], jax.devices())
+    ]
+    assert placed[-1].addressable_shards[0].data.shape[0] == 4 // len(jax.devices())
+    for evaluation in found:
+        assert evaluation.images == 5
+        assert min(evaluation.losses.values()) > 0
+    np.testing.assert_allclose([*found[0].losses.values()], [*found[1].losses.values()], rtol=1e-4)
+    np.testing.assert_allclose(found[0].curves.ap, found[1].curves.ap, atol=1e-3)
+
+
+def test_two_devices_find_what_one_does(on_devices):
+    on_devices(2, "test_validator.on_one_and_on_all_devices")

@@ -1,0 +1,146 @@
+"""Writing files: folders and files that appear complete or not at all, JSON, YAML, and the folders of runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from yolojax.errors import UserError
+
+
+@contextmanager
+def complete_folder(folder: Path) -> Iterator[Path]:
+    """Give a place beside ``folder`` to write into, which takes its name at the end of the block, and is removed if the block fails.
+
+    Args:
+      folder: must not exist by then, or be empty.
+
+    Raises:
+      OSError: it cannot be written, or another process was faster.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield unfinished
+        unfinished.chmod(0o755)
+        unfinished.replace(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
+def complete_file(file: Path) -> Iterator[Path]:
+    """Give a place beside ``file`` to write to, which takes its name (and the place of what has it) at the end of the block.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}-", suffix=file.suffix, dir=file.parent)
+    os.close(handle)
+    unfinished = Path(name)
+    try:
+        yield unfinished
+        unfinished.chmod(0o644)
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def new_run_folder(project: str | Path, name: str, exist_ok: bool = False) -> Path:
+    """Create ``project/name``, or ``name2``, ``name3``, … when taken.
+
+    Raises:
+      UserError: the folder cannot be created.
+    """
+    base = Path(project) / name
+    number = 1
+    try:
+        while True:
+            folder = base if number == 1 else base.with_name(f"{name}{number}")
+            try:
+                folder.mkdir(parents=True, exist_ok=exist_ok)
+                return folder
+            except FileExistsError:
+                if exist_ok:
+                    raise
+                number += 1
+    except OSError as error:
+        raise UserError(f"{base}: the run folder cannot be created ({error.strerror})") from error
+
+
+def find_run_folder(resume: str, project: str | Path) -> Path:
+    """The run that ``--resume`` means.
+
+    Args:
+      resume: a run folder, something inside it, or ``latest``.
+      project: folder of the runs, searched for the latest one.
+
+    Raises:
+      UserError: no such run, or it has nothing to resume from.
+    """
+    if resume == "latest":
+        runs = sorted(Path(project).glob("*/settings.yaml"), key=lambda file: file.stat().st_mtime)
+        if not runs:
+            raise UserError(f"--resume: no run in {project}; name the run's folder")
+        return runs[-1].parent
+    path = Path(resume)
+    folder = next((candidate for candidate in (path, *path.parents) if (candidate / "settings.yaml").is_file()), None)
+    if folder is None:
+        raise UserError(f"--resume {resume}: not a run folder (it holds no settings.yaml)")
+    return folder
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically: a reader sees the old file or the new one."""
+    write_file(path, json.dumps(content, indent=2, default=_plain) + "\n")
+
+
+def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
+    """Write YAML atomically."""
+    write_file(path, yaml.safe_dump(json.loads(json.dumps(content, default=_plain)), sort_keys=False))
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a file atomically: a reader sees the old one or the new one.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    try:
+        with complete_file(path) as unfinished:
+            unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, frozenset | set):
+        return sorted(value)
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def disk_trouble(error: BaseException | None) -> str | None:
+    """What the disk has to do with an error, in words; None if nothing.
+
+    Orbax wraps or rewords the errors of the operating system, so the causes of ``error`` are looked through too.
+    """
+    if error is None:
+        return None
+    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left" in str(error):
+        return "the disk is full: free some space"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return disk_trouble(error.__cause__ or error.__context__)

@@ -1,0 +1,104 @@
+"""Command line flags from a settings dataclass, so that each flag is written once."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import re
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import field
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from yolojax.errors import UserError
+
+T = TypeVar("T")
+
+
+def flag(default: Any, help: str, *names: str, nargs: str | None = None, const: Any = None) -> Any:
+    """A dataclass field that is also a command line flag (see ``add_fields``)."""
+    metadata = {"help": help, "names": names, "nargs": nargs, "const": const}
+    if isinstance(default, list | tuple):
+        return field(default_factory=lambda: tuple(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def add_fields(parser: argparse.ArgumentParser, settings: type[Any]) -> None:
+    """Add one flag for every field of ``settings``.
+
+    A field's metadata may hold ``help``, ``names`` (flags; ``--field-name`` by default), ``nargs`` and ``const``.
+    """
+    hints = get_type_hints(settings)
+    for item in dataclasses.fields(settings):
+        dashed = f"--{item.name.replace('_', '-')}"
+        names = list(dict.fromkeys([*item.metadata.get("names", ()), dashed]))
+        default = item.default if item.default is not dataclasses.MISSING else item.default_factory()  # type: ignore[operator]
+        options: dict[str, Any] = {"dest": item.name, "default": default, "help": item.metadata.get("help")}
+        kind = _plain_type(hints[item.name])
+        if kind is bool:
+            options["action"] = "store_true"
+        else:
+            options["type"] = _element_type(kind)
+            options["metavar"] = item.metadata.get("metavar") or options["type"].__name__.upper().replace("STR", "TEXT")
+            if get_origin(kind) is Literal:
+                options["choices"] = get_args(kind)
+                del options["metavar"]
+            if item.metadata.get("nargs"):
+                options |= {"nargs": item.metadata["nargs"], "const": item.metadata.get("const")}
+            if options.get("nargs") == "+":
+                del options["const"]
+        parser.add_argument(*names, **options)
+
+
+def add_foreign(parser: argparse.ArgumentParser, *flags: Mapping[str, str]) -> None:
+    """Add flags of YOLOv5 that mean nothing here, so that ``note_foreign`` can say why; ``--help`` leaves them out."""
+    for name in itertools.chain(*flags):
+        names = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
+        parser.add_argument(*names, dest=name, nargs="?", const=True, help=argparse.SUPPRESS)
+
+
+def note_foreign(arguments: argparse.Namespace, ignored: Mapping[str, str], refused: Mapping[str, str]) -> None:
+    """Refuse a flag of ``refused``, print a note for each of ``ignored``; both map names to reasons.
+
+    Raises:
+      UserError: one of ``refused`` is given.
+    """
+    for name, reason in refused.items():
+        if getattr(arguments, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')}: {reason}")
+    for name, reason in ignored.items():
+        if getattr(arguments, name) is not None:
+            print(f"--{name.replace('_', '-')} has no effect: {reason}")
+
+
+def read_fields(arguments: argparse.Namespace, settings: type[T]) -> T:
+    """The settings that parsed arguments describe."""
+    values = {item.name: getattr(arguments, item.name) for item in dataclasses.fields(settings)}  # type: ignore[arg-type]
+    return settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def with_dashes(words: Sequence[str]) -> list[str]:
+    """Arguments with every flag spelled with dashes: YOLOv5 has some with underscores, and both spellings are taken.
+
+    >>> with_dashes(["--data_root=my_data", "--save_txt", "a_b"])
+    ['--data-root=my_data', '--save-txt', 'a_b']
+    """
+    flags = (re.match(r"--[\w-]+", word) for word in words)
+    return [
+        word if flag is None else flag[0].replace("_", "-") + word[flag.end() :]
+        for word, flag in zip(words, flags, strict=True)
+    ]
+
+
+def _plain_type(hint: Any) -> Any:
+    """The type without ``None``."""
+    if get_origin(hint) in (types.UnionType,) or str(get_origin(hint)) == "typing.Union":
+        return next(option for option in get_args(hint) if option is not type(None))
+    return hint
+
+
+def _element_type(kind: Any) -> Any:
+    if get_origin(kind) is Literal:
+        return type(get_args(kind)[0])
+    return get_args(kind)[0] if get_origin(kind) is tuple else kind

@@ -1,0 +1,1 @@
+"""What a freeze costs before it is trained."""

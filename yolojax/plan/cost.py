@@ -1,0 +1,256 @@
+"""What one training step costs on one device, read from the program that the compiler makes of it; no array is ever made."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from yolojax.freezing.labels import FROZEN
+from yolojax.freezing.phases import Phase
+from yolojax.hyperparameters import Hyperparameters
+from yolojax.mesh import make_mesh, replicated, split
+from yolojax.model.convolution import KERNEL_GRADIENT
+from yolojax.model.network import Network, abstract_variables
+from yolojax.model.spec import ModelSpec
+from yolojax.training.loss import LossSettings
+from yolojax.training.optimizer import OptimizerSettings
+from yolojax.training.phases import enter_phase, fixed_modules
+from yolojax.training.schedule import Schedule
+from yolojax.training.state import TrainState, abstract_state
+from yolojax.training.step import TrainStep, make_train_step
+from yolojax.tree import flatten
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepShape:
+    """All that a compiled step depends on besides network and phase.
+
+    Attributes:
+      batch: images per step.
+      size: side of an image in pixels.
+      dtype: of the computation; ``float32`` or ``bfloat16``.
+      boxes: rows of the box array per image, labelled or not.
+      frozen_bn: ``fixed`` or ``track``.
+      optimizer: ``SGD``, ``Adam`` or ``AdamW``.
+    """
+
+    batch: int
+    size: int
+    dtype: str
+    boxes: int
+    frozen_bn: str
+    optimizer: Any = "SGD"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes of a compiled program.
+
+    Attributes:
+      peak: all that it needs at once: arguments, results that take no argument's place, temporary arrays, and its code where that lies beside them.
+        The workspace of cuDNN is not counted, because it is chosen on the card.
+      temporary: activations, gradients and whatever else lives inside one step.
+    """
+
+    peak: int
+    temporary: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCost:
+    """What one step costs.
+
+    Attributes:
+      parameters: of the network, adapters included.
+      trainable: how many of them train.
+      flops: floating-point operations, as XLA counts them before it optimises; the same for every device.
+      optimizer_bytes: of the optimizer's state.
+      memory: of the program; where the compiler refuses to make it, because it does not fit (TPU), what it says that would be needed, else None.
+      weight_gradients: operations by convolution kernel whose gradient is computed; None where there is no program.
+      compile_seconds: what compiling took here.
+    """
+
+    parameters: int
+    trainable: int
+    flops: float
+    optimizer_bytes: int
+    memory: Memory | None
+    weight_gradients: Mapping[str, int] | None
+    compile_seconds: float
+
+
+def step_cost(spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Device) -> StepCost:
+    """Compile the training step of a phase for a device, which may be absent, and read what it costs."""
+    started = time.perf_counter()
+    state, compiled, memory = _compile(spec, phase, shape, device)
+    seconds = time.perf_counter() - started
+    labels = dict(phase.labels)
+    sizes = {path: leaf.size for path, leaf in flatten(state.params).items()}
+    return StepCost(
+        parameters=sum(sizes.values()),
+        trainable=sum(size for path, size in sizes.items() if labels[path] != FROZEN),
+        flops=step_flops(spec, phase, shape),
+        optimizer_bytes=_bytes(state.opt_state),
+        memory=memory,
+        weight_gradients=weight_gradients(compiled.as_text()) if compiled else None,
+        compile_seconds=seconds,
+    )
+
+
+def step_memory(spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Device) -> Memory | None:
+    """The memory of a step alone, as ``StepCost.memory``."""
+    return _compile(spec, phase, shape, device)[2]
+
+
+def step_flops(spec: ModelSpec, phase: Phase, shape: StepShape) -> float:
+    """Floating-point operations of a step, counted by XLA in the program as it is lowered for CPU; nothing is compiled.
+
+    Positions of a kernel outside the image are not counted, elementwise operations are. (GPU programs do not tell their operations.)
+    """
+    with jax.default_device(jax.devices("cpu")[0]):
+        step, state, batch = _abstract_step(spec, phase, shape, None)
+        return step.lower(state, batch, phase.factors).cost_analysis()["flops"]  # type: ignore[attr-defined]
+
+
+def _abstract_step(
+    spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Device | None
+) -> tuple[TrainStep, Any, Any]:
+    """The step that a run would compile, and the shapes of its state and batch, placed on the device."""
+    hyp = Hyperparameters()
+    mesh = None if device is None else make_mesh([device])
+    optimizer = OptimizerSettings.from_hyperparameters(hyp, batch_size=shape.batch, name=shape.optimizer)
+    step = make_train_step(
+        Network(spec, dtype=jnp.dtype(shape.dtype), fixed_bn=fixed_modules(phase, shape.frozen_bn)),
+        phase.tree(),
+        LossSettings.from_hyperparameters(hyp, spec, shape.size),
+        optimizer,
+        Schedule.from_hyperparameters(hyp, epochs=100, batches_per_epoch=100, batch_size=shape.batch),
+        mesh,
+    )
+    variables = jax.eval_shape(lambda plain: enter_phase(plain, phase, jax.random.key(0)), abstract_variables(spec))
+    state = abstract_state(variables, phase.tree(), optimizer)
+    batch = {
+        "images": jax.ShapeDtypeStruct((shape.batch, shape.size, shape.size, 3), jnp.uint8),
+        "boxes": jax.ShapeDtypeStruct((shape.batch, shape.boxes, 5), jnp.float32),
+        "mask": jax.ShapeDtypeStruct((shape.batch, shape.boxes), jnp.bool_),
+    }
+    if mesh is None:
+        return step, state, batch
+    return step, _placed(state, replicated(mesh)), _placed(batch, split(mesh))
+
+
+def _placed(tree: Any, sharding: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _compile(
+    spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Device
+) -> tuple[TrainState, Any, Memory | None]:
+    """The abstract state, the compiled step and its memory; without a step where the compiler refuses it for its memory."""
+    step, state, batch = _abstract_step(spec, phase, shape, device)
+    lowered = step.trace(state, batch, phase.factors).lower()  # type: ignore[attr-defined]
+    # Operations and buffers are decided before machine code is made, which takes half of the time on CPU.
+    options = {"xla_backend_optimization_level": 0} if device.platform == "cpu" else None
+    try:
+        compiled = lowered.compile(options)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
+            raise
+        temporary = needed_temporaries(str(error))
+        arguments = _bytes((state, batch))
+        return state, None, None if temporary is None else Memory(peak=arguments + temporary, temporary=temporary)
+    sizes = compiled.memory_analysis()
+    own_results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    # The peak that programs report leaves out temporary arrays on CPU.
+    peak = sizes.argument_size_in_bytes + own_results + sizes.temp_size_in_bytes + sizes.generated_code_size_in_bytes
+    return state, compiled, Memory(peak=peak, temporary=sizes.temp_size_in_bytes)
+
+
+def needed_temporaries(refusal: str) -> int | None:
+    """Bytes of temporary arrays that a TPU's compiler would have needed, from its message; None where it does not say.
+
+    >>> needed_temporaries("total memory required for HLO temporaries (31.50G) exceeds available HBM (15.75G)")
+    33822867456
+    """
+    found = re.search(r"HLO temporaries \(([\d.]+)([KMG])\)", refusal)
+    return int(float(found[1]) * 1024 ** (1 + "KMG".index(found[2]))) if found else None
+
+
+_GRADIENT = re.compile(rf'op_name="[^"]*?/(model_\d+(?:/\w+)*?)(?:/cond/branch_\d+_fun)?/{KERNEL_GRADIENT}/')
+_PRODUCT = re.compile(r" (?:convolution|dot|custom-call)\(")
+
+
+def weight_gradients(program: str) -> dict[str, int]:
+    """The convolution kernels whose gradient a compiled program computes.
+
+    Args:
+      program: optimised HLO as text.
+
+    Returns:
+      Number of convolutions and matrix products by path of the kernel (``model_0/conv/kernel``), at least 1. For GPU and TPU there is exactly one; on
+      CPU the gradient of a kernel with a stride may take several, and the one of a 3×3 kernel stands in a fused operation.
+    """
+    found: dict[str, int] = {}
+    for line in program.splitlines():
+        if match := _GRADIENT.search(line):
+            path = f"{match[1]}/kernel"
+            found[path] = found.get(path, 0) + bool(_PRODUCT.search(line))
+    return {path: max(count, 1) for path, count in found.items()}
+
+
+def largest_batch(
+    peak: Callable[[int], int | None], limit: int, asked: Mapping[int, int | None], tries: int = 4
+) -> int:
+    """The largest batch that fits, by two per cent of the memory or so, from a line that is drawn through the batches that are known.
+
+    Args:
+      peak: bytes that a batch needs; None where that is not known and too much.
+      limit: bytes that there are.
+      asked: what is known of at least one batch.
+      tries: how often ``peak`` may be called.
+
+    Returns:
+      A batch whose need is known and fits, a multiple of 8 where it was not given in ``asked`` and is 8 or more; 0 where none is known to fit.
+    """
+    asked = dict(asked)
+    for _ in range(tries):
+        batch = _guess(asked, limit)
+        if batch in asked or batch == 0:
+            break
+        asked[batch] = peak(batch)
+    return max((batch for batch, needed in asked.items() if needed is not None and needed <= limit), default=0)
+
+
+def _guess(asked: Mapping[int, int | None], limit: int) -> int:
+    """The batch to ask for next; one that is known, or 0, where there is nothing to gain."""
+    measured = {batch: needed for batch, needed in asked.items() if needed is not None}
+    fitting = [batch for batch, needed in measured.items() if needed <= limit]
+    low, high = max(fitting, default=0), min((batch for batch in asked if batch not in fitting), default=None)
+    if low and measured[low] >= 0.98 * limit:
+        return low
+    # The line goes through the two on either side of the limit, else through the two that are nearest to it.
+    sides = (
+        [low, high]
+        if low and high in measured
+        else sorted(measured, key=lambda batch: abs(measured[batch] - limit))[:2]
+    )
+    if len(sides) == 2 and measured[sides[0]] != measured[sides[1]]:
+        one, other = sides
+        # A little less than the limit, because a program that just does not fit was compiled for nothing.
+        guess = one + (0.99 * limit - measured[one]) * (other - one) / (measured[other] - measured[one])
+    else:
+        guess = 2 * low or (high or 0) / 2
+    if high is not None and guess >= high:
+        guess = (low + high) / 2
+    whole = int(guess) if guess < 8 else int(guess) // 8 * 8
+    return max(whole, low)

@@ -1,0 +1,45 @@
+"""What a user can say about a plan; light to import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from yolojax.errors import UserError
+from yolojax.flags import flag
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSettings:
+    """The flags of ``yolojax plan``."""
+
+    weights: str | None = flag(None, "a .pt, a weights directory, a run folder or a name, instead of --cfg")
+    cfg: str = flag("", "model YAML (yolov5m, path)")
+    nc: int | None = flag(None, "number of classes; default: that of the weights or YAML")
+    freeze: tuple[str, ...] = flag(
+        ("0", "10", "24"),
+        "what to compare, each word by itself: 10 = layers 0 to 9; '[0, 2]'; backbone; a strategy's name or file",
+        nargs="+",
+    )
+    target: tuple[str, ...] = flag(
+        ("cpu",), "devices: cpu, gpu, tpu of this machine; or absent ones: cuda:h100, cuda:a100, tpu:v5e", nargs="+"
+    )
+    batch_size: int = flag(16, "images per step", "--batch-size", "--batch")
+    imgsz: int = flag(640, "image side in pixels", "--imgsz", "--img", "--img-size")
+    dtype: Literal["float32", "bfloat16"] = flag("float32", "dtype of the computation; parameters stay float32")
+    boxes: int = flag(64, "rows of the box array per image, labelled or not")
+    frozen_bn: Literal["fixed", "track"] = flag("fixed", "BatchNorm of frozen layers, as in yolojax train")
+    optimizer: Literal["SGD", "Adam", "AdamW"] = flag("SGD", "optimizer")
+    epochs: int = flag(100, "length of the run, for strategies in phases")
+    phases: bool = flag(False, "a row for every phase of a strategy, not the first one alone")
+    quick: bool = flag(False, "do not look for the largest batch that fits, which compiles two or three times more")
+
+    def __post_init__(self) -> None:
+        """Refuse values that no step can have."""
+        minimum = {"nc": 1, "batch_size": 1, "imgsz": 32, "boxes": 1, "epochs": 1}
+        for name, least in minimum.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+        if bool(self.weights) == bool(self.cfg):
+            raise UserError("name a network: --cfg yolov5m (or another YAML), or --weights")

@@ -1,0 +1,57 @@
+"""Validation of a network on batches while it trains: predict, suppress, match, and the loss beside it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TypeAlias, cast
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+
+from yolojax.data.pipeline import ValidationBatches
+from yolojax.evaluation.evaluator import Evaluation, evaluate
+from yolojax.mesh import replicated, split
+from yolojax.model.decode import decode
+from yolojax.model.network import Network, Variables
+from yolojax.model.spec import ModelSpec
+from yolojax.training.loss import LossSettings, compute_loss
+
+Heads: TypeAlias = tuple[Array, ...]
+
+
+class Validator:
+    """Validates variables of one architecture; its two programs are compiled once per shape of batch."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        loss: LossSettings,
+        names: tuple[str, ...],
+        mesh: Mesh,
+        dtype: DTypeLike | None = None,
+    ) -> None:
+        """Prepare; nothing is compiled yet. The devices of the mesh share every batch."""
+        network = Network(spec, dtype=dtype)
+
+        def predict(variables: Variables, images: Array) -> tuple[Array, Heads]:
+            heads = cast(Heads, network.apply(variables, images.astype(jnp.float32) / 255))
+            return decode(heads, spec), heads
+
+        # What comes out is whole on every device, so that every host can read it.
+        self._predict = jax.jit(predict, out_shardings=replicated(mesh))
+        self._loss = jax.jit(lambda heads, boxes, mask: compute_loss(heads, boxes, mask, spec, loss)[1])
+        self._names = names
+        self._mesh = mesh
+
+    def __call__(self, variables: Variables, batches: ValidationBatches, workers: int = 0) -> Evaluation:
+        """Evaluate ``{"params": ..., "batch_stats": ...}`` on all batches; see ``evaluation.evaluator.evaluate``."""
+        return evaluate(
+            partial(self._predict, jax.device_put(variables, replicated(self._mesh))),
+            batches.iterate(workers),
+            self._names,
+            loss=self._loss,
+            place=partial(jax.device_put, device=split(self._mesh)),
+        )

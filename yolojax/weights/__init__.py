@@ -1,0 +1,1 @@
+"""Weights: keeping them, finding them, starting a network from them."""

@@ -1,0 +1,75 @@
+"""The weights that a user means: a name, a folder, a run or a ``.pt``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from yolojax.config import configs_root
+from yolojax.errors import UserError
+from yolojax.weights.store import Weights, is_weights_folder, read_weights, replaced
+
+EMBEDDED_WEIGHTS = "yolov5n-shapes"
+_OFFICIAL = "https://github.com/ultralytics/yolov5/releases/download/v7.0"
+
+
+def load_weights(source: str | Path) -> Weights:
+    """The weights that a user means.
+
+    Args:
+      source: a ``.pt`` checkpoint of YOLOv5, a weights directory, a run folder (its best weights, else its last), or a name (``yolov5m``) that is
+        looked for in the working directory, in ``weights/``, in the folder ``$YOLOJAX_WEIGHTS`` and among the shipped ones.
+
+    Returns:
+      Weights with float32 arrays that fit their architecture.
+
+    Raises:
+      UserError: nothing is there, or it is damaged or of another kind; the message says how to get what is missing.
+    """
+    path = find_weights(source)
+    if path.is_dir():
+        return read_weights(path)
+    if path.suffix in (".onnx", ".stablehlo"):
+        raise UserError(
+            f"{path}: is an export; give the weights that it was made from ('yolojax bench' measures exports)"
+        )
+    from convert.checkpoint import read_checkpoint  # needs torch, which those who have no .pt do without
+
+    return read_checkpoint(path)
+
+
+def find_weights(source: str | Path) -> Path:
+    """The file or weights directory that a user means; arguments and errors as of ``load_weights``."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir() or replaced(path).is_dir():
+        inside = [
+            path,
+            replaced(path),
+            *(path / place / name for place in ("weights", "") for name in ("best", "last")),
+        ]
+        for candidate in inside:
+            if is_weights_folder(candidate):
+                return candidate
+        raise UserError(f"{source}: is neither a weights directory nor a run folder (no weights.json, no weights/best)")
+    stem = path.name.removesuffix(".pt")
+    folders = [
+        Path(),
+        Path("weights"),
+        Path(os.environ.get("YOLOJAX_WEIGHTS") or "weights"),
+        configs_root() / "weights",
+    ]
+    for folder in folders if path.parent == Path() else ():
+        if is_weights_folder(folder / stem):
+            return folder / stem
+        if (folder / f"{stem}.pt").is_file():
+            return folder / f"{stem}.pt"
+    if stem in {f"yolov5{size}{six}" for size in "nsmlx" for six in ("", "6")}:
+        advice = f"download {_OFFICIAL}/{stem}.pt into this folder (yolojax data download {stem}.pt does), into weights/ or into $YOLOJAX_WEIGHTS"
+    else:
+        shipped = sorted(folder.name for folder in folders[-1].glob("*") if is_weights_folder(folder))
+        advice = (
+            f"give a .pt file, a weights directory, a run folder or a name (shipped: {', '.join(shipped) or 'none'})"
+        )
+    raise UserError(f"{source}: no such weights; {advice}")

@@ -1,0 +1,224 @@
+"""Weights: arrays together with what they are for, kept in a directory of their own.
+
+A weights directory holds ``weights.json`` (architecture, classes, strides, where the weights come from and under which licence) beside ``arrays``, an
+Orbax checkpoint of ``params`` and ``batch_stats``.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from yolojax.errors import UserError
+from yolojax.files import disk_trouble
+from yolojax.model.network import Variables, abstract_variables, init_variables
+from yolojax.model.spec import ModelSpec
+
+_FORMAT = "yolojax weights 1"
+_RECORD = "weights.json"
+_ARRAYS = "arrays"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Weights:
+    """A network that somebody trained.
+
+    Attributes:
+      spec: the architecture.
+      names: of the classes.
+      variables: ``{"params": {...}, "batch_stats": {...}}`` as NumPy arrays.
+      source: where they come from: ``file``, ``sha256``, ``licence`` and whatever else is known; JSON values.
+    """
+
+    spec: ModelSpec
+    names: tuple[str, ...]
+    variables: Variables
+    source: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Transfer:
+    """Variables for a new task, and which of their paths (``model_24/m_0/kernel``) were taken over or start afresh."""
+
+    variables: Variables
+    transferred: tuple[str, ...]
+    initialised: tuple[str, ...]
+
+
+def save_weights(directory: str | Path, weights: Weights) -> None:
+    """Write a weights directory, all of it or nothing.
+
+    The new directory is written beside the old one and takes its place at the end. Arrays keep their dtype. With several processes, one of them calls.
+
+    Args:
+      directory: new, empty, or a weights directory, which is replaced.
+      weights: what to write.
+
+    Raises:
+      UserError: something else of the user's is there, the disk is full, or the place cannot be written.
+    """
+    target = Path(directory).absolute()
+    if target.exists() and not is_weights_folder(target) and not (target.is_dir() and not any(target.iterdir())):
+        raise UserError(f"{directory}: exists and is not a weights directory; it is left as it is, name another place")
+    record = {
+        "format": _FORMAT,
+        "architecture": weights.spec.to_dict(),
+        "classes": list(weights.names),
+        "strides": list(weights.spec.strides),
+        "source": dict(weights.source),
+    }
+    writing = target.with_name(f".{target.name}.writing")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(writing, ignore_errors=True)
+        arrays = jax.tree.map(np.asarray, dict(weights.variables))
+        needed = 2**20 + sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
+        if shutil.disk_usage(target.parent).free < needed:  # Orbax would find out late and noisily
+            raise OSError(errno.ENOSPC, f"{needed // 2**20} MiB are needed")
+        writing.mkdir()
+        with _checkpointer() as checkpointer:
+            checkpointer.save(writing / _ARRAYS, arrays)
+        lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items())
+        (writing / _RECORD).write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+        _replace(writing, target)
+    except Exception as error:  # whichever it was, nothing half-written stays
+        shutil.rmtree(writing, ignore_errors=True)
+        reason = disk_trouble(error)
+        if reason is None:
+            raise
+        raise UserError(f"{directory}: cannot be written ({reason}); what was there before is untouched") from error
+
+
+def transfer(weights: Weights, spec: ModelSpec, key: jax.Array) -> Transfer:
+    """Start a network from weights: arrays of the same path and shape are taken over, the others are initialised.
+
+    Another number of classes thus re-initialises Detect only.
+
+    Args:
+      weights: where to start from.
+      spec: the network to train.
+      key: a JAX random key, for what is initialised.
+
+    Raises:
+      UserError: no array fits.
+    """
+    expected = flatten_dict(abstract_variables(spec), sep="/")
+    found = flatten_dict(weights.variables, sep="/")
+    fits = {path for path, leaf in expected.items() if path in found and found[path].shape == leaf.shape}
+    if not fits:
+        raise UserError(f"weights of {weights.spec.name} do not fit {spec.name}: no array has the same path and shape")
+    fresh = flatten_dict(init_variables(spec, key), sep="/") if len(fits) < len(expected) else {}
+    leaves = {
+        path: np.asarray(found[path], leaf.dtype) if path in fits else np.asarray(fresh[path])
+        for path, leaf in expected.items()
+    }
+    return Transfer(
+        variables=unflatten_dict(leaves, sep="/"),
+        transferred=tuple(path.partition("/")[2] for path in expected if path in fits),
+        initialised=tuple(path.partition("/")[2] for path in expected if path not in fits),
+    )
+
+
+def differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """What keeps arrays from filling a network: one sentence each for missing, unknown and differing ones; empty if they fit.
+
+    >>> differences({"a": (3,), "b": (2,)}, {"a": (4,)})
+    ['missing: b', 'other shape: a (4,) instead of (3,)']
+    """
+    both = expected.keys() & found.keys()
+    kinds = {
+        "missing": [name for name in expected if name not in both],
+        "unknown": [name for name in found if name not in both],
+        "other shape": [
+            f"{name} {found[name]} instead of {expected[name]}"
+            for name in expected
+            if name in both and found[name] != expected[name]
+        ],
+    }
+    return [
+        f"{kind}: {', '.join(names[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        for kind, names in kinds.items()
+        if names
+    ]
+
+
+def is_weights_folder(path: Path) -> bool:
+    """Whether a folder is a weights directory."""
+    return (path / _RECORD).is_file() and (path / _ARRAYS).is_dir()
+
+
+def read_weights(directory: Path) -> Weights:
+    """Read a weights directory.
+
+    Returns:
+      Weights with float32 arrays that fit their architecture.
+
+    Raises:
+      UserError: it is damaged, of another format, or its arrays do not fit its architecture.
+    """
+    try:
+        record = json.loads((directory / _RECORD).read_text(encoding="utf-8"))
+        if record["format"] != _FORMAT:
+            raise UserError(f"{directory}: has the format {record['format']!r}, this version reads {_FORMAT!r}")
+        spec = ModelSpec.from_dict(record["architecture"], directory / _RECORD)
+        names, source = tuple(map(str, record["classes"])), dict(record["source"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{directory / _RECORD}: is damaged ({error!r}); convert or train the weights again") from error
+    try:
+        with _checkpointer() as checkpointer:
+            variables = checkpointer.restore((directory / _ARRAYS).absolute())
+        arrays = {path: np.asarray(leaf, np.float32) for path, leaf in flatten_dict(variables, sep="/").items()}
+    except Exception as error:  # Orbax raises many kinds for a damaged file
+        reason = str(error).splitlines()[0][:200] if str(error) else repr(error)
+        raise UserError(
+            f"{directory / _ARRAYS}: cannot be read ({reason}); convert or train the weights again"
+        ) from error
+    expected = flatten_dict(abstract_variables(spec), sep="/")
+    problems = differences(
+        {p: leaf.shape for p, leaf in expected.items()}, {p: leaf.shape for p, leaf in arrays.items()}
+    )
+    if len(names) != spec.classes:
+        problems.append(f"{len(names)} class names for {spec.classes} classes")
+    if problems:
+        raise UserError(f"{directory}: arrays and architecture do not fit; " + "; ".join(problems))
+    return Weights(spec=spec, names=names, variables=unflatten_dict(arrays, sep="/"), source=source)
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    this = jax.process_index()  # no barrier: in a run of several processes, one writes while the others compute
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=this, active_processes={this}, barrier_sync_key_prefix="weights"
+    )
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone)
+
+
+def replaced(target: Path) -> Path:
+    """Where the old weights directory stands while a new one takes its name."""
+    return target.with_name(f".{target.name}.replaced")
+
+
+def _replace(new: Path, target: Path) -> None:
+    """Put ``new`` at ``target``; a crash between the two renames leaves the old directory where ``find_weights`` still finds it."""
+    old = replaced(target)
+    if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+    try:
+        new.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -12,10 +12,12 @@ from yolojax.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameters:
-    """The keys of YOLOv5's hyperparameter files, under YOLOv5's names (contract §1.15); ``scratch-low`` is the default.
+    """The keys of YOLOv5's hyperparameter files, under YOLOv5's names; ``scratch-low`` is the default.
 
     Learning rates are per update; ``weight_decay`` is at the nominal batch of 64; loss gains are those for 80 classes, three levels and 640 px.
     Augmentation values are fractions, degrees (``degrees``, ``shear``) or probabilities (the last five).
+
+    Source: ``docs/yolov5.md`` §1.15.
     """
 
     lr0: float = 0.01

@@ -10,7 +10,7 @@ from yolojax.errors import UserError
 from yolojax.flags import read_fields
 from yolojax.training.settings import TrainSettings
 
-# Contract §1.14, with its values where a flag takes one.
+# docs/yolov5.md §1.14, with its values where a flag takes one.
 YOLOV5 = """--weights yolov5s.pt --cfg yolov5s.yaml --data coco128.yaml --hyp hyp.scratch-low.yaml --epochs 100 --batch-size 16 --batch 16 --imgsz 640
 --img 640 --img-size 640 --rect --resume runs/train/exp --resume --nosave --noval --noautoanchor --noplots --evolve 300 --evolve --evolve_population data/hyps
 --resume_evolve a.csv --bucket gs://b --cache --cache ram --cache disk --cache val --image-weights --device 0,1 --multi-scale --single-cls --optimizer AdamW

@@ -1,4 +1,4 @@
-"""Colours change as the contract says, boxes stay."""
+"""Colours change as ``docs/yolov5.md`` §1.9 says, boxes stay."""
 
 import colorsys
 import sys

@@ -13,7 +13,7 @@ on_device = jax.jit(suppress_batch, static_argnums=1)
 
 
 def obvious(predictions: np.ndarray, settings: NmsSettings) -> np.ndarray:
-    """The rules of the contract, one candidate and one pair at a time."""
+    """The rules of ``docs/yolov5.md`` §1.11, one candidate and one pair at a time."""
     number = predictions.dtype.type
     candidates = []
     for row in predictions:

@@ -1,7 +1,8 @@
 """Do the anchors fit the boxes of a data set, and which would.
 
 A box can be learned if one anchor is at most ``threshold`` times larger or smaller in both sides (YOLOv5's ``anchor_t``); the share of such boxes is
-the best possible recall. Anchors that leave too little of it are replaced by ones from k-means, refined by mutation (contract §1.10).
+the best possible recall. Anchors that leave too little of it are replaced by ones from k-means, refined by mutation
+(``docs/yolov5.md`` §1.10).
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def random_hsv(image: Pixels, rng: np.random.Generator, settings: Hyperparameter
       rng: source of chance.
       settings: gains ``hsv_h``, ``hsv_s``, ``hsv_v``.
 
-    Source: contract §1.9; hue wraps around at 180 (half degrees), the others are clipped at 255.
+    Source: ``docs/yolov5.md`` §1.9; hue wraps around at 180 (half degrees), the others are clipped at 255.
     """
     gains = (settings.hsv_h, settings.hsv_s, settings.hsv_v)
     if not any(gains):
@@ -48,7 +48,7 @@ def random_effects(image: Pixels, rng: np.random.Generator) -> Pixels:
     Raises:
       UserError: Albumentations is not installed.
 
-    Source: contract §1.9; YOLOv5 does this wherever Albumentations happens to be installed.
+    Source: ``docs/yolov5.md`` §1.9; YOLOv5 does this wherever Albumentations happens to be installed.
     """
     for effect in load_effects():
         if rng.random() < _EFFECT_SHARE:
@@ -77,7 +77,7 @@ def load_effects() -> tuple[Any, ...]:
 def mix_up(scene: Scene, other: Scene, rng: np.random.Generator) -> Scene:
     """One scene seen through another of the same size; the boxes of both.
 
-    Source: Zhang et al. 2018 (arXiv:1710.09412); the share is Beta(32, 32) (contract §1.9).
+    Source: Zhang et al. 2018 (arXiv:1710.09412); the share is Beta(32, 32) (``docs/yolov5.md`` §1.9).
     """
     share = rng.beta(_MIX_CONCENTRATION, _MIX_CONCENTRATION)
     image = (scene.image * np.float32(share) + other.image * np.float32(1 - share)).astype(np.uint8)

@@ -1,7 +1,7 @@
 """Moving pictures and their boxes together: resize, letterbox, random perspective, flips.
 
 Everything here is a function of a ``Scene`` (and, where there is chance, of a generator) that returns a new scene and leaves its input alone.
-Distributions and order of the draws are those of YOLOv5 (contract §1.9).
+Distributions and order of the draws are those of YOLOv5 (``docs/yolov5.md`` §1.9).
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def perspective_matrix(
 ) -> tuple[NDArray[np.float64], float]:
     """A random projective map from pictures of shape ``source`` to ``shape``, both (height, width), and its scale.
 
-    Source: contract §1.9, M = T·S·R·P·C.
+    Source: ``docs/yolov5.md`` §1.9, M = T·S·R·P·C.
     """
     centre, tilt, turn, shear, move = (np.eye(3) for _ in range(5))
     centre[:2, 2] = -source[1] / 2, -source[0] / 2

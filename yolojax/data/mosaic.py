@@ -55,7 +55,7 @@ def copy_paste(scene: Scene, rng: np.random.Generator, probability: float) -> Sc
       rng: source of chance.
       probability: share of the objects that is tried.
 
-    Source: Ghiasi et al. 2021 (arXiv:2012.07177), in the form of contract §1.9.
+    Source: Ghiasi et al. 2021 (arXiv:2012.07177), in the form of ``docs/yolov5.md`` §1.9.
     """
     outlined = [index for index, polygon in enumerate(scene.polygons) if polygon is not None]
     count = round(probability * len(outlined))

@@ -78,7 +78,7 @@ def image_weights(samples: Sequence[Sample], maps: Sequence[float]) -> NDArray[n
     Returns:
       ``(n,)``, of sum 1; all equal where no class is left to be learned.
 
-    Source: contract §1.7, image_weights: a box counts ``(1 - mAP)²`` over the number of boxes of its class.
+    Source: ``docs/yolov5.md`` §1.7, image_weights: a box counts ``(1 - mAP)²`` over the number of boxes of its class.
     """
     counts = np.array([np.bincount(sample.boxes[:, 0].astype(int), minlength=len(maps)) for sample in samples])
     weights = counts @ ((1 - np.array(maps)) ** 2 / np.maximum(counts.sum(0), 1))
@@ -491,7 +491,7 @@ def rectangles(
 ) -> tuple[NDArray[np.int64], tuple[tuple[int, int], ...]]:
     """Samples in order of height to width, and the smallest (height, width) that holds each batch.
 
-    Source: contract §1.9, rect.
+    Source: ``docs/yolov5.md`` §1.9, rect.
     """
     aspect = np.array([sample.size[0] / sample.size[1] for sample in samples])
     order = np.argsort(aspect, kind="stable")

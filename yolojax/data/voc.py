@@ -3,7 +3,8 @@
 An entry is the name of a set (``train``), with its folder before it where there are several (``VOC2007/train``). Boxes marked ``difficult`` are left
 out, corners are clipped to the picture. Options of the data set's YAML:
 
-  centre_offset: pixels added to the centre of every box, -1 in YOLOv5's VOC.yaml (contract §1.16); 0 unless given.
+  centre_offset: pixels added to the centre of every box, -1 in YOLOv5's VOC.yaml (``docs/yolov5.md`` §1.16);
+    0 unless given.
   difficult: whether to keep boxes marked so; false unless given.
 """
 

@@ -23,7 +23,7 @@ def confusion(detections: np.ndarray, labels: np.ndarray, classes: int) -> np.nd
       ``(classes + 1, classes + 1)`` int64: row = predicted, column = true. The last row counts labels that were missed, the last column detections of
       nothing.
 
-    Source: contract §1.11.
+    Source: ``docs/yolov5.md`` §1.11.
     """
     matrix = np.zeros((classes + 1, classes + 1), np.int64)
     detections = detections[detections[:, 4] > CONFIDENCE]

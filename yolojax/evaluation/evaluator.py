@@ -134,7 +134,7 @@ def evaluate(
     Returns:
       The figures over all images.
 
-    Source: contract §1.11.
+    Source: ``docs/yolov5.md`` §1.11.
     """
     settings = settings or NmsSettings()
     on_device = jax.default_backend() != "cpu" if nms_on_device is None else nms_on_device
@@ -195,7 +195,7 @@ def to_photo(boxes: np.ndarray, batch: Batch, image: int) -> np.ndarray:
     Returns:
       A copy; further columns are untouched.
 
-    Source: contract §1.11: one gain, that of the height, for both axes.
+    Source: ``docs/yolov5.md`` §1.11: one gain, that of the height, for both axes.
     """
     height, width = batch["original_size"][image]
     boxes = boxes.copy()

@@ -4,7 +4,7 @@ Detections are matched with the boxes of their image at ten IoU thresholds (``ma
 (``average_precision``). AP is the area under the interpolated precision-recall curve at 101 points by the trapezoid rule, which differs from COCO's own
 method by some thousandths. Precision and recall are read at the one confidence where the mean F1 score of the classes is highest.
 
-Source: contract §1.11.
+Source: ``docs/yolov5.md`` §1.11.
 """
 
 from dataclasses import dataclass
@@ -94,7 +94,7 @@ def match(detections: np.ndarray, labels: np.ndarray, thresholds: np.ndarray = I
     Returns:
       ``(n, t)`` bool.
 
-    Source: contract §1.11.
+    Source: ``docs/yolov5.md`` §1.11.
     """
     correct = np.zeros((len(detections), len(thresholds)), bool)
     if not len(detections) or not len(labels):
@@ -122,7 +122,7 @@ def average_precision(correct: np.ndarray, scores: np.ndarray, classes: np.ndarr
     Returns:
       The curves. A class without labels does not appear; one with labels but without detections has AP, precision and recall 0.
 
-    Source: contract §1.11.
+    Source: ``docs/yolov5.md`` §1.11.
     """
     # Equal scores: wrong detections first, so that no order of images flatters the result.
     pattern = correct @ (1 << np.arange(correct.shape[1]))

@@ -1,6 +1,6 @@
 """Which predicted boxes are kept: non-maximum suppression (NMS), once for the host and once for the device.
 
-Both forms follow the same rules, those of the contract §1.11, and give the same boxes in the same order:
+Both forms follow the same rules, those of ``docs/yolov5.md`` §1.11, and give the same boxes in the same order:
 
 1. a box is a candidate if its objectness exceeds the confidence threshold;
 2. its score for a class is objectness times class probability. With several classes every class whose score exceeds the threshold makes a detection of
@@ -58,7 +58,7 @@ def suppress(predictions: np.ndarray, settings: NmsSettings) -> np.ndarray:
     Returns:
       ``(n, 6)`` of the same dtype, ``n <= max_detections``, best first: ``x1 y1 x2 y2`` in pixels, score, class index.
 
-    Source: contract §1.11.
+    Source: ``docs/yolov5.md`` §1.11.
     """
     candidates = _candidates(predictions, settings)
     dtype = predictions.dtype
@@ -152,7 +152,7 @@ def suppress_batch(predictions: Array, settings: NmsSettings) -> tuple[Array, Ar
       ``(B, max_detections, 6)`` of the same dtype, best first, unused rows zero: ``x1 y1 x2 y2`` in pixels, score, class index; and the number of
       detections of each image, ``(B,)`` int32.
 
-    Source: contract §1.11.
+    Source: ``docs/yolov5.md`` §1.11.
     """
     return jax.vmap(lambda image: _suppress_image(image, settings))(predictions)
 

@@ -136,8 +136,8 @@ def fit(image: Pixels, size: tuple[int, int], stride: int) -> tuple[Pixels, dict
     Returns:
       The smallest rectangle of whole strides that holds the scaled image, and a batch of one (``original_size gain padding``) for ``to_photo``.
 
-    Source: contract §1.12; gain and borders are computed from the sizes alone, as the original does, which may differ by a fraction of a pixel from what
-    was resized and pasted.
+    Source: ``docs/yolov5.md`` §1.12; gain and borders are computed from the sizes alone, as the original does,
+    which may differ by a fraction of a pixel from what was resized and pasted.
     """
     height, width = image.shape[:2]
     ratio = min(size[0] / height, size[1] / width)

@@ -28,7 +28,7 @@ def fuse(variables: Variables) -> Variables:
     Returns:
       ``{"params": ...}`` of the same dtypes, with ``conv/bias`` instead of ``bn``, without ``batch_stats``; for ``apply_fused``.
 
-    Source: contract §1.1, fusion for inference.
+    Source: ``docs/yolov5.md`` §1.1, fusion for inference.
     """
     return {"params": _fold(variables["params"], variables.get("batch_stats", {}))}
 

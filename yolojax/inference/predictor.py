@@ -63,7 +63,7 @@ def _predict(
 def _augmented(run: Run, heads: tuple[Array, ...], images: Array, spec: ModelSpec) -> Array:
     """Predictions at all sizes. The largest objects of the full size and the smallest of the smallest are left to the other sizes.
 
-    Source: contract §1.1, test-time augmentation.
+    Source: ``docs/yolov5.md`` §1.1, test-time augmentation.
     """
     found = []
     for scale, mirrored in _AUGMENTATIONS:

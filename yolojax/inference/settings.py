@@ -30,7 +30,7 @@ class _WithDtype:
 
 @dataclass(frozen=True, kw_only=True)
 class ValSettings(_WithDtype):
-    """The flags of ``yolojax val``, under YOLOv5's names and with its defaults (contract §1.14).
+    """The flags of ``yolojax val``, under YOLOv5's names and with its defaults (``docs/yolov5.md`` §1.14).
 
     ``None`` for ``imgsz`` and ``batch_size`` means: the data set's own ``defaults``, else YOLOv5's (640, 32).
     """
@@ -82,7 +82,10 @@ class ValSettings(_WithDtype):
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceSettings(_WithDtype):
-    """What looking at images depends on, under the names of YOLOv5's detect.py and with its defaults (contract §1.14)."""
+    """What looking at images depends on, under the names of YOLOv5's detect.py and with its defaults.
+
+    Source: ``docs/yolov5.md`` §1.14.
+    """
 
     weights: tuple[str, ...] | None = flag(
         None,

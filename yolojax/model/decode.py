@@ -22,7 +22,7 @@ def decode(heads: Sequence[Array], spec: ModelSpec) -> Array:
       ``(B, N, 5 + classes)``: centre x, y, width, height in pixels of the network input, then probabilities of object and classes. N runs over level,
       anchor, row, column, in this order.
 
-    Source: contract §1.1.
+    Source: ``docs/yolov5.md`` §1.1.
     """
     return jnp.concatenate(
         [_decode_level(*level) for level in zip(heads, spec.anchors, spec.strides, strict=True)], axis=1

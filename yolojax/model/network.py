@@ -75,7 +75,7 @@ def _apply(layer: Layer, sources: list[Array], mode: Mode) -> Array:
 
 
 def init_variables(spec: ModelSpec, key: Array) -> Variables:
-    """Fresh parameters and statistics, distributed as PyTorch and YOLOv5 initialise them (contract §0.9, §1.1).
+    """Fresh parameters and statistics, distributed as PyTorch and YOLOv5 initialise them.
 
     Args:
       spec: the architecture.
@@ -83,6 +83,8 @@ def init_variables(spec: ModelSpec, key: Array) -> Variables:
 
     Returns:
       ``{"params": {...}, "batch_stats": {...}}``, float32.
+
+    Source: ``docs/yolov5.md`` §0.9, §1.1.
     """
     return _draw(spec, key)
 

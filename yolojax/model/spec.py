@@ -276,7 +276,7 @@ def _plain_arguments(module: str, arguments: list[Any]) -> list[Any]:
 
 
 def _resolve(spec: ModelSpec) -> tuple[Layer, ...]:
-    """Scale channels and repeats, and follow channels and strides from layer to layer (contract §1.1)."""
+    """Scale channels and repeats, and follow channels and strides from layer to layer (``docs/yolov5.md`` §1.1)."""
     layers: list[Layer] = []
 
     def scaled(channels: int) -> int:

@@ -41,7 +41,10 @@ class LossSettings:
     def from_hyperparameters(
         cls, hyp: Hyperparameters, spec: ModelSpec, image_size: int, label_smoothing: float = 0.0
     ) -> LossSettings:
-        """Scale the gains of a hyperparameter file, given for 80 classes, three levels and 640 px, to a model and an image size (contract fact 6)."""
+        """Scale the gains of a hyperparameter file to a model and an image size.
+
+        The file gives them for 80 classes, three levels and 640 px. Source: ``docs/yolov5.md`` §0.6.
+        """
         scale = 3 / len(spec.anchors)
         return cls(
             box=hyp.box * scale,
@@ -70,7 +73,7 @@ def compute_loss(
     Returns:
       The sum of the parts times the batch size, and the parts ``box``, ``obj``, ``cls`` with their gains; scalars in the dtype of the heads.
 
-    Source: contract §1.4.
+    Source: ``docs/yolov5.md`` §1.4.
     """
     balance = (4.0, 1.0, 0.4) if len(heads) == 3 else (4.0, 1.0, 0.25, 0.06, 0.02)
     # In double precision all of it is, the arctangents of the boxes' own shapes too.
@@ -126,7 +129,8 @@ def _masked_mean(values: Array, mask: Array) -> Array:
 def _last_written(values: Array, places: Array, held: Array, length: int) -> Array:
     """Write ``values`` ``(B, S)`` to their places in ``(B, length)`` zeros. Where several share a place the last one stays.
 
-    The original's indexed assignment leaves the winner open; here it is always the last in the original's order (contract fact 7).
+    The original's indexed assignment leaves the winner open; here it is always the last in the original's order
+    (``docs/yolov5.md`` §0.7).
     """
     slots = jnp.arange(places.shape[1], dtype=jnp.int32)
 
@@ -147,7 +151,7 @@ def complete_iou(boxes: Array, targets: Array) -> Array:
     Returns:
       ``(...)`` at most 1; no gradient flows through the weight of the aspect-ratio term.
 
-    Source: Zheng et al. 2020 (arXiv:1911.08287), eq. 10; epsilon as in contract §1.4.
+    Source: Zheng et al. 2020 (arXiv:1911.08287), eq. 10; epsilon as in ``docs/yolov5.md`` §1.4.
     """
     epsilon = 1e-7
     centre, side = boxes[..., :2], boxes[..., 2:]

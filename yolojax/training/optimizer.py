@@ -48,7 +48,10 @@ class OptimizerSettings:
         batch_size: int,
         name: Literal["SGD", "Adam", "AdamW"] = "SGD",
     ) -> OptimizerSettings:
-        """The optimizer that a hyperparameter file asks for, with its weight decay scaled to the images per update (contract fact 5)."""
+        """The optimizer that a hyperparameter file asks for.
+
+        Its weight decay is scaled to the images per update. Source: ``docs/yolov5.md`` §0.5.
+        """
         accumulate = max(round(NOMINAL_BATCH / batch_size), 1)
         return cls(
             name=name,
@@ -74,13 +77,13 @@ def make_optimizer(
       rates: scalars, may be traced, in the dtype of the parameters.
       factors: learning-rate factor by label, may be traced; 1 for labels not listed.
       ready: bool scalar: update with the gradients summed so far. Where false they are kept and the updates are zero.
-      restart: bool scalar: forget gradients summed before (the first batch of an epoch, contract fact 12).
+      restart: bool scalar: forget gradients summed before (the first batch of an epoch, ``docs/yolov5.md`` §0.12).
 
     Returns:
       A transformation whose updates are to be added to the parameters. Gradients of frozen leaves may be anything; their updates are zero and
       its state holds no array for them.
 
-    Source: contract §1.5.
+    Source: ``docs/yolov5.md`` §1.5.
     """
     own_factors = map_with_path(lambda _, label: (factors or {}).get(label, 1.0), labels)
     steps = [clip_by_norm(settings.clip), *_direction(settings, rates), _scale_by_rates(rates, own_factors)]

@@ -88,7 +88,7 @@ class Schedule:
           step: int32 scalar, may be traced.
           dtype: of the three float rates.
 
-        Source: contract §1.5 and facts 3 and 4.
+        Source: ``docs/yolov5.md`` §1.5, §0.3 and §0.4.
         """
         step = jnp.asarray(step)
         epoch = step // self.batches_per_epoch

@@ -13,7 +13,7 @@ from yolojax.flags import flag
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """The flags of ``yolojax train``, under YOLOv5's names and with its defaults (contract §1.14).
+    """The flags of ``yolojax train``, under YOLOv5's names and with its defaults (``docs/yolov5.md`` §1.14).
 
     ``None`` for ``imgsz``, ``epochs``, ``batch_size``, ``hyp`` and ``optimizer`` means: the data set's own ``defaults``, else YOLOv5's (640, 100, 16,
     scratch-low, SGD).

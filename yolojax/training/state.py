@@ -87,7 +87,7 @@ def _copy(tree: Tree) -> Tree:
 def decay(updates: Array) -> tuple[Array, Array]:
     """Weights of the old average and of the new value at the ``updates``-th update (counted from 1): d = .9999 (1 − exp(−n / 2000)), and 1 − d.
 
-    Both are computed, because subtracting a float32 ``d`` near 1 from 1 loses most digits. Source: contract §1.6.
+    Both are computed, because subtracting a float32 ``d`` near 1 from 1 loses most digits. Source: ``docs/yolov5.md`` §1.6.
     """
     age = -updates / 2000
     return -0.9999 * jnp.expm1(age), 0.0001 + 0.9999 * jnp.exp(age)

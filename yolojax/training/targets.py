@@ -46,7 +46,7 @@ def build_targets(boxes: Array, mask: Array, anchors: np.ndarray, grid: tuple[in
     Returns:
       The slots, in the dtype of ``boxes`` with the bits that the original computes.
 
-    Source: contract §1.4 and facts 7 and 8.
+    Source: ``docs/yolov5.md`` §1.4, §0.7 and §0.8.
     """
     boxes, size = jnp.asarray(boxes), np.array([grid[1], grid[0]])
     centre, side = _rounded(boxes[..., 1:3] * size), _rounded(boxes[..., 3:5] * size)

@@ -241,19 +241,19 @@ def plot_evolution(trials: Sequence[tuple[dict[str, Any], float]], path: Path) -
       trials: hyperparameters and fitness of each generation, in order.
       path: PNG file to write.
     """
-    from yolojax.training.plots import new_figure
+    from yolojax.figures import COLOURS, new_figure
 
     keys = list(trials[0][0])
     columns = 6
     rows = -(-len(keys) // columns)
-    figure = new_figure((3 * columns, 2.4 * rows))
+    figure = new_figure(3 * columns, 2.4 * rows)
     fitness = [value for _, value in trials]
     best = fitness.index(max(fitness))
     for number, key in enumerate(keys, 1):
         axes = figure.add_subplot(rows, columns, number)
         values = [params[key] for params, _ in trials]
         axes.scatter(values, fitness, c=range(len(trials)), cmap="viridis_r", s=14, alpha=0.8)
-        axes.plot(values[best], fitness[best], "+", color="tab:red", markersize=14, markeredgewidth=2)
+        axes.plot(values[best], fitness[best], "+", color=COLOURS[9], markersize=14, markeredgewidth=2)
         shown = values[best] if key == FREEZE else f"{values[best]:.3g}"
         axes.set_title(f"{key} = {shown}", fontsize=10)
         axes.tick_params(labelsize=8)

@@ -69,22 +69,21 @@ def _batch_backward(residuals: tuple[Array, ...], gradients: tuple[Array, Array,
     scale_gradient = jnp.sum(inner * centred, _AXES) * deviation
 
     def from_memory(inner: Array, centred: Array, *_: Array) -> Array:
-        return _through_statistics(inner, centred, bias_gradient, scale_gradient, deviation)
+        return _through_statistics(inner, centred, (bias_gradient, scale_gradient), deviation)
 
     def again(_: Array, __: Array, x: Array, gradient: Array) -> Array:
         # Behind a barrier on the sums, without which XLA would find the first computation and keep it, in float32.
-        *sums, x, gradient = jax.lax.optimization_barrier((bias_gradient, scale_gradient, x, gradient))
-        return _through_statistics(*_inner_gradient(x, mean, factor, bias, gradient), *sums, deviation)
+        sums, x, gradient = jax.lax.optimization_barrier(((bias_gradient, scale_gradient), x, gradient))
+        return _through_statistics(*_inner_gradient(x, mean, factor, bias, gradient), sums, deviation)
 
     # On accelerators, limited by memory, a second computation is cheaper than writing and reading its result; on a CPU it is not.
     through = jax.lax.platform_dependent(inner, centred, x, gradients[0], cpu=from_memory, default=again)
     return (factor * through).astype(x.dtype), scale_gradient, bias_gradient, jnp.zeros_like(mean)
 
 
-def _through_statistics(
-    inner: Array, centred: Array, bias_gradient: Array, scale_gradient: Array, deviation: Array
-) -> Array:
+def _through_statistics(inner: Array, centred: Array, sums: tuple[Array, Array], deviation: Array) -> Array:
     """Take out of a gradient what it has in common with those of the batch's mean and variance, which depend on the input too."""
+    bias_gradient, scale_gradient = sums
     count = inner.size / inner.shape[-1]
     return inner - bias_gradient / count - centred * (deviation * scale_gradient / count)
 

@@ -23,8 +23,8 @@ from yolojax.evaluation.coco import (
 )
 from yolojax.evaluation.evaluator import true_boxes
 from yolojax.files import write_file
-from yolojax.inference.sinks import unique_stems, write_labels
 from yolojax.inference.validation import Validation
+from yolojax.inference.writing import unique_stems, write_labels
 
 SHEETS = 3  # batches that are drawn
 SHOWN = 0.25  # score above which a detection is drawn

@@ -133,6 +133,7 @@ class DetectSettings(InferenceSettings):
     save_csv: bool = flag(False, "write all detections into predictions.csv")
     save_crop: bool = flag(False, "write what is in each box as crops/CLASS/*.jpg")
     nosave: bool = flag(False, "write no annotated images and videos")
+    view_img: bool = flag(False, "also show annotated images in a window, where there is a display")
     line_thickness: int | None = flag(None, "of boxes, in pixels; default: what suits the size of the image")
     hide_labels: bool = flag(False, "draw boxes without labels")
     hide_conf: bool = flag(False, "draw labels without scores")

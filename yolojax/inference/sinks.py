@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import csv
-import itertools
-import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from yolojax.data.sample import Pixels
 from yolojax.errors import UserError
-from yolojax.files import write_file
 from yolojax.inference.results import Detections
 from yolojax.inference.settings import DetectSettings
 from yolojax.inference.sources import Source
+from yolojax.inference.window import Window
+from yolojax.inference.writing import class_folder, crop_box, unique_stems, write_image, write_labels
 
 CSV_COLUMNS = ("Image Name", "Frame", "Prediction", "Confidence", "xmin", "ymin", "xmax", "ymax")
 _COLOUR_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # that OpenCV writes in colour
-_FRAME = re.compile(r"(.*)_[1-9]\d*")  # the name of a frame: the video's, and the number
-_CROP_SCALE, _CROP_MARGIN = 1.02, 10  # of a box, and pixels added to each side length
 
 
 class Sink:
     """Writes what a user asked for into a run folder, frame by frame; ``close`` finishes it."""
 
-    def __init__(self, settings: DetectSettings, sources: Sequence[Source], folder: Path) -> None:
-        """Nothing is written yet; ``folder`` exists."""
-        self.settings, self.folder = settings, folder
+    def __init__(
+        self, settings: DetectSettings, sources: Sequence[Source], folder: Path, window: Window | None = None
+    ) -> None:
+        """Nothing is written yet; ``folder`` exists. A window also shows what is annotated."""
+        self.settings, self.folder, self.window = settings, folder, window
         videos = {index for index, source in enumerate(sources) if source.kind != "image"}
         stems = unique_stems([source.stem for source in sources], videos)
         self.stems = dict(zip(sources, stems, strict=True))
@@ -61,16 +59,20 @@ class Sink:
             self._write_rows(source, detections, number)
         if settings.save_crop:
             self._write_crops(detections, stem_of_frame)
-        if settings.nosave:
+        if settings.nosave and self.window is None:
             return
-        drawn = detections.plot(
+        annotated = detections.plot(
             line_thickness=settings.line_thickness, hide_labels=settings.hide_labels, hide_conf=settings.hide_conf
         )
+        if self.window is not None:
+            self.window.show(annotated, source.name)
+        if settings.nosave:
+            return
         if number is None:
             suffix = Path(source.name).suffix.lower()
-            write_image(self.folder / f"{stem}{suffix if suffix in _COLOUR_SUFFIXES else '.jpg'}", drawn)
+            write_image(self.folder / f"{stem}{suffix if suffix in _COLOUR_SUFFIXES else '.jpg'}", annotated)
         else:
-            self._write_frame(source, drawn, rate)
+            self._write_frame(source, annotated, rate)
 
     def end_video(self) -> None:
         """The next frame is of another video."""
@@ -110,82 +112,6 @@ class Sink:
 
     def _write_crops(self, detections: Detections, stem: str) -> None:
         for number, (name, box) in enumerate(zip(detections.labels, detections.boxes, strict=True), 1):
-            folder = self.folder / "crops" / (name.replace("/", "_").replace("\\", "_").strip(". ") or "_")
+            folder = self.folder / "crops" / class_folder(name)
             folder.mkdir(parents=True, exist_ok=True)
-            write_image(folder / f"{stem}_{number}.jpg", _crop(detections.image, box))
-
-
-def write_labels(path: Path, rows: NDArray[Any], shape: Sequence[int], with_scores: bool) -> None:
-    """Write detections as lines ``class x y w h [score]``, centre based, as fractions of the image; none, an empty file.
-
-    Args:
-      path: of the file; its folder is made.
-      rows: ``(n, 6)`` x1 y1 x2 y2 score class, in pixels.
-      shape: height and width of the image, and whatever follows.
-      with_scores: whether lines end in the score.
-    """
-    path.parent.mkdir(exist_ok=True)
-    whole = np.array([shape[1], shape[0]] * 2)
-    lines = []
-    for *corners, score, label in rows.tolist():
-        x1, y1, x2, y2 = np.array(corners) / whole
-        values = [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, *([score] if with_scores else [])]
-        lines.append(" ".join([f"{int(label)}", *(f"{value:g}" for value in values)]) + "\n")
-    write_file(path, "".join(lines))
-
-
-def write_image(path: Path, image: Pixels) -> None:
-    """Write uint8 RGB in the format of the suffix.
-
-    Raises:
-      UserError: it cannot be written.
-    """
-    good, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    if not good:
-        raise UserError(f"{path}: an image of this size cannot be written as {path.suffix}")
-    write_file(path, data.tobytes())
-
-
-def _crop(image: Pixels, box: NDArray[np.float32]) -> Pixels:
-    """What is in a box, with a margin."""
-    centre, size = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) * _CROP_SCALE + _CROP_MARGIN
-    whole = np.array([image.shape[1], image.shape[0]])
-    x1, y1 = np.floor(centre - size / 2).clip(0, whole - 1).astype(int)
-    x2, y2 = np.ceil(centre + size / 2).clip(1, whole).astype(int)
-    return image[y1:y2, x1:x2]
-
-
-def unique_stems(stems: Sequence[str], videos: Collection[int] = ()) -> list[str]:
-    """A name for each source, so that none of the files that are written of it has the name of another's.
-
-    The second ``1`` is ``1_2``. A frame of a video is written as ``STEM_NUMBER``; an image that has such a name gets one that no frame can have. Case is
-    ignored, as some file systems do.
-
-    Args:
-      stems: the names that the sources have.
-      videos: positions of those that have frames.
-
-    >>> unique_stems(["1", "1", "clip", "clip_3"], videos={2})
-    ['1', '1_2', 'clip', 'clip_3-2']
-    >>> unique_stems(["clip_3", "clip"], videos={1})
-    ['clip_3', 'clip_2']
-    """
-    names: list[str] = []
-    taken: set[str] = set()  # what a file may not be called
-    with_frames: set[str] = set()  # stems of videos
-    frames_of: set[str] = set()  # what no video may be called, because an image has the name of one of its frames
-    for index, stem in enumerate(stems):
-        others = (f"{stem}{joint}{number}" for number in itertools.count(2) for joint in "_-")
-        for name in itertools.chain([stem], others):
-            key = name.casefold()
-            head = _FRAME.fullmatch(key)
-            blocked = key in frames_of if index in videos else head is not None and head[1] in with_frames
-            if key not in taken and not blocked:
-                break
-        names.append(name)
-        taken.add(key)
-        if index in videos:
-            with_frames.add(key)
-        elif head is not None:
-            frames_of.add(head[1])
-    return names
+            write_image(folder / f"{stem}_{number}.jpg", crop_box(detections.image, box))

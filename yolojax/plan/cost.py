@@ -135,7 +135,7 @@ def _abstract_step(
         mesh,
     )
     variables = jax.eval_shape(lambda plain: enter_phase(plain, phase, jax.random.key(0)), abstract_variables(spec))
-    state = abstract_state(variables, phase.tree(), optimizer, fixed_bn)
+    state = abstract_state(variables, phase.tree(), optimizer, fixed_bn, scaled=shape.dtype == "float16")
     batch = {
         "images": jax.ShapeDtypeStruct((shape.batch, shape.size, shape.size, 3), jnp.uint8),
         "boxes": jax.ShapeDtypeStruct((shape.batch, shape.boxes, 5), jnp.float32),

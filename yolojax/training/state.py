@@ -13,6 +13,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.training.dynamic_scale import DynamicScale
 from jax import Array
 from jax.sharding import Mesh
 
@@ -21,6 +22,8 @@ from yolojax.mesh import replicated
 from yolojax.training.optimizer import OptimizerSettings, make_optimizer
 from yolojax.training.schedule import Rates
 from yolojax.tree import Tree, map_with_path, merge, partition
+
+FIRST_SCALE = 65536.0  # as PyTorch starts
 
 
 class WholeState(NamedTuple):
@@ -35,6 +38,7 @@ class WholeState(NamedTuple):
       opt_state: no array for frozen leaves.
       ema_updates: int32, optimizer updates done.
       last_update: int32, iteration of the last optimizer update, -1 before the first.
+      loss_scale: by which the loss is multiplied where the computation is in float16; None elsewhere.
     """
 
     step: Array
@@ -45,6 +49,7 @@ class WholeState(NamedTuple):
     opt_state: Any
     ema_updates: Array
     last_update: Array
+    loss_scale: DynamicScale | None = None
 
 
 class Resting(NamedTuple):
@@ -122,6 +127,7 @@ def create_state(
     settings: OptimizerSettings,
     mesh: Mesh | None = None,
     fixed_bn: Collection[str] = (),
+    scaled: bool = False,
 ) -> TrainState:
     """The state at the start of a run.
 
@@ -131,9 +137,10 @@ def create_state(
       settings: of the optimizer.
       mesh: devices to replicate the state on; None leaves it on the default one.
       fixed_bn: BatchNorm modules that keep their statistics.
+      scaled: whether the loss is scaled, for a computation in float16.
     """
     placed = jax.device_put(variables, None if mesh is None else replicated(mesh))
-    return separate(divide(_start(placed, labels, settings), labels, fixed_bn), mesh)
+    return separate(divide(_start(placed, labels, settings, scaled), labels, fixed_bn), mesh)
 
 
 def separate(state: TrainState, mesh: Mesh | None) -> TrainState:
@@ -143,14 +150,18 @@ def separate(state: TrainState, mesh: Mesh | None) -> TrainState:
 
 
 def abstract_state(
-    variables: dict[str, Tree], labels: Tree, settings: OptimizerSettings, fixed_bn: Collection[str] = ()
+    variables: dict[str, Tree],
+    labels: Tree,
+    settings: OptimizerSettings,
+    fixed_bn: Collection[str] = (),
+    scaled: bool = False,
 ) -> TrainState:
     """Shapes and dtypes of ``create_state``, without computing anything; ``variables`` may be abstract too."""
-    whole = jax.eval_shape(lambda arrays: _start(arrays, labels, settings), variables)
+    whole = jax.eval_shape(lambda arrays: _start(arrays, labels, settings, scaled), variables)
     return divide(whole, labels, fixed_bn)
 
 
-def _start(variables: dict[str, Tree], labels: Tree, settings: OptimizerSettings) -> WholeState:
+def _start(variables: dict[str, Tree], labels: Tree, settings: OptimizerSettings, scaled: bool) -> WholeState:
     params, batch_stats = variables["params"], variables["batch_stats"]
     still = Rates(*jnp.zeros((4,)))
     return WholeState(
@@ -162,6 +173,7 @@ def _start(variables: dict[str, Tree], labels: Tree, settings: OptimizerSettings
         opt_state=make_optimizer(labels, settings, still).init(params),
         ema_updates=jnp.int32(0),
         last_update=jnp.int32(-1),
+        loss_scale=DynamicScale(fin_steps=jnp.int32(0), scale=jnp.float32(FIRST_SCALE)) if scaled else None,
     )
 
 

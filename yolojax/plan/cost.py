@@ -20,10 +20,9 @@ from yolojax.model.network import Network, abstract_variables
 from yolojax.model.spec import ModelSpec
 from yolojax.training.loss import LossSettings
 from yolojax.training.optimizer import OptimizerSettings
-from yolojax.training.phases import enter_phase, fixed_modules
 from yolojax.training.schedule import Schedule
-from yolojax.training.state import TrainState, abstract_state
-from yolojax.training.step import TrainStep, make_train_step
+from yolojax.training.state import TrainState, abstract_state, enter_phase
+from yolojax.training.step import TrainStep, fixed_modules, make_train_step
 from yolojax.tree import flatten
 
 
@@ -115,7 +114,8 @@ def step_flops(spec: ModelSpec, phase: Phase, shape: StepShape) -> float:
     """
     with jax.default_device(jax.devices("cpu")[0]):
         step, state, batch = _abstract_step(spec, phase, shape, None)
-        return step.lower(state, batch, phase.factors).cost_analysis()["flops"]  # type: ignore[attr-defined]
+        costs: Any = step.lower(state, batch, phase.factors).cost_analysis()
+        return costs["flops"]
 
 
 def _abstract_step(
@@ -158,7 +158,7 @@ def _compile(
 ) -> tuple[TrainState, Any, Memory | None]:
     """The abstract state, the compiled step and its memory; without a step where the compiler refuses it for its memory."""
     step, state, batch = _abstract_step(spec, phase, shape, device)
-    lowered = step.trace(state, batch, phase.factors).lower()  # type: ignore[attr-defined]
+    lowered = step.trace(state, batch, phase.factors).lower()
     # Operations and buffers are decided before machine code is made, which takes half of the time on CPU.
     options = {"xla_backend_optimization_level": 0} if device.platform == "cpu" else None
     try:

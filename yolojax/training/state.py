@@ -1,7 +1,9 @@
-"""All that a training step reads and writes."""
+"""All that a training step reads and writes, and how it passes from one freezing phase to the next."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -10,11 +12,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
+from yolojax.freezing.adapters import add_adapters, is_adapter, merge_adapters
+from yolojax.freezing.phases import Phase
 from yolojax.mesh import replicated
+from yolojax.model.network import Variables
 from yolojax.training.optimizer import OptimizerSettings, make_optimizer
 from yolojax.training.schedule import Rates
-
-Tree = Any
+from yolojax.tree import Tree, flatten
 
 
 @flax.struct.dataclass
@@ -43,7 +47,7 @@ class TrainState:
 
 
 def create_state(
-    variables: dict[str, Tree], labels: Tree, settings: OptimizerSettings, mesh: Mesh | None = None
+    variables: Variables, labels: Tree, settings: OptimizerSettings, mesh: Mesh | None = None
 ) -> TrainState:
     """The state at the start of a run.
 
@@ -57,13 +61,13 @@ def create_state(
     return create(variables)
 
 
-def abstract_state(variables: dict[str, Tree], labels: Tree, settings: OptimizerSettings) -> TrainState:
+def abstract_state(variables: Variables, labels: Tree, settings: OptimizerSettings) -> TrainState:
     """Shapes and dtypes of ``create_state``, without computing anything; ``variables`` may be abstract too."""
     return jax.eval_shape(_create(labels, settings), variables)
 
 
-def _create(labels: Tree, settings: OptimizerSettings) -> Any:
-    def create(variables: dict[str, Tree]) -> TrainState:
+def _create(labels: Tree, settings: OptimizerSettings) -> Callable[[Variables], TrainState]:
+    def create(variables: Variables) -> TrainState:
         params, batch_stats = variables["params"], variables["batch_stats"]
         still = Rates(*jnp.zeros((4,)))
         return TrainState(
@@ -82,6 +86,37 @@ def _create(labels: Tree, settings: OptimizerSettings) -> Any:
 
 def _copy(tree: Tree) -> Tree:
     return jax.tree.map(jnp.copy, tree)
+
+
+def enter_phase(variables: Variables, phase: Phase, key: Array) -> Variables:
+    """The variables that a phase trains: plain ones, with adapters where it has them."""
+    kernels = [
+        path.removesuffix("adapter/down") + "kernel" for path, _ in phase.labels if path.endswith("adapter/down")
+    ]
+    params = merge_adapters(variables["params"])
+    return {**variables, "params": add_adapters(params, kernels, phase.adapter_rank, key) if kernels else params}
+
+
+def change_phase(
+    state: TrainState, phase: Phase, settings: OptimizerSettings, key: Array, mesh: Mesh | None
+) -> TrainState:
+    """The state at the start of another phase.
+
+    Moments of parameters that train before and after carry over bit for bit; those that thaw start fresh. Averages, statistics and counters
+    carry over. Adapters of the old phase are merged into their kernels, those of the new one start at no effect.
+    """
+    if phase.adapter_rank or any(is_adapter(path) for path in flatten(state.params)):
+        variables = enter_phase({"params": state.params, "batch_stats": state.batch_stats}, phase, key)
+        averages = enter_phase({"params": state.ema_params, "batch_stats": state.ema_batch_stats}, phase, key)
+    else:
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        averages = {"params": state.ema_params}
+    fresh = create_state(variables, phase.tree(), settings, mesh)
+    kept = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state.opt_state)[0]}
+    opt_state = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: kept.get(jax.tree_util.keystr(path), leaf), fresh.opt_state
+    )
+    return dataclasses.replace(state, params=fresh.params, ema_params=averages["params"], opt_state=opt_state)
 
 
 def decay(updates: Array) -> tuple[Array, Array]:

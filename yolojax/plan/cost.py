@@ -20,10 +20,9 @@ from yolojax.model.network import Network, abstract_variables
 from yolojax.model.spec import ModelSpec
 from yolojax.training.loss import LossSettings
 from yolojax.training.optimizer import OptimizerSettings
-from yolojax.training.phases import enter_phase, fixed_modules
 from yolojax.training.schedule import Schedule
-from yolojax.training.state import TrainState, abstract_state
-from yolojax.training.step import TrainStep, make_train_step
+from yolojax.training.state import TrainState, abstract_state, enter_phase
+from yolojax.training.step import TrainStep, fixed_modules, make_train_step
 from yolojax.tree import flatten
 
 

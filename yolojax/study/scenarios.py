@@ -239,16 +239,16 @@ def check_study(study: Study) -> dict[str, Extent]:
                 _check_original(interpreter(scenario))
             if common not in jobs:
                 with _quietly():
-                    jobs[common] = prepare(common)
+                    jobs[common], _ = prepare(common)
             job = jobs[common]
             phases = rehearse(load_strategy(scenario.settings.freeze), job.paths, job.epochs, job.spec.name)
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
-        leaves = {path: leaf.size for path, leaf in flatten(job.variables["params"]).items()}
+        leaves = {path: leaf.size for path, leaf in flatten(job.shapes["params"]).items()}
         trainable = max(
             sum(leaves.get(path, 0) for path, label in phase.labels if label != FROZEN) for _, phase in phases
         )
-        extents[scenario.name] = Extent(trainable, sum(leaves.values()), job.schedule.batch_size, job.epochs)
+        extents[scenario.name] = Extent(trainable, sum(leaves.values()), job.batch_size, job.epochs)
     for job in jobs.values():
         job.stream.close()
     return extents

@@ -1,4 +1,4 @@
-"""What a training step reads and writes.
+"""What a training step reads and writes, and how it passes from one freezing phase to the next.
 
 Parameters that train, statistics that move and their averages are consumed and returned by every step. What rests meanwhile (frozen parameters, fixed
 statistics, their averages) is only read: it is given to a step and not returned, so that it costs no copy, no second buffer and no time of Python.
@@ -17,11 +17,14 @@ from flax.training.dynamic_scale import DynamicScale
 from jax import Array
 from jax.sharding import Mesh
 
+from yolojax.freezing.adapters import add_adapters, is_adapter, merge_adapters
 from yolojax.freezing.labels import trainable_mask
+from yolojax.freezing.phases import Phase
 from yolojax.mesh import replicated
+from yolojax.model.network import Variables
 from yolojax.training.optimizer import OptimizerSettings, make_optimizer
 from yolojax.training.schedule import Rates
-from yolojax.tree import Tree, map_with_path, merge, partition
+from yolojax.tree import Tree, flatten, map_with_path, merge, partition
 
 FIRST_SCALE = 65536.0  # as PyTorch starts
 
@@ -122,7 +125,7 @@ def share_averages(state: TrainState) -> TrainState:
 
 
 def create_state(
-    variables: dict[str, Tree],
+    variables: Variables,
     labels: Tree,
     settings: OptimizerSettings,
     mesh: Mesh | None = None,
@@ -150,7 +153,7 @@ def separate(state: TrainState, mesh: Mesh | None) -> TrainState:
 
 
 def abstract_state(
-    variables: dict[str, Tree],
+    variables: Variables,
     labels: Tree,
     settings: OptimizerSettings,
     fixed_bn: Collection[str] = (),
@@ -161,7 +164,7 @@ def abstract_state(
     return divide(whole, labels, fixed_bn)
 
 
-def _start(variables: dict[str, Tree], labels: Tree, settings: OptimizerSettings, scaled: bool) -> WholeState:
+def _start(variables: Variables, labels: Tree, settings: OptimizerSettings, scaled: bool) -> WholeState:
     params, batch_stats = variables["params"], variables["batch_stats"]
     still = Rates(*jnp.zeros((4,)))
     return WholeState(
@@ -175,6 +178,42 @@ def _start(variables: dict[str, Tree], labels: Tree, settings: OptimizerSettings
         last_update=jnp.int32(-1),
         loss_scale=DynamicScale(fin_steps=jnp.int32(0), scale=jnp.float32(FIRST_SCALE)) if scaled else None,
     )
+
+
+def enter_phase(variables: Variables, phase: Phase, key: Array) -> Variables:
+    """The variables that a phase trains: plain ones, with adapters where it has them."""
+    kernels = [
+        path.removesuffix("adapter/down") + "kernel" for path, _ in phase.labels if path.endswith("adapter/down")
+    ]
+    params = merge_adapters(variables["params"])
+    return {**variables, "params": add_adapters(params, kernels, phase.adapter_rank, key) if kernels else params}
+
+
+def change_phase(
+    state: TrainState,
+    phase: Phase,
+    settings: OptimizerSettings,
+    key: Array,
+    mesh: Mesh | None,
+    fixed_bn: Collection[str] = (),
+) -> TrainState:
+    """The state at the start of another phase.
+
+    Moments of parameters that train before and after carry over bit for bit; those that thaw start fresh. Averages, statistics and counters
+    carry over. Adapters of the old phase are merged into their kernels, those of the new one start at no effect. ``fixed_bn`` are the BatchNorm
+    modules that keep their statistics in the new phase.
+    """
+    whole = state.whole
+    params, averages = whole.params, whole.ema_params
+    if phase.adapter_rank or any(is_adapter(path) for path in flatten(params)):
+        params, averages = (enter_phase({"params": tree}, phase, key)["params"] for tree in (params, averages))
+    fresh = create_state({"params": params, "batch_stats": whole.batch_stats}, phase.tree(), settings, mesh).moving
+    kept = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(whole.opt_state)[0]}
+    opt_state = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: kept.get(jax.tree_util.keystr(path), leaf), fresh.opt_state
+    )
+    changed = whole._replace(params=params, ema_params=averages, opt_state=opt_state)
+    return separate(divide(changed, phase.tree(), fixed_bn), mesh)
 
 
 def decay(updates: Array) -> tuple[Array, Array]:

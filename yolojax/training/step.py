@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,12 @@ from jax import Array
 from jax.sharding import Mesh
 
 from yolojax.freezing.adapters import merge_adapters
-from yolojax.freezing.labels import trainable_mask
+from yolojax.freezing.labels import fixed_bn, trainable_mask
+from yolojax.freezing.phases import Phase
+from yolojax.freezing.signals import norms
 from yolojax.mesh import replicated, split
-from yolojax.model.network import Network
+from yolojax.model.network import Network, Variables
+from yolojax.model.spec import ModelSpec
 from yolojax.training.loss import LossSettings, compute_loss
 from yolojax.training.optimizer import OptimizerSettings, make_optimizer
 from yolojax.training.schedule import Schedule
@@ -163,6 +166,33 @@ def _normalise(images: Array, dtype: Any, size: tuple[int, int] | None) -> Array
     if size is None or size == images.shape[1:3]:
         return scaled
     return jax.image.resize(scaled, (len(images), *size, 3), "linear", antialias=False)
+
+
+def fixed_modules(phase: Phase, mode: str) -> frozenset[str]:
+    """The BatchNorm modules that keep their statistics: those of frozen layers if ``mode`` is ``fixed``, none if it is ``track``."""
+    return fixed_bn(phase.tree()) if mode == "fixed" else frozenset()
+
+
+def gradient_norms(
+    spec: ModelSpec, loss: LossSettings, variables: Variables, batches: Iterable[Mapping[str, Any]]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Per path, the norm of the gradient of some batches together and that of the parameter: what a strategy may choose layers by."""
+    network = Network(spec)
+
+    @jax.jit
+    def gradient(params: Tree, batch: Mapping[str, Any]) -> Tree:
+        def total(params: Tree) -> Array:
+            images = batch["images"].astype(jnp.float32) / 255
+            heads, _ = network.apply({**variables, "params": params}, images, train=True, mutable=["batch_stats"])
+            return compute_loss(heads, batch["boxes"], batch["mask"], spec, loss)[0]
+
+        return jax.grad(total)(params)
+
+    summed = None
+    for batch in batches:
+        found = gradient(variables["params"], {key: batch[key] for key in ("images", "boxes", "mask")})
+        summed = found if summed is None else jax.tree.map(jnp.add, summed, found)
+    return norms(summed or {}), norms(variables["params"])
 
 
 def program_record(lowered: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from yolojax.freezing.adapters import add_adapters, is_adapter, merge_adapters
 from yolojax.freezing.labels import fixed_bn
 from yolojax.freezing.phases import Phase
 from yolojax.freezing.signals import norms
+from yolojax.model.images import normalise
 from yolojax.model.network import Network, Variables
 from yolojax.model.spec import ModelSpec
 from yolojax.training.loss import LossSettings, compute_loss
@@ -32,11 +33,10 @@ def fixed_modules(phase: Phase, mode: str) -> frozenset[str]:
 
 def enter_phase(variables: Variables, phase: Phase, key: Array) -> Variables:
     """The variables that a phase trains: plain ones, with adapters where it has them."""
-    kernels = [
-        path.removesuffix("adapter/down") + "kernel" for path, _ in phase.labels if path.endswith("adapter/down")
-    ]
     params = merge_adapters(variables["params"])
-    return {**variables, "params": add_adapters(params, kernels, phase.adapter_rank, key) if kernels else params}
+    if phase.adapted:
+        params = add_adapters(params, phase.adapted, phase.adapter_rank, key)
+    return {**variables, "params": params}
 
 
 def change_phase(
@@ -70,7 +70,7 @@ def gradient_norms(
     @jax.jit
     def gradient(params: Tree, batch: Mapping[str, Any]) -> Tree:
         def total(params: Tree) -> Array:
-            images = batch["images"].astype(jnp.float32) / 255
+            images = normalise(batch["images"])
             heads, _ = network.apply({**variables, "params": params}, images, train=True, mutable=["batch_stats"])
             return compute_loss(heads, batch["boxes"], batch["mask"], spec, loss)[0]
 

@@ -17,7 +17,6 @@ from yolojax.data.sample import samples_record
 from yolojax.evaluation.evaluator import Evaluation
 from yolojax.evaluation.plots import plot_evaluation
 from yolojax.files import write_json, write_yaml
-from yolojax.freezing.labels import FROZEN
 from yolojax.freezing.phases import Phase
 from yolojax.freezing.summary import BN_MODES, summarise
 from yolojax.training import plots, records
@@ -33,9 +32,7 @@ log = logging.getLogger(__name__)
 def trainable_parameters(state: TrainState, phase: Phase) -> tuple[int, int]:
     """How many parameters train, and how many there are."""
     sizes = {path: leaf.size for path, leaf in flatten(state.params).items()}
-    labels = dict(phase.labels)
-    total = sum(sizes.values())
-    return total - sum(size for path, size in sizes.items() if labels.get(path, FROZEN) == FROZEN), total
+    return sum(size for path, size in sizes.items() if phase.trains(path)), sum(sizes.values())
 
 
 def count(state: TrainState, phase: Phase) -> str:

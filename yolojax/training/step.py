@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from yolojax.freezing.adapters import merge_adapters
 from yolojax.freezing.labels import trainable_mask
 from yolojax.mesh import replicated, split
+from yolojax.model.images import normalise
 from yolojax.model.network import Network
 from yolojax.training.loss import LossSettings, compute_loss
 from yolojax.training.optimizer import OptimizerSettings, make_optimizer
@@ -61,7 +62,7 @@ def make_train_step(
         if mesh is not None:
             batch = jax.lax.with_sharding_constraint(batch, split(mesh))
         learned, frozen = partition(state.params, trainable)
-        images = _normalise(batch["images"], jnp.result_type(*jax.tree.leaves(state.params)), size)
+        images = _network_images(batch["images"], jnp.result_type(*jax.tree.leaves(state.params)), size)
 
         def forward(learned: Tree) -> tuple[Array, tuple[dict[str, Array], Tree]]:
             variables = {"params": merge_adapters(merge(learned, frozen)), "batch_stats": state.batch_stats}
@@ -111,9 +112,9 @@ def make_train_step(
     return jax.jit(step, donate_argnums=0, static_argnames="size", out_shardings=out_shardings)
 
 
-def _normalise(images: Array, dtype: Any, size: tuple[int, int] | None) -> Array:
+def _network_images(images: Array, dtype: Any, size: tuple[int, int] | None) -> Array:
     """Bytes to 0…1, resized bilinearly if a size is given."""
-    scaled = images.astype(dtype) / 255
+    scaled = normalise(images, dtype)
     if size is None or size == images.shape[1:3]:
         return scaled
     return jax.image.resize(scaled, (len(images), *size, 3), "linear", antialias=False)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from yolojax.freezing.labels import fixed_bn, freeze_labels
+from yolojax.freezing.labels import fixed_bn
+from yolojax.freezing.phases import make_phase
 from yolojax.hyperparameters import Hyperparameters
 from yolojax.mesh import make_mesh, put_batch
 from yolojax.model.network import Network, abstract_variables, init_variables
@@ -23,7 +24,7 @@ from yolojax.tree import flatten, map_with_path
 
 def build(spec, variables, *, freeze=0, fixed=True, batch_size=2, batches_per_epoch=3, size=64, mesh=None, **options):
     """A step and a state for it."""
-    labels = freeze_labels(variables["params"], freeze)
+    labels = make_phase(tuple(flatten(variables["params"])), freeze=freeze).tree()
     dtype = options.pop("dtype", None)
     scaled = dtype == jnp.float16
     hyp = Hyperparameters(**options)

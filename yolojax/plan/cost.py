@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from yolojax.freezing.labels import FROZEN
 from yolojax.freezing.phases import Phase
 from yolojax.hyperparameters import Hyperparameters
 from yolojax.mesh import make_mesh, replicated, split
@@ -89,11 +88,10 @@ def step_cost(spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Devic
     started = time.perf_counter()
     state, compiled, memory = _compile(spec, phase, shape, device)
     seconds = time.perf_counter() - started
-    labels = dict(phase.labels)
     sizes = {path: leaf.size for path, leaf in flatten(state.params).items()}
     return StepCost(
         parameters=sum(sizes.values()),
-        trainable=sum(size for path, size in sizes.items() if labels[path] != FROZEN),
+        trainable=sum(size for path, size in sizes.items() if phase.trains(path)),
         flops=step_flops(spec, phase, shape),
         optimizer_bytes=_bytes(state.moving.opt_state),
         memory=memory,

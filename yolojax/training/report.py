@@ -24,7 +24,6 @@ from yolojax.data.sample import samples_record
 from yolojax.evaluation.evaluator import Evaluation
 from yolojax.evaluation.plots import plot_evaluation
 from yolojax.files import write_file, write_json, write_yaml
-from yolojax.freezing.labels import FROZEN
 from yolojax.freezing.summary import BN_MODES, summarise
 from yolojax.training import plots
 from yolojax.training.progress import EpochMeter
@@ -61,8 +60,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 def trainable_parameters(run: Run) -> tuple[int, int]:
     """How many parameters train, and how many there are."""
     sizes = {path: leaf.size for path, leaf in flatten(run.state.params).items()}
-    labels = dict(run.phase.labels)
-    return sum(size for path, size in sizes.items() if labels.get(path, FROZEN) != FROZEN), sum(sizes.values())
+    return sum(size for path, size in sizes.items() if run.phase.trains(path)), sum(sizes.values())
 
 
 def _share(run: Run) -> str:

@@ -182,11 +182,10 @@ def _start(variables: Variables, labels: Tree, settings: OptimizerSettings, scal
 
 def enter_phase(variables: Variables, phase: Phase, key: Array) -> Variables:
     """The variables that a phase trains: plain ones, with adapters where it has them."""
-    kernels = [
-        path.removesuffix("adapter/down") + "kernel" for path, _ in phase.labels if path.endswith("adapter/down")
-    ]
     params = merge_adapters(variables["params"])
-    return {**variables, "params": add_adapters(params, kernels, phase.adapter_rank, key) if kernels else params}
+    if phase.adapted:
+        params = add_adapters(params, phase.adapted, phase.adapter_rank, key)
+    return {**variables, "params": params}
 
 
 def change_phase(

@@ -17,6 +17,7 @@ from yolojax.freezing.labels import fixed_bn, trainable_mask
 from yolojax.freezing.phases import Phase
 from yolojax.freezing.signals import norms
 from yolojax.mesh import replicated, split
+from yolojax.model.images import normalise
 from yolojax.model.network import Network, Variables
 from yolojax.model.spec import ModelSpec
 from yolojax.training.loss import LossSettings, compute_loss
@@ -95,7 +96,7 @@ def make_train_step(
     ) -> tuple[WholeState, dict[str, Array]]:
         if mesh is not None:
             batch = jax.lax.with_sharding_constraint(batch, split(mesh))
-        images = _normalise(batch["images"], jnp.result_type(*jax.tree.leaves(moving.params)), size)
+        images = _network_images(batch["images"], jnp.result_type(*jax.tree.leaves(moving.params)), size)
         statistics = merge(moving.batch_stats, resting.batch_stats)
 
         def forward(learned: Tree) -> tuple[Array, tuple[dict[str, Array], Tree]]:
@@ -160,9 +161,9 @@ def make_train_step(
     return TrainStep(jax.jit(step, donate_argnums=0, static_argnames="size", out_shardings=out_shardings))
 
 
-def _normalise(images: Array, dtype: Any, size: tuple[int, int] | None) -> Array:
+def _network_images(images: Array, dtype: Any, size: tuple[int, int] | None) -> Array:
     """Bytes to 0…1, resized bilinearly if a size is given."""
-    scaled = images.astype(dtype) / 255
+    scaled = normalise(images, dtype)
     if size is None or size == images.shape[1:3]:
         return scaled
     return jax.image.resize(scaled, (len(images), *size, 3), "linear", antialias=False)
@@ -182,7 +183,7 @@ def gradient_norms(
     @jax.jit
     def gradient(params: Tree, batch: Mapping[str, Any]) -> Tree:
         def total(params: Tree) -> Array:
-            images = batch["images"].astype(jnp.float32) / 255
+            images = normalise(batch["images"])
             heads, _ = network.apply({**variables, "params": params}, images, train=True, mutable=["batch_stats"])
             return compute_loss(heads, batch["boxes"], batch["mask"], spec, loss)[0]
 

@@ -83,12 +83,14 @@ def jax_step(options: argparse.Namespace, freeze: int, mode: str) -> Callable[[]
     from yolojax.hyperparameters import Hyperparameters
     from yolojax.model.network import Network, init_variables
     from yolojax.model.spec import load_spec
+    from yolojax.runtime import select_devices
     from yolojax.training.loss import LossSettings
     from yolojax.training.optimizer import OptimizerSettings
     from yolojax.training.schedule import Schedule
     from yolojax.training.state import create_state
     from yolojax.training.step import make_train_step
 
+    select_devices("cpu")  # where the other side runs
     hyp, spec = Hyperparameters(), load_spec(options.model, classes=options.classes)
     variables = init_variables(spec, jax.random.key(0))
     labels = freeze_labels(variables["params"], freeze)

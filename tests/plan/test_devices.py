@@ -39,7 +39,7 @@ def test_the_facts_of_a_card_reach_the_compiler():
     assert "major: 8 minor: 0 feature_extension: NONE" in cuda_description(load_target("cuda:a100"))
 
 
-@pytest.mark.parametrize(("name", "package"), [("cuda:h100", "jax_plugins.xla_cuda12"), ("tpu:v5e", "libtpu")])
+@pytest.mark.parametrize(("name", "package"), [("cuda:h100", "jax-cuda12-plugin"), ("tpu:v5e", "libtpu")])
 def test_without_its_compiler_the_extra_is_named(monkeypatch, name, package):
     monkeypatch.setattr(targets, "_is_installed", lambda asked: asked != package)
     with pytest.raises(UserError, match=rf"--target {name}: .*pip install 'yolojax\[aot\]'.*missing: {package}"):

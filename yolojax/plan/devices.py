@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Literal
 
 from yolojax.config import configs_root, read_yaml
 from yolojax.errors import UserError
+from yolojax.runtime import KEEP_PLUGINS, why_absent
 
 if TYPE_CHECKING:
     import jax
@@ -69,13 +70,13 @@ def load_target(name: str) -> Target:
     return Target(name=name, title=content["title"], kind=kind, memory=content["memory"], facts=content[kind])
 
 
-_PACKAGES = {"cuda": ("jax_plugins.xla_cuda12", "nvidia.cuda_nvcc"), "tpu": ("libtpu",)}
+_PACKAGES = {"cuda": ("jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12"), "tpu": ("libtpu",)}
 
 
-def _is_installed(module: str) -> bool:
+def _is_installed(package: str) -> bool:
     try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package that it lies in
+        return bool(version(package))
+    except PackageNotFoundError:
         return False
 
 
@@ -85,6 +86,8 @@ def environment(target: Target) -> dict[str, str]:
     variables = {"JAX_ENABLE_COMPILATION_CACHE": "false", "JAX_PLATFORMS": "cpu"}
     if target.kind == "own" and target.name != "cpu":
         variables["JAX_PLATFORMS"] = "cuda,cpu" if target.name == "gpu" else "tpu,cpu"
+    if target.kind == "cuda":
+        variables[KEEP_PLUGINS] = "1"
     if target.kind == "tpu":
         variables |= {
             "TPU_SKIP_MDS_QUERY": "1",
@@ -108,6 +111,8 @@ def open_device(target: Target) -> jax.Device:
     from jax.experimental import topologies
 
     if target.kind == "own":
+        if (reason := why_absent({"gpu": "cuda"}.get(target.name, target.name))) is not None:
+            raise UserError(f"--target {target.name}: {reason}; cuda:h100 or tpu:v5e, say, need not be here")
         try:
             return jax.devices({"gpu": "cuda"}.get(target.name, target.name))[0]
         except RuntimeError as error:

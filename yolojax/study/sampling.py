@@ -9,7 +9,6 @@ from typing import Any
 import psutil
 
 COLUMNS = ("seconds", "epochs", "cpu_percent", "memory_bytes", "gpu_percent", "gpu_memory_bytes")
-PERIOD = 2.0  # seconds between two samples
 
 
 class Sampler:

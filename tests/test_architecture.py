@@ -20,7 +20,7 @@ FLOORS = [
     {"weights.find"},
     {"training", "inference"},
     {"study"},
-    {"plan", "evolve"},
+    {"plan", "evolve", "doctor"},
     {"yolojax"},
     {"cli"},
 ]

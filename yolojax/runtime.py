@@ -37,13 +37,32 @@ def use_huge_pages() -> None:
     On a CPU, XLA allocates the temporary arrays of a step anew each time; in pages of 4 kB, making them takes a quarter of a step
     (``docs/performance.md``). glibc reads this setting only before a program begins. Call it first: what was done before is done again.
     """
-    libc = os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", ()) else None
-    version = tuple(int(part) for part in libc.split()[-1].split(".")[:2]) if libc else (0, 0)
     chosen = os.environ.get("GLIBC_TUNABLES", "")
-    if version < (2, 35) or _HUGE_PAGES in chosen or not sys.executable:
+    if _huge_pages_absence() is not None or _HUGE_PAGES in chosen or not sys.executable:
         return
     tunables = ":".join(filter(None, [chosen, f"{_HUGE_PAGES}=1"]))
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"GLIBC_TUNABLES": tunables})
+
+
+def _huge_pages_absence() -> str | None:
+    """Why glibc cannot put large arrays into huge pages here; None where it can."""
+    libc = os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", ()) else None
+    if libc is None:
+        return "this system has no glibc"
+    version = tuple(int(part) for part in libc.split()[-1].split(".")[:2])
+    return None if version >= (2, 35) else f"{libc} is older than 2.35"
+
+
+def huge_pages_problem() -> str | None:
+    """Why the large arrays of a training on the CPU do not lie in huge pages; None where they do."""
+    if (reason := _huge_pages_absence()) is not None:
+        return reason
+    if f"{_HUGE_PAGES}=0" in os.environ.get("GLIBC_TUNABLES", ""):
+        return "GLIBC_TUNABLES switches them off"
+    kernel = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not kernel.is_file() or "[never]" in kernel.read_text():
+        return f"the kernel gives none ({kernel})"
+    return None
 
 
 def leave_out_absent_accelerators() -> None:

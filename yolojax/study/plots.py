@@ -1,4 +1,7 @@
-"""The pictures of a study: accuracy over epochs, against time and against memory; memory and utilisation. PNG files and SVG for the page."""
+"""The figures of a study: accuracy over epochs, against time and against memory; memory and utilisation.
+
+PNG files, and SVG for the page.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from typing import Any, Literal
 from yolojax.study.measurements import Measurement, Summary
 from yolojax.study.scenarios import Study
 
-# Colours in pictures on white; the page knows each by a name and has another set for dark screens.
+# Colours in figures on white; the page knows each by a name and has another set for dark screens.
 COLOURS = (
     "#2563eb", "#c2410c", "#047857", "#7c3aed", "#be185d", "#0e7490", "#a16207", "#4d7c0f", "#57534e", "#b91c1c",
 )  # fmt: skip
@@ -37,14 +40,14 @@ class Style:
 
 @dataclass(frozen=True)
 class Plot:
-    """One picture.
+    """One figure.
 
     Attributes:
       key: its file's name.
       title: what it shows.
       note: how to read it.
       draw: draws it into axes.
-      rows: how many bars it has; 0 for a picture of lines.
+      rows: how many bars it has; 0 for lines and points.
     """
 
     key: str
@@ -73,7 +76,7 @@ def styles(study: Study) -> dict[str, Style]:
 
 
 def make_plots(study: Study, measurements: Sequence[Measurement], summaries: Sequence[Summary]) -> list[Plot]:
-    """The pictures that the finished runs allow."""
+    """The figures that the finished runs allow; none shows what another one shows."""
     look = styles(study)
     done = [one for one in measurements if one.status == "finished" and one.curve]
     finished = [one for one in summaries if one.seeds]
@@ -85,46 +88,47 @@ def make_plots(study: Study, measurements: Sequence[Measurement], summaries: Seq
         rows = {one.name: _mean_curve(done, one.name, key, over_time=x != "epoch") for one in finished}
         return lambda axes: _draw_curves(axes, rows, look, x, y)
 
-    def known(key: str) -> list[Summary]:
-        return [one for one in finished if one.mean[key]]
+    def measured(key: str) -> list[Summary]:
+        return [row for row in finished if row.mean[key]]
 
     def bars(key: str, scale: float, unit: str) -> Callable[[Any], None]:
-        return lambda axes: _draw_bars(axes, known(key), look, key, scale, unit)
+        return lambda axes: _draw_bars(axes, measured(key), look, key, scale, unit)
 
     def scatter(key: str) -> Callable[[Any], None]:
-        return lambda axes: _draw_scatter(axes, known(key), look, key, 1e-6, "MB")
+        return lambda axes: _draw_scatter(axes, measured(key), look, key, 1e-6, "MB")
 
-    on_device = any(one.memory_source == "device" for one in done)
-    memory = "device memory" if on_device else "memory of the compiled step"
-    memory_note = (
-        "The most that the device ever held."
-        if on_device
-        else "Arguments and temporaries of the training step as XLA plans them; the largest phase."
-    )
+    memory = memory_figure(finished)
+    title, memory_note = _MEMORY[memory if memory == "process_bytes" else done[0].memory_source]
     use = done[0].utilisation_source
-    spread = "Best epoch; lines are one standard deviation."
     plots = [
         Plot("map50-over-epochs", "mAP50 over epochs", f"Validation after every epoch{band}.", curves("map50", "mAP50")),
         Plot("map50_95-over-epochs", "mAP50-95 over epochs", f"Validation after every epoch{band}.", curves("map50_95", "mAP50-95")),
         Plot("map50-against-time", "mAP50 against time", "From the start of the process, compilation included; a mark is the end.",
              curves("map50", "mAP50", "minutes")),
-        Plot("memory", memory.capitalize(), memory_note, bars("memory_bytes", 1e-6, "MB"), len(known("memory_bytes"))),
+        Plot("map50-against-memory", f"mAP50 against {title[0].lower()}{title[1:]}", "Best epoch; lines are one standard deviation.",
+             scatter(memory)),
+        Plot("memory", title, memory_note, bars(memory, 1e-6, "MB"), len(measured(memory))),
         Plot("utilisation", f"{use} utilisation", "Mean over the whole run, start-up and validation included.",
-             bars("utilisation", 1, "%"), len(known("utilisation"))),
-        Plot("process-memory", "Memory of the whole process", "Main memory of the process and its workers; the most at any time.",
-             bars("process_bytes", 1e-6, "MB"), len(known("process_bytes"))),
-        Plot("map50-against-memory", f"mAP50 against {memory}", spread, scatter("memory_bytes")),
-        Plot("map50-against-process-memory", "mAP50 against memory of the process", spread, scatter("process_bytes")),
-        Plot("utilisation-over-time", f"{use} utilisation over time", "First seed; mean over ten seconds.",
-             lambda axes: _draw_utilisation(axes, done, look)),
+             bars("utilisation", 1, "%"), len(measured("utilisation"))),
     ]  # fmt: skip
-    empty = [key for key in ("memory_bytes", "process_bytes", "utilisation") if not known(key)]
-    left_out = {
-        "memory_bytes": ("memory", "map50-against-memory"),
-        "process_bytes": ("process-memory", "map50-against-process-memory"),
-        "utilisation": ("utilisation", "utilisation-over-time"),
-    }
-    return [plot for plot in plots if not any(plot.key in left_out[key] for key in empty)]
+    empty = {"memory", "map50-against-memory"} if not measured(memory) else set()
+    empty |= {"utilisation"} if not measured("utilisation") else set()
+    return [plot for plot in plots if plot.key not in empty]
+
+
+_MEMORY = {
+    "device": ("Device memory", "The most that the device ever held."),
+    "compiled program": (
+        "Memory of the compiled step",
+        "Arguments and temporaries of the training step as XLA plans them; the largest phase.",
+    ),
+    "process_bytes": ("Memory of the process", "Main memory of the process and its workers; the most at any time."),
+}
+
+
+def memory_figure(summaries: Sequence[Summary]) -> Literal["memory_bytes", "process_bytes"]:
+    """The figure by which all scenarios can be compared: that of the step or device, unless one of them does not tell it."""
+    return "memory_bytes" if all(row.mean["memory_bytes"] for row in summaries) else "process_bytes"
 
 
 def _mean_curve(
@@ -219,26 +223,8 @@ def _draw_scatter(
     axes.margins(0.08)
 
 
-def _draw_utilisation(axes: Any, runs: Sequence[Measurement], look: Mapping[str, Style]) -> None:
-    seen = set()
-    for run in runs:
-        name = run.run.scenario.name
-        if name in seen or not run.samples:
-            continue
-        seen.add(name)
-        xs = [seconds / 60 for seconds, _, _ in run.samples]
-        percent = [
-            statistics.fmean(p for s, p, _ in run.samples if abs(s - seconds) <= 5) for seconds, _, _ in run.samples
-        ]
-        axes.plot(xs, percent, color=look[name].colour, linestyle=_DASHES[look[name].line], linewidth=1.3,
-                  gid=f"series-{name}", label=name)  # fmt: skip
-    axes.set(xlabel="minutes", ylabel="%")
-    axes.set_ylim(0, 105)
-    axes.set_xlim(left=0)
-
-
 def to_png(plot: Plot) -> bytes:
-    """The picture on white, with a legend where it has lines."""
+    """The figure on white, with a legend where it has lines."""
     height = 1.0 + 0.27 * plot.rows if plot.rows else 4.6
     figure, axes = _figure(8.2, height)
     plot.draw(axes)
@@ -252,16 +238,22 @@ def to_png(plot: Plot) -> bytes:
     return buffer.getvalue()
 
 
-def to_svg(plot: Plot, order: Sequence[str]) -> str:
-    """The picture for the page: no background, colours by name, every scenario's marks in a class ``series-NUMBER`` of its own.
+def page_height(plots: Sequence[Plot]) -> float:
+    """Inches that every figure of a page has, so that its cards fill their grid: enough for the one with the most bars."""
+    return max([3.25, *(0.75 + 0.235 * plot.rows for plot in plots)])
+
+
+def to_svg(plot: Plot, order: Sequence[str], height: float) -> str:
+    """The figure for the page: no background, colours by name, every scenario's marks in a class ``series-NUMBER`` of its own.
 
     Args:
-      plot: the picture.
+      plot: the figure.
       order: names of scenarios; their places are the numbers.
+      height: in inches; see ``page_height``.
     """
     import matplotlib
 
-    figure, axes = _figure(4.9, 0.75 + 0.235 * plot.rows if plot.rows else 3.25)
+    figure, axes = _figure(4.9, height)
     plot.draw(axes)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": plot.key}):

@@ -1,4 +1,4 @@
-"""What a study leaves behind: CSV and Markdown tables, pictures, and one page that opens anywhere, offline."""
+"""What a study leaves behind: CSV and Markdown tables, figures, and one page that opens anywhere, offline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from yolojax.files import write_file
 from yolojax.study.measurements import FIGURES, Measurement, Summary, summarise
-from yolojax.study.plots import Plot, Style, make_plots, styles, to_png, to_svg
+from yolojax.study.plots import Plot, Style, make_plots, memory_figure, page_height, styles, to_png, to_svg
 from yolojax.study.runner import LOG
 from yolojax.study.scenarios import Reference, Study
 from yolojax.training.settings import TrainSettings
@@ -201,7 +201,7 @@ def _page(
         legend="".join(_legend_entry(number, name, look[name]) for number, name in enumerate(order)),
         table=_scenario_table(study, summaries, columns, look),
         plots="".join(
-            f"<figure><figcaption><b>{html.escape(plot.title)}</b>{html.escape(plot.note)}</figcaption>{to_svg(plot, order)}</figure>"
+            f"<figure><figcaption><b>{html.escape(plot.title)}</b>{html.escape(plot.note)}</figcaption>{to_svg(plot, order, page_height(plots))}</figure>"
             for plot in plots
         ),
         runs=_run_table(measurements, columns),
@@ -218,11 +218,11 @@ def _tiles(summaries: Sequence[Summary]) -> str:
     tiles = []
     for key, heading, best in (
         ("map50", "highest mAP50", max), ("map50_95", "highest mAP50-95", max), ("wall_seconds", "shortest run", min),
-        ("memory_bytes", "least memory", min),
+        (memory_figure([row for row in summaries if row.seeds]), "least memory", min),
     ):  # fmt: skip
-        known = [one for one in summaries if one.mean[key] is not None]
-        if known:
-            winner = best(known, key=lambda one: one.mean[key] or 0.0)
+        measured = [row for row in summaries if row.mean[key] is not None]
+        if measured:
+            winner = best(measured, key=lambda row: row.mean[key] or 0.0)
             column = next(column for column in COLUMNS if column.key == key)
             unit = column.heading.partition(", ")[2]
             tiles.append(

@@ -19,9 +19,9 @@ def installed(monkeypatch):
 @pytest.mark.parametrize("name", read_yaml(configs_root() / "targets.yaml"))
 def test_every_shipped_description_is_whole(name):
     target = load_target(name)
-    assert target.kind == name.split(":")[0]
+    assert target.platform == name.split(":")[0]
     assert 1e10 < target.memory < 1e12
-    if target.kind == "cuda":
+    if target.platform == "cuda":
         text = cuda_description(target)
         assert text.count("{") == text.count("}") == 3
         assert all(
@@ -64,5 +64,5 @@ def test_jax_takes_a_part_of_a_gpu(monkeypatch):
 
 
 def test_devices_of_this_machine_need_no_description():
-    assert load_target("cpu") == Target(name="cpu", title="cpu of this machine", kind="own", facts={})
+    assert load_target("cpu") == Target(name="cpu", title="cpu of this machine", platform="own", facts={})
     assert environment(load_target("gpu"))["JAX_PLATFORMS"] == "cuda,cpu"

@@ -59,18 +59,22 @@ class Plot:
 
 def styles(study: Study) -> dict[str, Style]:
     """A style for every scenario, by name; scenarios that freeze the same share a colour."""
-    fixed = {one.freeze for one in study.scenarios if one.framework == "yolojax" and one.settings.frozen_bn == "fixed"}
-    lines: dict[str, Literal["solid", "dashed", "dotted"]] = {
-        one.name: "dotted"
-        if one.framework == "torch"
-        else "dashed"
-        if one.settings.frozen_bn == "track" and one.freeze in fixed
-        else "solid"
-        for one in study.scenarios
+    fixed = {
+        scenario.freeze
+        for scenario in study.scenarios
+        if scenario.framework == "yolojax" and scenario.settings.frozen_bn == "fixed"
     }
-    twins = Counter((one.freeze, lines[one.name]) for one in study.scenarios)
+    lines: dict[str, Literal["solid", "dashed", "dotted"]] = {
+        scenario.name: "dotted"
+        if scenario.framework == "torch"
+        else "dashed"
+        if scenario.settings.frozen_bn == "track" and scenario.freeze in fixed
+        else "solid"
+        for scenario in study.scenarios
+    }
+    twins = Counter((scenario.freeze, lines[scenario.name]) for scenario in study.scenarios)
     told_apart = max(twins.values()) == 1
-    keys = {one.name: one.freeze if told_apart else one.name for one in study.scenarios}
+    keys = {scenario.name: scenario.freeze if told_apart else scenario.name for scenario in study.scenarios}
     order = list(dict.fromkeys(keys.values()))
     return {name: Style(order.index(key) % len(COLOURS), lines[name]) for name, key in keys.items()}
 
@@ -78,14 +82,14 @@ def styles(study: Study) -> dict[str, Style]:
 def make_plots(study: Study, measurements: Sequence[Measurement], summaries: Sequence[Summary]) -> list[Plot]:
     """The figures that the finished runs allow; none shows what another one shows."""
     look = styles(study)
-    done = [one for one in measurements if one.status == "finished" and one.curve]
-    finished = [one for one in summaries if one.seeds]
+    done = [run for run in measurements if run.status == "finished" and run.curve]
+    finished = [row for row in summaries if row.seeds]
     if not done:
         return []
-    band = "; the band is one standard deviation over the seeds" if any(len(one.seeds) > 1 for one in finished) else ""
+    band = "; the band is one standard deviation over the seeds" if any(len(row.seeds) > 1 for row in finished) else ""
 
     def curves(key: str, y: str, x: str = "epoch") -> Callable[[Any], None]:
-        rows = {one.name: _mean_curve(done, one.name, key, over_time=x != "epoch") for one in finished}
+        rows = {row.name: _mean_curve(done, row.name, key, over_time=x != "epoch") for row in finished}
         return lambda axes: _draw_curves(axes, rows, look, x, y)
 
     def measured(key: str) -> list[Summary]:
@@ -143,8 +147,8 @@ def _mean_curve(
                 if x is not None:
                     by_epoch.setdefault(point.epoch, []).append((x, getattr(point, key)))
     rows = []
-    for _, found in sorted(by_epoch.items()):
-        xs, ys = zip(*found, strict=True)
+    for _, points in sorted(by_epoch.items()):
+        xs, ys = zip(*points, strict=True)
         rows.append((statistics.fmean(xs), statistics.fmean(ys), statistics.stdev(ys) if len(ys) > 1 else 0.0))
     return rows
 
@@ -187,15 +191,15 @@ def _draw_curves(
 def _draw_bars(
     axes: Any, rows: Sequence[Summary], look: Mapping[str, Style], key: str, scale: float, unit: str
 ) -> None:
-    for place, one in enumerate(rows):
-        style, value, spread = look[one.name], (one.mean[key] or 0.0) * scale, (one.spread[key] or 0.0) * scale
+    for place, row in enumerate(rows):
+        style, value, spread = look[row.name], (row.mean[key] or 0.0) * scale, (row.spread[key] or 0.0) * scale
         alpha = {"solid": 0.95, "dashed": 0.5, "dotted": 0.28}[style.line]
-        axes.barh(place, value, 0.64, color=style.colour, alpha=alpha, linewidth=0, gid=f"series-{one.name}")
+        axes.barh(place, value, 0.64, color=style.colour, alpha=alpha, linewidth=0, gid=f"series-{row.name}")
         if spread:
             axes.plot([value - spread, value + spread], [place, place], color=INK, linewidth=1)
         axes.annotate(f"{value:,.0f}", (value + spread, place), xytext=(4, 0), textcoords="offset points", va="center",
                       color=MUTED, fontsize=8.5)  # fmt: skip
-    axes.set_yticks(range(len(rows)), [one.name for one in rows])
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.invert_yaxis()
     axes.set_xlabel(unit)
@@ -206,17 +210,17 @@ def _draw_bars(
 def _draw_scatter(
     axes: Any, rows: Sequence[Summary], look: Mapping[str, Style], key: str, scale: float, unit: str
 ) -> None:
-    for one in rows:
-        style, x, y = look[one.name], (one.mean[key] or 0.0) * scale, one.mean["map50"] or 0.0
+    for row in rows:
+        style, x, y = look[row.name], (row.mean[key] or 0.0) * scale, row.mean["map50"] or 0.0
         axes.plot([x], [y], marker=_MARKERS[style.line], markersize=7.5, linestyle="none", color=style.colour,
                   markerfacecolor=style.colour if style.line == "solid" else "none", markeredgewidth=1.7,
-                  gid=f"series-{one.name}", label=one.name)  # fmt: skip
+                  gid=f"series-{row.name}", label=row.name)  # fmt: skip
         for spread, ends in (
-            (one.spread["map50"] or 0, lambda s, x=x, y=y: ([x, x], [y - s, y + s])),
-            ((one.spread[key] or 0) * scale, lambda s, x=x, y=y: ([x - s, x + s], [y, y])),
+            (row.spread["map50"] or 0, lambda s, x=x, y=y: ([x, x], [y - s, y + s])),
+            ((row.spread[key] or 0) * scale, lambda s, x=x, y=y: ([x - s, x + s], [y, y])),
         ):
             if spread:
-                axes.plot(*ends(spread), color=style.colour, linewidth=1, alpha=0.7, gid=f"series-{one.name}")
+                axes.plot(*ends(spread), color=style.colour, linewidth=1, alpha=0.7, gid=f"series-{row.name}")
     axes.set(xlabel=unit, ylabel="mAP50")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
@@ -270,7 +274,7 @@ def to_svg(plot: Plot, order: Sequence[str], height: float) -> str:
         "",
         svg,
     )
-    svg = re.sub(r"font: [\d.]+px [^;\"]*", lambda found: re.sub(r"px .*", "px var(--font)", found.group()), svg)
+    svg = re.sub(r"font: [\d.]+px [^;\"]*", lambda style: re.sub(r"px .*", "px var(--font)", style.group()), svg)
     for number, colour in enumerate(COLOURS):
         svg = svg.replace(colour, f"var(--c{number})")
     for colour, name in ((INK, "ink"), (MUTED, "muted"), (LINE, "line")):

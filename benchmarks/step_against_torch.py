@@ -84,6 +84,7 @@ def jax_step(options: argparse.Namespace, freeze: int, mode: str) -> Callable[[]
     from yolojax.hyperparameters import Hyperparameters
     from yolojax.model.network import Network, init_variables
     from yolojax.model.spec import load_spec
+    from yolojax.runtime import select_devices
     from yolojax.training.loss import LossSettings
     from yolojax.training.optimizer import OptimizerSettings
     from yolojax.training.schedule import Schedule
@@ -91,6 +92,7 @@ def jax_step(options: argparse.Namespace, freeze: int, mode: str) -> Callable[[]
     from yolojax.training.step import make_train_step
     from yolojax.tree import flatten
 
+    select_devices("cpu")  # where the other side runs
     hyp, spec = Hyperparameters(), load_spec(options.model, classes=options.classes)
     variables = init_variables(spec, jax.random.key(0))
     labels = make_phase(tuple(flatten(variables["params"])), freeze=freeze).tree()

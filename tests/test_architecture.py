@@ -11,7 +11,19 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 GROUND = 0
 FLOORS = [
     {
-        *("errors", "version", "files", "flags", "tree", "mesh", "interrupts", "lock", "drawing", "runtime"),
+        *(
+            "errors",
+            "version",
+            "files",
+            "flags",
+            "tree",
+            "mesh",
+            "interrupts",
+            "lock",
+            "processes",
+            "drawing",
+            "runtime",
+        ),
         *("config", "hyperparameters"),
     },
     {"model", "freezing", "data", "evaluation"},
@@ -20,7 +32,7 @@ FLOORS = [
     {"weights.find"},
     {"training", "inference"},
     {"study"},
-    {"plan", "evolve"},
+    {"plan", "evolve", "doctor"},
     {"yolojax"},
     {"cli"},
 ]

@@ -78,7 +78,7 @@ def test_duplicates_and_empty_boxes_are_left_out_alone(yolo_folder):
 
 def test_unreadable_image_is_named_once(yolo_folder):
     config = yolo_folder({"a.jpg": [], "b.jpg": []})
-    (config.root / "images" / "train" / "b.jpg").write_bytes(b"not a picture")
+    (config.root / "images" / "train" / "b.jpg").write_bytes(b"not an image")
     report = open_split(config, "train").report
     assert [problem.where.endswith("b.jpg") for problem in report.problems] == [True]
     assert (report.found, report.images) == (2, 1)

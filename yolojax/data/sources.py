@@ -10,7 +10,7 @@ from typing import Literal
 from yolojax.data.coco import open_coco
 from yolojax.data.config import DataConfig, load_data_config
 from yolojax.data.sample import NO_SUCH_CLASS, Boxes, Split
-from yolojax.data.shapes import prepare_shapes
+from yolojax.data.shapes.files import prepare_shapes
 from yolojax.data.tfds import PREFIX, open_tfds, tfds_config
 from yolojax.data.voc import open_voc
 from yolojax.data.yolo import open_yolo

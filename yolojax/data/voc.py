@@ -1,7 +1,7 @@
 """Data sets in Pascal VOC layout: ``ImageSets/Main/<set>.txt``, ``Annotations/<name>.xml``, ``JPEGImages/<name>.jpg``.
 
 An entry is the name of a set (``train``), with its folder before it where there are several (``VOC2007/train``). Boxes marked ``difficult`` are left
-out, corners are clipped to the picture. Options of the data set's YAML:
+out, corners are clipped to the image. Options of the data set's YAML:
 
   centre_offset: pixels added to the centre of every box, -1 in YOLOv5's VOC.yaml (``docs/yolov5.md`` §1.16);
     0 unless given.
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from yolojax.config import check_keys
 from yolojax.data.config import DataConfig
+from yolojax.data.images import IMAGE_SUFFIXES, probe_image, read_image
 from yolojax.data.sample import (
-    IMAGE_SUFFIXES,
     ImageError,
     Objects,
     Problem,
@@ -30,8 +30,6 @@ from yolojax.data.sample import (
     make_split,
     no_boxes,
     other_size,
-    probe_image,
-    read_image,
     read_samples,
 )
 from yolojax.errors import UserError
@@ -43,7 +41,7 @@ def open_voc(config: DataConfig, split: str, entries: Sequence[str]) -> Split:
     """The samples of a split in VOC layout.
 
     Raises:
-      UserError: a set or the pictures are missing, or not one object has a class that the data set names.
+      UserError: a set or the images are missing, or not one object has a class that the data set names.
     """
     check_keys(f"{config.file}: options", config.options, _OPTIONS)
     problems: list[Problem] = []
@@ -57,10 +55,10 @@ def open_voc(config: DataConfig, split: str, entries: Sequence[str]) -> Split:
             raise UserError(
                 f"{config.file}: key '{split}': {listing} does not exist; set 'path' in that file to the folder of the data set"
             )
-        pictures = {
+        files = {
             path.stem: path for path in sorted((root / "JPEGImages").glob("*")) if path.suffix.lower() in IMAGE_SUFFIXES
         }
-        if not pictures:
+        if not files:
             raise UserError(f"{config.file}: key '{split}': {root / 'JPEGImages'} holds no image")
         try:
             lines = listing.read_text(encoding="utf-8").splitlines()
@@ -68,16 +66,16 @@ def open_voc(config: DataConfig, split: str, entries: Sequence[str]) -> Split:
             raise UserError(f"{config.file}: key '{split}': {listing} is no list of images: it is not text") from error
         for number, line in enumerate(lines, start=1):
             identifier = line.split()[0] if line.split() else ""
-            if identifier in pictures:
-                images.append(pictures[identifier])
+            if identifier in files:
+                images.append(files[identifier])
             elif identifier:
                 missing += 1
                 message = f"{root / 'JPEGImages' / identifier} does not exist"
                 problems.append(Problem("missing image", f"{listing}, line {number}", message, "image"))
     if not images:
         raise UserError(f"{config.file}: key '{split}': {', '.join(entries)} name no image that exists")
-    samples, found = read_samples(partial(_read_sample, config), images)
-    problems += found
+    samples, faults = read_samples(partial(_read_sample, config), images)
+    problems += faults
     unknown = sum(problem.kind == "unknown class" for problem in problems)
     if unknown and not any(len(sample.boxes) for sample in samples):
         raise UserError(f"{config.file}: key 'names': no object has one of these classes; {problems[-1]}")
@@ -92,9 +90,9 @@ def _read_sample(config: DataConfig, image: Path) -> tuple[Sample | None, list[P
     annotation = image.parents[1] / "Annotations" / f"{image.stem}.xml"
     boxes = no_boxes()
     if annotation.is_file():
-        boxes, found = read_annotation(annotation, size, config)
-        problems += found
-        if any(problem.left_out == "image" for problem in found):
+        boxes, faults = read_annotation(annotation, size, config)
+        problems += faults
+        if any(problem.left_out == "image" for problem in faults):
             return None, problems
     return Sample(name=str(image), size=size, boxes=boxes, reader=partial(read_image, image)), problems
 
@@ -104,7 +102,7 @@ def read_annotation(path: Path, size: tuple[int, int], config: DataConfig) -> tu
 
     Args:
       path: the file.
-      size: (height, width) of the picture, used where the file gives none.
+      size: (height, width) of the image, used where the file gives none.
       config: class names and options.
 
     Returns:

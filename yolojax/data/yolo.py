@@ -1,7 +1,7 @@
-"""Data sets in YOLO layout: folders or lists of pictures, one ``.txt`` of rows beside each.
+"""Data sets in YOLO layout: folders or lists of images, one ``.txt`` of rows beside each.
 
-A row is ``class x y width height`` (centre based, as fractions of the picture) or ``class x1 y1 x2 y2 x3 y3 …`` (an outline); both kinds may stand in one
-file. The labels of ``…/images/a.jpg`` are in ``…/labels/a.txt``; a picture without that file is a background.
+A row is ``class x y width height`` (centre based, as fractions of the image) or ``class x1 y1 x2 y2 x3 y3 …`` (an outline); both kinds may stand in one
+file. The labels of ``…/images/a.jpg`` are in ``…/labels/a.txt``; an image without that file is a background.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolojax.data.config import DataConfig
+from yolojax.data.images import IMAGE_SUFFIXES, probe_image, read_image
 from yolojax.data.sample import (
-    IMAGE_SUFFIXES,
     NO_SUCH_CLASS,
     ImageError,
     Objects,
@@ -27,8 +27,6 @@ from yolojax.data.sample import (
     Split,
     make_split,
     no_boxes,
-    probe_image,
-    read_image,
     read_samples,
 )
 from yolojax.errors import UserError
@@ -54,8 +52,8 @@ def open_yolo(config: DataConfig, split: str, entries: Sequence[str]) -> Split:
     problems: list[Problem] = []
     images = sorted((path for entry in entries for path in _list_images(config, split, entry, problems)), key=str)
     missing = len(problems)
-    samples, found = read_samples(partial(_read_sample, config), images)
-    return make_split(split, len(images) + missing, samples, problems + found)
+    samples, faults = read_samples(partial(_read_sample, config), images)
+    return make_split(split, len(images) + missing, samples, problems + faults)
 
 
 def _list_images(config: DataConfig, split: str, entry: str, problems: list[Problem]) -> list[Path]:
@@ -93,7 +91,7 @@ def _list_images(config: DataConfig, split: str, entry: str, problems: list[Prob
 
 
 def _walk(folder: Path) -> Iterable[Path]:
-    """Pictures below a folder; links are followed, once each."""
+    """Images below a folder; links are followed, once each."""
     seen = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -107,7 +105,7 @@ def _walk(folder: Path) -> Iterable[Path]:
 
 
 def label_path(image: Path) -> Path:
-    """Where the labels of a picture are: the last ``/images/`` of its path becomes ``/labels/``, its suffix ``.txt``."""
+    """Where the labels of an image are: the last ``/images/`` of its path becomes ``/labels/``, its suffix ``.txt``."""
     folders = list(image.parts[:-1])
     if "images" in folders:  # a relative path may begin with it
         folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
@@ -122,9 +120,9 @@ def _read_sample(config: DataConfig, image: Path) -> tuple[Sample | None, list[P
     labels = label_path(image)
     if not labels.is_file():
         return Sample(name=str(image), size=size, boxes=no_boxes(), reader=partial(read_image, image)), problems
-    boxes, polygons, found = read_labels(labels, config)
-    problems += found
-    if any(problem.left_out == "image" for problem in found):
+    boxes, polygons, faults = read_labels(labels, config)
+    problems += faults
+    if any(problem.left_out == "image" for problem in faults):
         return None, problems
     reader = partial(read_image, image)
     return Sample(name=str(image), size=size, boxes=boxes, polygons=polygons, reader=reader), problems
@@ -134,7 +132,7 @@ def read_labels(path: Path, config: DataConfig) -> tuple[NDArray[np.float32], Po
     """The rows of a label file.
 
     Returns:
-      Boxes ``(n, 5)``, their outlines (nothing where no row has one), and what is wrong. A row that means nothing makes the whole picture
+      Boxes ``(n, 5)``, their outlines (nothing where no row has one), and what is wrong. A row that means nothing makes the whole image
       useless (training would learn its object as background): its problem says ``left_out == "image"``.
     """
     try:

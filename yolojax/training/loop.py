@@ -91,16 +91,14 @@ def _train_epoch(now: Session, step: TrainStep, interrupt: Interrupt) -> EpochMe
         bar.update(meter)
 
     with ProgressBar(Console(), progress.epoch, job.epochs, batches, progress.batch) as bar:
-        for number, batch in enumerate(
-            islice(_timed(stream, meter, running), batches - progress.batch), progress.batch
-        ):
-            index = batch.pop("index")
+        for number, made in enumerate(islice(_timed(stream, meter, running), batches - progress.batch), progress.batch):
+            batch = made.batch._asdict()
             if progress.epoch == 0 and number < 3 and not job.settings.noplots:
                 plots.draw_batch(batch, job.names, now.run / f"train_batch{number}.jpg")
             now.state, metrics = _logged(
                 step, now, put_batch(batch, job.mesh), session.image_size(job, progress.epoch, number)
             )
-            running.append((metrics, index))
+            running.append((metrics, made.indices))
             if len(running) > 1:  # one step runs while the next batch is fetched
                 collect()
             if interrupt:

@@ -55,8 +55,8 @@ def describe(job: Job, run: Path, state: TrainState, phase: Phase, sizes: Sequen
         devices.size,
         devices[0].device_kind,
         job.settings.dtype,
-        len(job.stream.pictures.samples),
-        len(job.validation.pictures.samples),
+        len(job.stream.images.samples),
+        len(job.validation.images.samples),
         len(job.names),
     )
     if job.settings.multi_scale:
@@ -73,15 +73,15 @@ def write_beginning(job: Job, run: Path, phase: Phase, params: Any) -> None:
     write_yaml(run / "settings.yaml", settings)
     write_yaml(run / "hyp.yaml", dataclasses.asdict(job.hyperparameters))
     data = {
-        "train": samples_record(job.stream.pictures.samples),
-        "val": samples_record(job.validation.pictures.samples),
+        "train": samples_record(job.stream.images.samples),
+        "val": samples_record(job.validation.images.samples),
     }
     write_json(run / "environment.json", {**records.environment(), "data": data})
     modules = [layer.module for layer in job.spec.layers]
     freeze = summarise(params, phase, modules, job.settings.frozen_bn)
     write_json(run / "freeze.json", {"freeze": job.strategy.name, "frozen_bn": job.settings.frozen_bn, **freeze})
     if not job.settings.noplots:
-        boxes = np.concatenate([sample.boxes for sample in job.stream.pictures.samples])
+        boxes = np.concatenate([sample.boxes for sample in job.stream.images.samples])
         plots.plot_labels(boxes, job.names, run / "labels.jpg")
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from yolojax.config import from_mapping, read_yaml
-from yolojax.data.pipeline import image_weights
+from yolojax.data.stream import image_weights
 from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import Evaluation
 from yolojax.evaluation.metrics import fitness
@@ -124,9 +124,8 @@ def begin(job: Job, run: Path) -> Session:
     """Start at the first step."""
     history = History(epochs=job.epochs, network=job.spec.name)
     if GRADIENT_NORMS in job.strategy.needs:
-        gradients, parameters = gradient_norms(
-            job.spec, job.loss, job.variables, islice(job.stream.iterate(), _GRADIENT_BATCHES)
-        )
+        batches = (made.batch._asdict() for made in islice(job.stream.iterate(), _GRADIENT_BATCHES))
+        gradients, parameters = gradient_norms(job.spec, job.loss, job.variables, batches)
         history = dataclasses.replace(history, gradient_norms=gradients, parameter_norms=parameters)
     phase = job.strategy.phase(0, history, job.paths)
     variables = enter_phase(job.variables, phase, jax.random.key(job.settings.seed))
@@ -270,7 +269,7 @@ def finish(session: Session, validate: Validator) -> dict[str, Any]:
         "frozen_bn": job.settings.frozen_bn,
         "epochs": progress.epoch,
         "seconds": progress.seconds,
-        "train_images": len(job.stream.pictures.samples),
+        "train_images": len(job.stream.images.samples),
         "batch_size": job.schedule.batch_size,
         "device_peak_bytes": device_peak_bytes(job.mesh.local_devices[0]),
         "programs": progress.programs,
@@ -305,7 +304,7 @@ def draw_images(session: Session) -> None:
     maps = [final.get("map50_95", 0.0)] * len(job.names)  # that of all classes for those that have no label
     for row in final.get("per_class", ()):
         maps[row["class"]] = row["map50_95"]
-    job.stream.draw(session.progress.epoch, image_weights(job.stream.pictures.samples, maps))
+    job.stream.draw(session.progress.epoch, image_weights(job.stream.images.samples, maps))
 
 
 def workers(job: Job) -> int:
@@ -315,7 +314,7 @@ def workers(job: Job) -> int:
 
 def not_finite(session: Session, batch: int, index: np.ndarray) -> UserError:
     """The error for a loss that is NaN or infinite."""
-    files = [session.job.stream.pictures.samples[number].name for number in index.tolist()]
+    files = [session.job.stream.images.samples[number].name for number in index.tolist()]
     saved = session.checkpoints.newest()
     good = "there is no checkpoint yet" if saved is None else f"the last good checkpoint is {saved}"
     step = session.progress.epoch * session.job.schedule.batches_per_epoch + batch + 1

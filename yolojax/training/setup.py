@@ -12,12 +12,13 @@ from jax.sharding import Mesh
 
 from yolojax.config import configs_root
 from yolojax.data.anchors import check_anchors
+from yolojax.data.batches import StreamSettings, ValidationBatches, validation_batches
 from yolojax.data.check import require_clean
 from yolojax.data.colour import load_effects
 from yolojax.data.config import DataConfig
-from yolojax.data.pipeline import TrainingStream, ValidationBatches, training_stream, validation_batches
 from yolojax.data.sample import Sample
 from yolojax.data.sources import load_data, open_split
+from yolojax.data.stream import TrainingStream, training_stream
 from yolojax.errors import UserError
 from yolojax.freezing.load import Strategy, load_strategy, rehearse
 from yolojax.hyperparameters import Hyperparameters, load_hyperparameters
@@ -108,19 +109,21 @@ def prepare(settings: TrainSettings) -> Job:
     spec = _fit_anchors(settings, hyperparameters, spec, train.samples, image_size)
     variables, source = _place(weights, spec, settings.seed)
     rehearse(strategy, tuple(flatten(variables["params"])), settings.epochs or 1, spec.name)
-    share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     stream = training_stream(
         train.samples,
         hyperparameters,
-        image_size=image_size,
-        batch_size=batch_size,
-        epochs=settings.epochs or 1,
-        seed=settings.seed,
-        effects=settings.albumentations,
-        rectangular=settings.rect,
-        stride=max(spec.strides),
-        cache=None if settings.cache == "val" else settings.cache,
-        **share,
+        StreamSettings(
+            image_size=image_size,
+            batch_size=batch_size,
+            epochs=settings.epochs or 1,
+            seed=settings.seed,
+            effects=settings.albumentations,
+            rectangular=settings.rect,
+            stride=max(spec.strides),
+            cache=None if settings.cache == "val" else settings.cache,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        ),
     )
     return Job(
         settings=replace(settings, imgsz=image_size),

@@ -18,7 +18,7 @@ import yaml
 
 from yolojax.errors import UserError
 
-Kind = Literal["models", "data", "hyps", "freezing", "studies", "weights"]
+Folder = Literal["models", "data", "hyps", "freezing", "studies", "weights"]
 T = TypeVar("T")
 _MOST_VALUES = 1_000_000  # of a YAML file, aliases written out
 
@@ -30,11 +30,11 @@ def configs_root() -> Path:
     return installed if installed.is_dir() else package.parent / "configs"
 
 
-def find_config(kind: Kind, name: str | Path) -> Path:
+def find_config(folder: Folder, name: str | Path) -> Path:
     """The file that a user means by ``name``.
 
     Args:
-      kind: folder of ``configs/`` to look in when ``name`` is not a path.
+      folder: of ``configs/``, to look in when ``name`` is not a path.
       name: a path, a plain name (``finetune``) or YOLOv5's name (``hyp.finetune.yaml``, ``VOC.yaml``).
 
     Returns:
@@ -46,15 +46,14 @@ def find_config(kind: Kind, name: str | Path) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    folder = configs_root() / kind
-    available = {file.stem.lower(): file for file in sorted(folder.glob("*.yaml"))}
+    available = {file.stem.lower(): file for file in sorted((configs_root() / folder).glob("*.yaml"))}
     stem = path.name.removesuffix(".yaml").removesuffix(".yml").lower()
-    known = available.get(stem) or available.get(stem.removeprefix("hyp."))
-    if known is not None and path.parent.name in ("", "data", "hyps", "models", "configs", kind):
-        return known
+    shipped = available.get(stem) or available.get(stem.removeprefix("hyp."))
+    if shipped is not None and path.parent.name in ("", "data", "hyps", "models", "configs", folder):
+        return shipped
     hint = difflib.get_close_matches(stem, available, n=1)
-    suggestion = f"; did you mean '{hint[0]}'?" if hint else ""
-    raise UserError(f"{name}: no such file{suggestion} Shipped {kind}: {', '.join(available)}")
+    suggestion = f"did you mean '{hint[0]}'? Shipped" if hint else "shipped"
+    raise UserError(f"{name}: no such file; {suggestion} {folder}: {', '.join(available)}")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -119,13 +118,13 @@ def from_mapping(settings: type[T], content: Mapping[str, Any], where: str | Pat
     return settings(**values)
 
 
-def typed(kind: Any, value: Any, where: str) -> Any:
-    """``value`` as ``kind``; numbers are never taken for booleans nor the other way round."""
-    if get_origin(kind) is Literal:
-        if value in get_args(kind):
+def typed(wanted: Any, value: Any, where: str) -> Any:
+    """``value`` as ``wanted``; numbers are never taken for booleans nor the other way round."""
+    if get_origin(wanted) is Literal:
+        if value in get_args(wanted):
             return value
-        raise UserError(f"{where}: {value!r} is none of {', '.join(map(repr, get_args(kind)))}")
-    options = get_args(kind) or (kind,)
+        raise UserError(f"{where}: {value!r} is none of {', '.join(map(repr, get_args(wanted)))}")
+    options = get_args(wanted) or (wanted,)
     if type(None) in options:
         return None if value is None else typed(options[0], value, where)
     is_number = (

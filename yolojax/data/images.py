@@ -6,21 +6,30 @@ three channels, alpha is dropped, CMYK is converted, 16 bits are divided by 256.
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps, features
 from PIL.TiffImagePlugin import TiffImageFile
 
 from yolojax.data.sample import ImageError, Pixels, Problem
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".mpo", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (
+    *(".avif", ".bmp", ".heic", ".heif", ".jpeg", ".jpg", ".mpo", ".pgm", ".png", ".ppm", ".tif", ".tiff"),
+    ".webp",
+)
+# Kinds of images that are not read; they are listed all the same, so that they are named and not passed over.
+RAW_SUFFIXES = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2")
+UNREAD_SUFFIXES = (*RAW_SUFFIXES, ".exr", ".gif", ".hdr", ".j2k", ".jp2", ".jxl", ".psd", ".svg", ".tga")
 SMALLEST_SIDE = 10
 _FORMATS = {
+    "AVIF": (".avif",),
     "BMP": (".bmp",),
+    "HEIF": (".heic", ".heif"),
     "JPEG": (".jpg", ".jpeg"),
     "MPO": (".mpo", ".jpg", ".jpeg"),
     "PNG": (".png",),
@@ -28,10 +37,16 @@ _FORMATS = {
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
 }
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+_AVIF_BRANDS = (b"avif", b"avis")
 _TIFF_WIDTH, _TIFF_HEIGHT, _EXIF_ORIENTATION = 256, 257, 274
 _JPEG_START, _JPEG_END, _PNG_END = b"\xff\xd8", b"\xff\xd9", b"IEND"
 _TAIL = 256  # bytes in which an end marker is looked for: some cameras write a few behind it
 _MOST_MISSING = 0.1  # share of the rows of a JPEG that may be missing at its end
+_PILLOW_ERRORS = (
+    *(OSError, Image.DecompressionBombError, SyntaxError, ValueError, TypeError, KeyError, OverflowError),
+    *(RuntimeError, EOFError),
+)
 _UPRIGHT, _STRAIGHT, _TURNED = 1, (1, 2, 3, 4), (5, 6, 7, 8)
 
 
@@ -56,6 +71,8 @@ def decode_image(data: bytes) -> Pixels:
     """
     if not data:
         raise ImageError("is empty")
+    if _brand(data[:12]):
+        return _decode_with_pillow(data)
     image = _decode(data)
     if image is None and data.startswith(_JPEG_START):
         # OpenCV refuses a JPEG that breaks off; with an end marker it decodes what there is.
@@ -63,6 +80,40 @@ def decode_image(data: bytes) -> Pixels:
     if image is None:
         raise ImageError("cannot be decoded")
     return image
+
+
+def _brand(start: bytes) -> str:
+    """``HEIF`` or ``AVIF`` by the first 12 bytes of a file; empty for all others."""
+    if start[4:8] != b"ftyp":
+        return ""
+    return "AVIF" if start[8:12] in _AVIF_BRANDS else "HEIF" if start[8:12] in _HEIF_BRANDS else ""
+
+
+def _open(file: BinaryIO) -> Image.Image:
+    """The image in an open file, not yet decoded.
+
+    Raises:
+      ImageError: it needs a package that is not installed.
+    """
+    brand = _brand(file.read(12))
+    file.seek(0)
+    if brand == "HEIF":
+        try:
+            import pillow_heif
+        except ImportError as error:
+            raise ImageError("is a HEIC file; reading it needs pip install 'yolojax[heif]'") from error
+        return cast(Image.Image, pillow_heif.open_heif(file).to_pillow())
+    if brand == "AVIF" and not features.check("avif"):
+        raise ImageError("is an AVIF file; reading it needs Pillow 11.3 or newer")
+    return Image.open(file)
+
+
+def _decode_with_pillow(data: bytes) -> Pixels:
+    try:
+        with _open(io.BytesIO(data)) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"), np.uint8)
+    except _PILLOW_ERRORS as error:
+        raise ImageError(f"cannot be decoded ({error})") from error
 
 
 def _decode(data: bytes) -> Pixels | None:
@@ -83,6 +134,8 @@ def probe_image(path: Path) -> tuple[tuple[int, int], list[Problem]]:
       ImageError: the file is no image of a known kind, or too small.
     """
     try:
+        if path.suffix.lower() in RAW_SUFFIXES:  # to Pillow they are TIFF files, of a thumbnail
+            raise ImageError(f"is a {path.suffix} file, which is not read; save it as JPEG or PNG")
         with path.open("rb") as file:
             size, file_format, problems = probe_stream(file, str(path))
     except OSError as error:
@@ -95,8 +148,8 @@ def probe_image(path: Path) -> tuple[tuple[int, int], list[Problem]]:
 def probe_stream(file: BinaryIO, name: str) -> tuple[tuple[int, int], str, list[Problem]]:
     """Size and format of the image in an open file that a report calls ``name``; see ``probe_image``."""
     try:
-        with Image.open(file) as image:
-            file_format, (width, height) = image.format or "", image.size
+        with _open(file) as image:
+            file_format, (width, height) = image.format or "HEIF", image.size
             if isinstance(image, TiffImageFile):  # Pillow has turned this size already, and no other's
                 width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
             # Asked for what it has not met yet, Pillow would decode a whole PNG to look behind its pixels.
@@ -115,15 +168,7 @@ def probe_stream(file: BinaryIO, name: str) -> tuple[tuple[int, int], str, list[
             return (height, width), file_format, problems
     except Image.UnidentifiedImageError as error:
         raise ImageError("is no image of a known kind" if file.seek(0, os.SEEK_END) else "is empty") from error
-    except (
-        OSError,
-        Image.DecompressionBombError,
-        SyntaxError,
-        ValueError,
-        TypeError,
-        KeyError,
-        OverflowError,
-    ) as error:
+    except _PILLOW_ERRORS as error:
         raise ImageError(f"is no readable image ({error})") from error
 
 

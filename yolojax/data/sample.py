@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,8 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from yolojax.text import printable
+
 Boxes = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 Outline = NDArray[np.float32] | None
@@ -26,7 +27,7 @@ Polygons = tuple[Outline, ...]
 Item = TypeVar("Item")
 
 NO_SUCH_CLASS = "no such class"  # the problem that is an error: labels and names of the data set do not belong together
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+UNUSED_LABEL = "unused label file"  # the problem of labels where nobody looks for them
 
 
 class ImageError(Exception):
@@ -74,11 +75,15 @@ class Problem:
     kind: str
     where: str
     message: str
-    left_out: Literal["image", "box", ""] = ""
+    left_out: Literal["image", "box", "label file", ""] = ""
 
     def __str__(self) -> str:
-        text = f"{self.where}: {self.message}" + (f"; the {self.left_out} is left out" if self.left_out else "")
-        return _CONTROL.sub(lambda match: repr(match[0])[1:-1], text)  # a file must not be able to steer the terminal
+        """The problem as a sentence; what does not print in a file's name or words is escaped."""
+        if self.kind == NO_SUCH_CLASS:
+            consequence = "; add its name there, or correct the row"
+        else:
+            consequence = f"; the {self.left_out} is left out" if self.left_out else ""
+        return printable(f"{self.where}: {self.message}{consequence}").replace("\n", "\\n")
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,7 @@ class Report:
       images: images that are used.
       backgrounds: images in use that have no box.
       boxes: boxes in use.
+      unlabelled: images that have no label file, where each has one of its own.
       problems: everything that was left out or looks wrong, in the order of the files.
     """
 
@@ -100,13 +106,17 @@ class Report:
     backgrounds: int
     boxes: int
     problems: tuple[Problem, ...] = ()
+    unlabelled: int = 0
 
     def lines(self, most: int = 20) -> list[str]:
         """The report for a terminal: a summary, then the problems by kind, at most ``most`` of each."""
         left_out = self.found - self.images
+        unused = sum(problem.kind == UNUSED_LABEL for problem in self.problems)
         lines = [
             f"{self.split}: {self.images} images, {self.boxes} boxes, {self.backgrounds} backgrounds"
             + (f"; {left_out} of {self.found} images left out" if left_out else "")
+            + (f"; {unused} label files belong to no image" if unused else "")
+            + (f", and {self.unlabelled} images have no label file" if unused and self.unlabelled else "")
         ]
         shown: Counter[str] = Counter()
         totals = Counter(problem.kind for problem in self.problems)
@@ -149,10 +159,21 @@ def read_samples(
     return samples, problems
 
 
-def make_split(name: str, found: int, samples: Sequence[Sample], problems: Sequence[Problem]) -> Split:
+def make_split(
+    name: str, found: int, samples: Sequence[Sample], problems: Sequence[Problem], unlabelled: int = 0
+) -> Split:
     """A split whose report counts the given samples."""
     counts = [len(sample.boxes) for sample in samples]
-    return Split(tuple(samples), Report(name, found, len(samples), counts.count(0), sum(counts), tuple(problems)))
+    report = Report(
+        split=name,
+        found=found,
+        images=len(samples),
+        backgrounds=counts.count(0),
+        boxes=sum(counts),
+        problems=tuple(problems),
+        unlabelled=unlabelled,
+    )
+    return Split(tuple(samples), report)
 
 
 def samples_record(samples: Sequence[Sample]) -> dict[str, int | str]:

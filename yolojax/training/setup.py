@@ -104,7 +104,7 @@ def prepare(settings: TrainSettings) -> Job:
         load_effects()
     if settings.strict:
         require_clean(data, ("train", "val"))
-    train = open_split(data, "train", single_class=settings.single_cls)
+    train = open_split(data, "train", single_class=settings.single_cls, needs_boxes=True)
     val = open_split(data, "val", single_class=settings.single_cls)
     spec = _fit_anchors(settings, hyperparameters, spec, train.samples, image_size)
     variables, source = _place(weights, spec, settings.seed)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolojax.config import check_keys
-from yolojax.data.config import DataConfig
+from yolojax.data.config import DataConfig, system_path
 from yolojax.data.images import probe_image, read_image
 from yolojax.data.sample import (
     ImageError,
@@ -109,7 +109,12 @@ def _entries(
     rows: defaultdict[Any, list[tuple[int, Mapping[str, Any]]]] = defaultdict(list)
     for number, annotation in enumerate(content["annotations"]):
         rows[_key(annotation["image_id"])].append((number, annotation))
-    names = [str(image["file_name"]) for image in content["images"]]
+    names = [system_path(str(image["file_name"])) for image in content["images"]]
+    identifiers = {_key(image.get("id")) for image in content["images"]}
+    for identifier in rows.keys() - identifiers:
+        for number, _ in rows[identifier]:
+            message = f"image_id {identifier} is not among the images"
+            problems.append(Problem("no such image", f"{file}, annotations[{number}]", message, "box"))
     folder = _image_folder(config, file, names)
     entries = []
     for number, (name, row) in enumerate(zip(names, content["images"], strict=True)):

@@ -151,7 +151,7 @@ def _find_root(content: Mapping[str, Any], file: Path, splits: Mapping[str, tupl
         written = "."
     if not isinstance(written, str):
         raise UserError(f"{file}: key 'path': expected a folder, found {written!r}")
-    folder = Path(written.replace("\\", "/") if os.sep == "/" else written).expanduser()
+    folder = Path(system_path(written)).expanduser()
     if folder.is_absolute():
         moved = not os.path.isdir(folder) and all(
             os.path.exists(file.parent / entry) for entry in splits["train"] + splits["val"]
@@ -164,6 +164,11 @@ def _find_root(content: Mapping[str, Any], file: Path, splits: Mapping[str, tupl
     candidates = [Path(home) / folder.name] if home and folder.name else []
     candidates += [folder, file.parent / folder] if folder.name else [file.parent]  # '.' is where the YAML is
     return next((candidate for candidate in candidates if candidate.is_dir()), candidates[0])
+
+
+def system_path(written: str) -> str:
+    """A path with the separators of this system, where it was written with those of Windows."""
+    return written.replace("\\", "/") if os.sep == "/" else written
 
 
 def _strings(value: Any, where: str) -> tuple[str, ...]:

@@ -118,7 +118,7 @@ def convert_data(
                         progress(split, number, len(samples))
                 entries[split] = _WRITERS[layout](unfinished, split, labels, config.names, result.changes)
                 result.images[split], result.boxes[split] = len(labels), sum(len(item.boxes) for item in labels)
-            _write_config(unfinished / CONFIG_NAME, config, layout, entries)
+            _write_config(unfinished / CONFIG_NAME, out, config, layout, entries)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
     return result
@@ -317,10 +317,12 @@ _WRITERS: dict[Layout, Callable[[Path, str, Sequence[_Labels], Sequence[str], Co
 }
 
 
-def _write_config(path: Path, config: DataConfig, layout: Layout, entries: dict[str, str]) -> None:
+def _write_config(path: Path, out: Path, config: DataConfig, layout: Layout, entries: dict[str, str]) -> None:
     """The data YAML; without a split to train or validate on, the one there is stands for it."""
     first = next(iter(entries.values()))
-    content: dict[str, Any] = {"path": ".", "format": layout, "train": first, "val": first} | entries
+    # The original takes a relative path for one of its own package; here a folder that has moved is found again.
+    root = str(out.absolute()) if layout == "yolo" else "."
+    content: dict[str, Any] = {"path": root, "format": layout, "train": first, "val": first} | entries
     content["names"] = list(config.names)
     if config.defaults:
         content["defaults"] = dict(config.defaults)

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 
-from yolojax.data.config import DataConfig
+from yolojax.data.config import DataConfig, system_path
 from yolojax.data.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from yolojax.data.sample import UNUSED_LABEL, Problem
 from yolojax.errors import UserError
@@ -57,17 +57,12 @@ def list_images(config: DataConfig, split: str, entry: str, problems: list[Probl
 
 def entry_places(config: DataConfig, entry: str) -> list[Path]:
     """Where an entry of a data YAML may be, the likeliest place first."""
-    written = _slashes(entry)
+    written = system_path(entry)
     places = [config.root / written]
     if written.startswith("../"):
         places += [config.root / written.removeprefix("../"), config.file.parent / written]
         places += [config.file.parent / written.removeprefix("../")]
     return list(dict.fromkeys(places))
-
-
-def _slashes(written: str) -> str:
-    """A path with the separators of this system, where it was written with those of Windows."""
-    return written.replace("\\", "/") if os.sep == "/" else written
 
 
 def _read_list(config: DataConfig, where: str, path: Path, problems: list[Problem]) -> list[Path]:
@@ -98,7 +93,7 @@ def _line_places(config: DataConfig, path: Path, line: str) -> list[Path]:
     A list made by YOLOv5's scripts is relative to itself, one made by hand to the working folder or the data
     set, and one made by CVAT to a folder ``data`` that is not there.
     """
-    written = _slashes(trimmed(line))
+    written = system_path(trimmed(line))
     names = [written, written.removeprefix("data/")] if written.startswith("data/") else [written]
     return list(dict.fromkeys(base / name for name in names for base in (path.parent, Path(), config.root)))
 

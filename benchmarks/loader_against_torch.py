@@ -53,15 +53,15 @@ def our_batches(options: argparse.Namespace, data: Path, source: str, size: int)
     """Makes the next batch of this project in this thread."""
     import cv2
 
-    from yolojax.data.pipeline import training_stream
+    from yolojax.data.batches import StreamSettings
     from yolojax.data.sources import load_data, open_split
+    from yolojax.data.stream import training_stream
     from yolojax.hyperparameters import Hyperparameters
 
     samples = open_split(load_data(str(data)), "train").samples
     cache: Any = "ram" if source == "ram" else None
-    stream = training_stream(
-        samples, Hyperparameters(), image_size=size, batch_size=options.batch, epochs=1000, cache=cache
-    )
+    settings = StreamSettings(image_size=size, batch_size=options.batch, epochs=1000, cache=cache)
+    stream = training_stream(samples, Hyperparameters(), settings)
     cv2.setNumThreads(1)
     numbers = itertools.count()
     return lambda: stream.batches[next(numbers)]

@@ -55,7 +55,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data YAML in YOLO layout: ten training and four validation pictures of 64 px with one to three coloured squares."""
+    """A data YAML in YOLO layout: ten training and four validation images of 64 px with one to three coloured squares."""
     folder = tmp_path_factory.mktemp("data")
     for split, count in (("train", 10), ("val", 4)):
         for kind in ("images", "labels"):

@@ -124,15 +124,15 @@ def _timed(stream: Iterator[Any], meter: EpochMeter, running: deque[Any]) -> Ite
 
 def _logged(step: TrainStep, now: Session, batch: dict[str, Any], size: tuple[int, int] | None) -> Any:
     """Call the step; say so if this compiled it."""
-    programs, start = step._cache_size(), time.perf_counter()  # type: ignore[attr-defined]
+    programs, start = step.program._cache_size(), time.perf_counter()
     result = step(now.state, batch, now.phase.factors, size=size)
-    if step._cache_size() > programs:  # type: ignore[attr-defined]
+    if step.program._cache_size() > programs:
         height, width = size or batch["images"].shape[1:3]
         seconds = time.perf_counter() - start
         log.info(
             "compiled the step for %d images of %d x %d px in %.1f s", len(batch["images"]), width, height, seconds
         )
-        session.record_program(now, seconds, step.lower(result[0], batch, now.phase.factors, size=size))  # type: ignore[attr-defined]
+        session.record_program(now, seconds, step.lower(result[0], batch, now.phase.factors, size=size))
     return result
 
 

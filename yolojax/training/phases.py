@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -19,10 +18,8 @@ from yolojax.model.network import Network, Variables
 from yolojax.model.spec import ModelSpec
 from yolojax.training.loss import LossSettings, compute_loss
 from yolojax.training.optimizer import OptimizerSettings
-from yolojax.training.state import TrainState, create_state
-from yolojax.tree import flatten
-
-Tree = Any
+from yolojax.training.state import TrainState, create_state, divide, separate
+from yolojax.tree import Tree, flatten
 
 
 def fixed_modules(phase: Phase, mode: str) -> frozenset[str]:
@@ -40,25 +37,30 @@ def enter_phase(variables: Variables, phase: Phase, key: Array) -> Variables:
 
 
 def change_phase(
-    state: TrainState, phase: Phase, settings: OptimizerSettings, key: Array, mesh: Mesh | None
+    state: TrainState,
+    phase: Phase,
+    settings: OptimizerSettings,
+    key: Array,
+    mesh: Mesh | None,
+    fixed_bn: Collection[str] = (),
 ) -> TrainState:
     """The state at the start of another phase.
 
     Moments of parameters that train before and after carry over bit for bit; those that thaw start fresh. Averages, statistics and counters
-    carry over. Adapters of the old phase are merged into their kernels, those of the new one start at no effect.
+    carry over. Adapters of the old phase are merged into their kernels, those of the new one start at no effect. ``fixed_bn`` are the BatchNorm
+    modules that keep their statistics in the new phase.
     """
-    if phase.adapter_rank or any(is_adapter(path) for path in flatten(state.params)):
-        variables = enter_phase({"params": state.params, "batch_stats": state.batch_stats}, phase, key)
-        averages = enter_phase({"params": state.ema_params, "batch_stats": state.ema_batch_stats}, phase, key)
-    else:
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-        averages = {"params": state.ema_params}
-    fresh = create_state(variables, phase.tree(), settings, mesh)
-    kept = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state.opt_state)[0]}
+    whole = state.whole
+    params, averages = whole.params, whole.ema_params
+    if phase.adapter_rank or any(is_adapter(path) for path in flatten(params)):
+        params, averages = (enter_phase({"params": tree}, phase, key)["params"] for tree in (params, averages))
+    fresh = create_state({"params": params, "batch_stats": whole.batch_stats}, phase.tree(), settings, mesh).moving
+    kept = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(whole.opt_state)[0]}
     opt_state = jax.tree_util.tree_map_with_path(
         lambda path, leaf: kept.get(jax.tree_util.keystr(path), leaf), fresh.opt_state
     )
-    return dataclasses.replace(state, params=fresh.params, ema_params=averages["params"], opt_state=opt_state)
+    changed = whole._replace(params=params, ema_params=averages, opt_state=opt_state)
+    return separate(divide(changed, phase.tree(), fixed_bn), mesh)
 
 
 def gradient_norms(

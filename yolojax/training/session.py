@@ -33,7 +33,7 @@ from yolojax.training.phases import change_phase, enter_phase, fixed_modules, gr
 from yolojax.training.progress import EpochMeter
 from yolojax.training.settings import TrainSettings
 from yolojax.training.setup import Job
-from yolojax.training.state import TrainState, abstract_state, create_state
+from yolojax.training.state import TrainState, abstract_state, create_state, divide, share_averages
 from yolojax.training.step import TrainStep, device_peak_bytes, make_train_step, program_record
 from yolojax.training.trackers import Trackers, open_trackers
 from yolojax.training.validator import Validator
@@ -98,12 +98,13 @@ class Session:
 
     def save(self) -> None:
         """Save the state for ``--resume``, in the background."""
-        arrays = {"state": self.state, "epoch_start": self.epoch_start if self.progress.batch else None}
-        self.checkpoints.save(int(self.state.step), arrays, dataclasses.asdict(self.progress))
+        arrays = {"state": self.state.whole, "epoch_start": self.epoch_start if self.progress.batch else None}
+        self.checkpoints.save(int(self.state.moving.step), arrays, dataclasses.asdict(self.progress))
 
     def averaged(self) -> Variables:
         """The averaged weights, without adapters: what is validated and saved."""
-        return {"params": merge_adapters(self.state.ema_params), "batch_stats": self.state.ema_batch_stats}
+        whole = self.state.whole
+        return {"params": merge_adapters(whole.ema_params), "batch_stats": whole.ema_batch_stats}
 
     def save_weights(self, name: str) -> None:
         """Write the averaged weights to ``weights/name``."""
@@ -130,7 +131,8 @@ def begin(job: Job, run: Path) -> Session:
         history = dataclasses.replace(history, gradient_norms=gradients, parameter_norms=parameters)
     phase = job.strategy.phase(0, history, job.paths)
     variables = enter_phase(job.variables, phase, jax.random.key(job.settings.seed))
-    state = create_state(variables, phase.tree(), optimizer_settings(job), job.mesh)
+    fixed_bn = fixed_modules(phase, job.settings.frozen_bn)
+    state = create_state(variables, phase.tree(), optimizer_settings(job), job.mesh, fixed_bn)
     if jax.process_index() == 0:
         reporting.write_beginning(job, run, phase, state.params)
     return Session(job, run, state, phase, Progress(0, history), Checkpoints(run), trackers=_open_trackers(job, run, 0))
@@ -154,7 +156,9 @@ def resume(job: Job, run: Path) -> Session:
     progress = Progress.from_json(content)
     log.info("continuing %s with epoch %d, batch %d", run, progress.epoch + 1, progress.batch + 1)
     phase, trackers = _phase_of(job, progress), _open_trackers(job, run, progress.epoch)
-    return Session(job, run, arrays["state"], phase, progress, checkpoints, arrays["epoch_start"], trackers)
+    fixed_bn = fixed_modules(phase, job.settings.frozen_bn)
+    state = share_averages(divide(arrays["state"], phase.tree(), fixed_bn))
+    return Session(job, run, state, phase, progress, checkpoints, arrays["epoch_start"], trackers)
 
 
 def read_settings(run: Path) -> TrainSettings:
@@ -186,7 +190,8 @@ def next_phase(session: Session) -> bool:
         return False
     log.info("epoch %d: phase '%s': %s", epoch + 1, session.phase.name, reporting.count(session.state, session.phase))
     key = jax.random.key(job.settings.seed + epoch)
-    session.state = change_phase(session.state, session.phase, optimizer_settings(job), key, job.mesh)
+    fixed_bn = fixed_modules(session.phase, job.settings.frozen_bn)
+    session.state = change_phase(session.state, session.phase, optimizer_settings(job), key, job.mesh, fixed_bn)
     return True
 
 
@@ -335,7 +340,7 @@ def _phase_of(job: Job, progress: Progress) -> Phase:
 def _template(job: Job, progress: Progress) -> dict[str, Any]:
     phase = _phase_of(job, progress)
     variables = jax.eval_shape(lambda: enter_phase(job.variables, phase, jax.random.key(0)))
-    state = abstract_state(variables, phase.tree(), optimizer_settings(job))
+    state = abstract_state(variables, phase.tree(), optimizer_settings(job)).whole
     everywhere = replicated(job.mesh)
     template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), state)
     watched = MOVEMENT in job.strategy.needs and progress.batch > 0

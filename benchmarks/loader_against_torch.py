@@ -3,7 +3,7 @@
 An image is what training sees: a mosaic, warped, recoloured and flipped (``scratch-low``), with its boxes, in a batch. The original is PyPI
 ``yolov5==7.0.14`` in an interpreter of its own (``tests/goldens/make_goldens.py`` says how to make one):
 
-    python benchmarks/loader_against_torch.py --torch-python ../oracle/bin/python --data coco128 --data-root ../shared/data/coco128
+    python benchmarks/loader_against_torch.py --torch-python PYTHON --data coco128 --data-root FOLDER
 
 Both sides read the same copy of the photos (the original writes into its data set), make batches without worker processes, and are timed by the
 processor time of their whole process, so that helping threads count and other work on the machine does not.

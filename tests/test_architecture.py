@@ -11,7 +11,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 GROUND = 0
 FLOORS = [
     {
-        *("errors", "version", "files", "flags", "tree", "mesh", "interrupts", "drawing", "runtime"),
+        *("errors", "version", "files", "flags", "tree", "mesh", "interrupts", "drawing", "runtime", "system"),
         *("config", "hyperparameters"),
     },
     {"model", "freezing", "data", "evaluation"},

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yolojax.errors import UserError
+from yolojax.system import glibc_version, replaces_processes
 
 if TYPE_CHECKING:
     import jax
@@ -32,10 +33,8 @@ def use_huge_pages() -> None:
     On a CPU, XLA allocates the temporary arrays of a step anew each time; in pages of 4 kB, making them takes a quarter of a step
     (``docs/performance.md``). glibc reads this setting only before a program begins. Call it first: what was done before is done again.
     """
-    libc = os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", ()) else None
-    version = tuple(int(part) for part in libc.split()[-1].split(".")[:2]) if libc else (0, 0)
     chosen = os.environ.get("GLIBC_TUNABLES", "")
-    if version < (2, 35) or _HUGE_PAGES in chosen or not sys.executable:
+    if glibc_version() < (2, 35) or not replaces_processes() or _HUGE_PAGES in chosen or not sys.executable:
         return
     tunables = ":".join(filter(None, [chosen, f"{_HUGE_PAGES}=1"]))
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"GLIBC_TUNABLES": tunables})

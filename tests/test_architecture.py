@@ -12,7 +12,7 @@ GROUND = 0
 FLOORS = [
     {
         *("errors", "text", "version", "files", "flags", "tree", "mesh"),
-        *("interrupts", "lock", "processes", "drawing", "runtime"),
+        *("interrupts", "lock", "processes", "drawing", "runtime", "system"),
         *("config", "hyperparameters"),
     },
     {"model", "freezing", "data", "evaluation"},

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from yolojax.errors import UserError
-from yolojax.flags import flag
+from yolojax.flags import at_least, flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +40,6 @@ class PlanSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that no step can have."""
-        minimum = {"nc": 1, "batch_size": 1, "imgsz": 32, "boxes": 1, "epochs": 1}
-        for name, least in minimum.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+        at_least(self, nc=1, batch_size=1, imgsz=32, boxes=1, epochs=1)
         if bool(self.weights) == bool(self.cfg):
             raise UserError("name a network: --cfg yolov5m (or another YAML), or --weights")

@@ -18,7 +18,7 @@ from yolojax.data.stream import training_stream
 from yolojax.errors import UserError
 from yolojax.hyperparameters import Hyperparameters
 from yolojax.training.loop import train
-from yolojax.training.records import read_results
+from yolojax.training.report import read_results
 from yolojax.training.settings import TrainSettings
 
 tfds = pytest.importorskip("tensorflow_datasets")

@@ -39,6 +39,7 @@ class Download:
       size: bytes, where known.
       sha256: checksum in hexadecimal digits, where known.
       strip: leading folders of the archive's names to leave out.
+      only: a folder of the archive, named without those, that is taken while the rest is left out.
       into: folder of the data set to unpack into; its own one unless given.
     """
 
@@ -46,6 +47,7 @@ class Download:
     size: int | None = None
     sha256: str | None = None
     strip: int = 0
+    only: str = ""
     into: str = ""
 
 

@@ -81,7 +81,7 @@ def download_data(config: DataConfig, progress: Progress | None = None) -> Path:
         with complete_folder(root) as unfinished:
             for item, archive in zip(config.download, archives, strict=True):
                 log.info("unpacking %s", archive.name)
-                unpack(archive, unfinished / item.into, item.strip)
+                unpack(archive, unfinished / item.into, item.strip, item.only)
         for archive in archives:
             archive.unlink()
     except OSError as error:
@@ -235,27 +235,29 @@ def _verify(item: Download, path: Path) -> None:
         )
 
 
-def unpack(archive: Path, folder: Path, strip: int = 0) -> None:
+def unpack(archive: Path, folder: Path, strip: int = 0, only: str = "") -> None:
     """Unpack a zip or tar file: plain files and folders only, and none outside ``folder``.
 
     Args:
       archive: the file.
       folder: where to; made if need be.
       strip: leading folders of every name to leave out.
+      only: a folder, named without those, that is taken while the rest is left out.
 
     Raises:
       UserError: damaged, of another kind, too large unpacked, or with names or links that lead out.
     """
     limit = max(_MOST_GROWTH * archive.stat().st_size, _SMALLEST_LIMIT)
+    wanted = PurePosixPath(only).parts
     total = 0
     try:
         for count, (name, opened) in enumerate(_members(archive), start=1):
             if count > _MOST_MEMBERS:
                 raise UserError(f"{archive}: has more than {_MOST_MEMBERS} files; it is not unpacked")
             parts = _safe_parts(archive, name)[strip:]
-            if not parts:
+            if len(parts) <= len(wanted) or parts[: len(wanted)] != wanted:
                 continue
-            target = folder.joinpath(*parts)
+            target = folder.joinpath(*parts[len(wanted) :])
             target.parent.mkdir(parents=True, exist_ok=True)
             source = opened()
             if source is None:

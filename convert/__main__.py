@@ -1,5 +1,7 @@
 """``python -m convert SRC DST``: a PyTorch checkpoint as a weights directory, or the way back where ``DST`` ends in ``.pt``."""
 
+from __future__ import annotations
+
 import argparse
 import sys
 from collections.abc import Sequence

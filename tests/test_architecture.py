@@ -11,7 +11,19 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 GROUND = 0
 FLOORS = [
     {
-        *("errors", "version", "files", "flags", "tree", "mesh", "interrupts", "processes", "drawing", "runtime"),
+        *(
+            "errors",
+            "version",
+            "files",
+            "flags",
+            "tree",
+            "mesh",
+            "interrupts",
+            "lock",
+            "processes",
+            "drawing",
+            "runtime",
+        ),
         *("config", "hyperparameters"),
     },
     {"model", "freezing", "data", "evaluation"},

@@ -116,11 +116,16 @@ def from_mapping(settings: type[T], content: Mapping[str, Any], where: str | Pat
     for name, item in fields.items():
         if name not in values and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             raise UserError(f"{where}: key '{name}' is missing")
-    return settings(**values)
+    try:
+        return settings(**values)
+    except UserError as error:  # what a dataclass says of its own values knows no file
+        raise UserError(f"{where}: {error}") from error
 
 
 def typed(kind: Any, value: Any, where: str) -> Any:
     """``value`` as ``kind``; numbers are never taken for booleans nor the other way round."""
+    if kind is Any:
+        return value
     if get_origin(kind) is Literal:
         if value in get_args(kind):
             return value
@@ -137,5 +142,6 @@ def typed(kind: Any, value: Any, where: str) -> Any:
         return int(value)
     if (bool in options and isinstance(value, bool)) or (str in options and isinstance(value, str)):
         return value
-    expected = " or ".join(getattr(option, "__name__", str(option)) for option in options)
+    names = {bool: "true or false"}
+    expected = " or ".join(names.get(option) or getattr(option, "__name__", str(option)) for option in options)
     raise UserError(f"{where}: expected {expected}, found {value!r}")

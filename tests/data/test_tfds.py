@@ -17,7 +17,7 @@ from yolojax.data.sources import load_data, open_split
 from yolojax.errors import UserError
 from yolojax.hyperparameters import Hyperparameters
 from yolojax.training.loop import train
-from yolojax.training.records import read_results
+from yolojax.training.report import read_results
 from yolojax.training.settings import TrainSettings
 
 tfds = pytest.importorskip("tensorflow_datasets")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from yolojax.flags import add_fields, add_foreign, note_foreign, read_fields
+from yolojax.flags import add_fields, add_foreign, given_fields, note_foreign, read_fields
 from yolojax.training.settings import TrainSettings
 
 # Flags of YOLOv5 that mean nothing here: taken, with a note, so that a command line can be carried over as it is.
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     from yolojax.files import write_json
     from yolojax.training.loop import train
 
-    results = train(settings)
+    results = train(settings, given_fields(arguments))
     if arguments.json:
         write_json(arguments.json, results)
     return 0

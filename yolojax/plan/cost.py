@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from yolojax.freezing.labels import FROZEN
 from yolojax.freezing.phases import Phase
 from yolojax.hyperparameters import Hyperparameters
 from yolojax.mesh import make_mesh, replicated, split
@@ -20,10 +19,9 @@ from yolojax.model.network import Network, abstract_variables
 from yolojax.model.spec import ModelSpec
 from yolojax.training.loss import LossSettings
 from yolojax.training.optimizer import OptimizerSettings
-from yolojax.training.phases import enter_phase, fixed_modules
 from yolojax.training.schedule import Schedule
-from yolojax.training.state import TrainState, abstract_state
-from yolojax.training.step import TrainStep, make_train_step
+from yolojax.training.state import TrainState, abstract_state, enter_phase
+from yolojax.training.step import TrainStep, fixed_modules, make_train_step
 from yolojax.tree import flatten
 
 
@@ -90,11 +88,10 @@ def step_cost(spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Devic
     started = time.perf_counter()
     state, compiled, memory = _compile(spec, phase, shape, device)
     seconds = time.perf_counter() - started
-    labels = dict(phase.labels)
     sizes = {path: leaf.size for path, leaf in flatten(state.params).items()}
     return StepCost(
         parameters=sum(sizes.values()),
-        trainable=sum(size for path, size in sizes.items() if labels[path] != FROZEN),
+        trainable=sum(size for path, size in sizes.items() if phase.trains(path)),
         flops=step_flops(spec, phase, shape),
         optimizer_bytes=_bytes(state.moving.opt_state),
         memory=memory,
@@ -135,7 +132,7 @@ def _abstract_step(
         mesh,
     )
     variables = jax.eval_shape(lambda plain: enter_phase(plain, phase, jax.random.key(0)), abstract_variables(spec))
-    state = abstract_state(variables, phase.tree(), optimizer, fixed_bn)
+    state = abstract_state(variables, phase.tree(), optimizer, fixed_bn, scaled=shape.dtype == "float16")
     batch = {
         "images": jax.ShapeDtypeStruct((shape.batch, shape.size, shape.size, 3), jnp.uint8),
         "boxes": jax.ShapeDtypeStruct((shape.batch, shape.boxes, 5), jnp.float32),

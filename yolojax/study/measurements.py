@@ -15,7 +15,7 @@ from yolojax.evaluation.metrics import fitness
 from yolojax.study.original import step_seconds
 from yolojax.study.runner import LOG, SAMPLES, Run
 from yolojax.study.scenarios import Study
-from yolojax.training.records import read_results
+from yolojax.training.report import read_results
 
 # Figures of a run; each is a mean and a spread for a scenario.
 FIGURES = (

@@ -17,7 +17,6 @@ from typing import Any, Literal
 from yolojax.config import check_keys, find_config, from_mapping, read_yaml
 from yolojax.data.sources import load_data
 from yolojax.errors import UserError
-from yolojax.freezing.labels import FROZEN
 from yolojax.freezing.load import load_strategy, rehearse
 from yolojax.training.settings import TrainSettings
 from yolojax.training.setup import Job, prepare
@@ -239,16 +238,14 @@ def check_study(study: Study) -> dict[str, Extent]:
                 _check_original(interpreter(scenario))
             if common not in jobs:
                 with _quietly():
-                    jobs[common] = prepare(common)
+                    jobs[common], _ = prepare(common)
             job = jobs[common]
             phases = rehearse(load_strategy(scenario.settings.freeze), job.paths, job.epochs, job.spec.name)
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
-        leaves = {path: leaf.size for path, leaf in flatten(job.variables["params"]).items()}
-        trainable = max(
-            sum(leaves.get(path, 0) for path, label in phase.labels if label != FROZEN) for _, phase in phases
-        )
-        extents[scenario.name] = Extent(trainable, sum(leaves.values()), job.schedule.batch_size, job.epochs)
+        leaves = {path: leaf.size for path, leaf in flatten(job.shapes["params"]).items()}
+        trainable = max(sum(size for path, size in leaves.items() if phase.trains(path)) for _, phase in phases)
+        extents[scenario.name] = Extent(trainable, sum(leaves.values()), job.batch_size, job.epochs)
     for job in jobs.values():
         job.stream.close()
     return extents

@@ -47,9 +47,10 @@ def draw_set(folder: Path, counts: list[int]) -> None:
 
 def work(task: str, data: str, workers: int) -> dict[str, float]:
     """Do one task in this process; its seconds, and the bytes of the cache that it made."""
+    from yolojax.data.batches import StreamSettings
     from yolojax.data.check import check_data
-    from yolojax.data.pipeline import training_stream
     from yolojax.data.sources import load_data, open_split
+    from yolojax.data.stream import training_stream
     from yolojax.hyperparameters import Hyperparameters
 
     start, cached = time.perf_counter(), 0.0
@@ -58,18 +59,12 @@ def work(task: str, data: str, workers: int) -> dict[str, float]:
         assert check_data(config).clean
     else:
         samples = open_split(config, "train").samples
-        stream = training_stream(
-            samples,
-            Hyperparameters(),
-            image_size=IMAGE_SIZE,
-            batch_size=BATCH,
-            epochs=1,
-            cache="ram" if "RAM" in task else None,
-        )
+        settings = StreamSettings(image_size=IMAGE_SIZE, batch_size=BATCH, cache="ram" if "RAM" in task else None)
+        stream = training_stream(samples, Hyperparameters(), settings)
         batches = sum(1 for _ in stream.iterate(workers=workers))
         assert batches == stream.batches_per_epoch
         stream.close()
-        cache = stream.pictures.cache
+        cache = stream.images.cache
         cached = float(cache.shapes.prod(1, dtype=float).sum() * 3) if cache else 0.0
     return {"seconds": time.perf_counter() - start, "cache_bytes": cached}
 

@@ -3,7 +3,7 @@
 An image is what training sees: a mosaic, warped, recoloured and flipped (``scratch-low``), with its boxes, in a batch. The original is PyPI
 ``yolov5==7.0.14`` in an interpreter of its own (``tests/goldens/make_goldens.py`` says how to make one):
 
-    python benchmarks/loader_against_torch.py --torch-python ../oracle/bin/python --data coco128 --data-root ../shared/data/coco128
+    python benchmarks/loader_against_torch.py --torch-python PYTHON --data coco128 --data-root FOLDER
 
 Both sides read the same copy of the photos (the original writes into its data set), make batches without worker processes, and are timed by the
 processor time of their whole process, so that helping threads count and other work on the machine does not.
@@ -53,15 +53,15 @@ def our_batches(options: argparse.Namespace, data: Path, source: str, size: int)
     """Makes the next batch of this project in this thread."""
     import cv2
 
-    from yolojax.data.pipeline import training_stream
+    from yolojax.data.batches import StreamSettings
     from yolojax.data.sources import load_data, open_split
+    from yolojax.data.stream import training_stream
     from yolojax.hyperparameters import Hyperparameters
 
     samples = open_split(load_data(str(data)), "train").samples
     cache: Any = "ram" if source == "ram" else None
-    stream = training_stream(
-        samples, Hyperparameters(), image_size=size, batch_size=options.batch, epochs=1000, cache=cache
-    )
+    settings = StreamSettings(image_size=size, batch_size=options.batch, epochs=1000, cache=cache)
+    stream = training_stream(samples, Hyperparameters(), settings)
     cv2.setNumThreads(1)
     numbers = itertools.count()
     return lambda: stream.batches[next(numbers)]

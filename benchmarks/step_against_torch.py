@@ -3,7 +3,7 @@
 A step is forward pass, loss, backward pass, clip, update and moving average. The original is PyPI ``yolov5==7.0.14`` in an
 interpreter of its own (``tests/goldens/make_goldens.py`` says how to make one):
 
-    python benchmarks/step_against_torch.py --torch-python ../oracle/bin/python
+    python benchmarks/step_against_torch.py --torch-python PYTHON
 
 Both sides train the same architecture from random weights on the same batch, and take turns of a few steps, so that a
 machine that is slow for a while is slow for both. Only ratios mean anything.

@@ -11,19 +11,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 GROUND = 0
 FLOORS = [
     {
-        *(
-            "errors",
-            "version",
-            "files",
-            "flags",
-            "tree",
-            "mesh",
-            "interrupts",
-            "lock",
-            "processes",
-            "drawing",
-            "runtime",
-        ),
+        *("errors", "text", "version", "files", "flags", "tree", "mesh"),
+        *("interrupts", "lock", "processes", "drawing", "runtime", "system"),
         *("config", "hyperparameters"),
     },
     {"model", "freezing", "data", "evaluation"},

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from yolojax import runtime
 from yolojax.errors import UserError
 from yolojax.runtime import has_nvidia_driver, has_tpu, select_devices, use_huge_pages, why_absent
+from yolojax.system import glibc_version
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PRINT = "from yolojax.runtime import use_huge_pages; use_huge_pages(); import os; print(os.getpid(), os.environ.get('GLIBC_TUNABLES'))"
@@ -19,8 +21,8 @@ def started(monkeypatch):
     """Programs that would take the place of this process, with their environment."""
     found = []
     monkeypatch.setattr(os, "execve", lambda *words: found.append(words))
-    monkeypatch.setitem(os.confstr_names, "CS_GNU_LIBC_VERSION", os.confstr_names.get("CS_GNU_LIBC_VERSION", 2))
-    monkeypatch.setattr(os, "confstr", lambda _: "glibc 2.36")
+    monkeypatch.setattr(runtime, "glibc_version", lambda: (2, 36))
+    monkeypatch.setattr(runtime, "replaces_processes", lambda: True)
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     return found
 
@@ -42,21 +44,26 @@ def test_a_choice_of_the_user_stays(started, monkeypatch):
     assert not started
 
 
-@pytest.mark.parametrize("libc", ["glibc 2.34", None])
-def test_a_libc_that_cannot_is_left_alone(started, monkeypatch, libc):
-    monkeypatch.setattr(os, "confstr", lambda _: libc)
+@pytest.mark.parametrize("version", [(2, 34), (0, 0)])
+def test_a_libc_that_cannot_is_left_alone(started, monkeypatch, version):
+    monkeypatch.setattr(runtime, "glibc_version", lambda: version)
     use_huge_pages()
     assert not started
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")
+def test_a_system_that_cannot_replace_a_process_is_left_alone(started, monkeypatch):
+    monkeypatch.setattr(runtime, "replaces_processes", lambda: False)
+    use_huge_pages()
+    assert not started
+
+
+@pytest.mark.skipif(glibc_version() == (0, 0), reason="needs glibc")
 def test_the_process_stays_the_same_one():
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     with subprocess.Popen([sys.executable, "-c", PRINT], env=environment, stdout=subprocess.PIPE, text=True) as process:
         identity, tunables = process.communicate(timeout=60)[0].split()
     assert int(identity) == process.pid
-    major, minor = os.confstr("CS_GNU_LIBC_VERSION").split()[1].split(".")[:2]
-    assert tunables == ("glibc.malloc.hugetlb=1" if (int(major), int(minor)) >= (2, 35) else "None")
+    assert tunables == ("glibc.malloc.hugetlb=1" if glibc_version() >= (2, 35) else "None")
 
 
 # --- JAX on a machine where plugins are installed and no accelerator is ----------------------------------------------------------

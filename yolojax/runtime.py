@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from yolojax.errors import UserError
+from yolojax.system import glibc_version, replaces_processes
 
 if TYPE_CHECKING:
     import jax
@@ -46,11 +47,12 @@ def use_huge_pages() -> None:
 
 def _huge_pages_absence() -> str | None:
     """Why glibc cannot put large arrays into huge pages here; None where it can."""
-    libc = os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", ()) else None
-    if libc is None:
+    if not replaces_processes():
+        return "this system cannot start a process again in its place"
+    version = glibc_version()
+    if version == (0, 0):
         return "this system has no glibc"
-    version = tuple(int(part) for part in libc.split()[-1].split(".")[:2])
-    return None if version >= (2, 35) else f"{libc} is older than 2.35"
+    return None if version >= (2, 35) else f"glibc {version[0]}.{version[1]} is older than 2.35"
 
 
 def huge_pages_problem() -> str | None:

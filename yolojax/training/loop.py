@@ -137,12 +137,12 @@ def _train_epoch(run: Run, step: Step, interrupt: Interrupt) -> EpochMeter:
 
     with ProgressBar(Console(), position.epoch, job.epochs, batches, position.batch) as bar:
         timed = _timed(stream, meter, running)
-        for number, batch in enumerate(islice(timed, batches - position.batch), position.batch):
-            index = batch.pop("index")
+        for number, made in enumerate(islice(timed, batches - position.batch), position.batch):
+            batch = made.batch._asdict()
             if position.epoch == 0 and number < 3 and not job.settings.noplots:
                 plots.draw_batch(batch, job.names, run.folder / f"train_batch{number}.jpg")
             metrics = step(put_batch(batch, job.mesh), job.size_on_device(position.epoch, number))
-            running.append((metrics, index))
+            running.append((metrics, made.indices))
             if len(running) > 1:  # one step runs while the next batch is fetched
                 collect()
             if interrupt:
@@ -172,7 +172,7 @@ def _workers(job: Job) -> int:
 def _not_finite(run: Run, batch: int, index: np.ndarray) -> UserError:
     """The error for a loss that is NaN or infinite."""
     job, epoch = run.job, run.position.epoch
-    files = [job.stream.pictures.samples[number].name for number in index.tolist()]
+    files = [job.stream.images.samples[number].name for number in index.tolist()]
     saved = run.checkpoints.newest()
     good = "there is no checkpoint yet" if saved is None else f"the last good checkpoint is {saved}"
     step = epoch * job.schedule.batches_per_epoch + batch + 1

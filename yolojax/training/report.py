@@ -82,8 +82,8 @@ def beginning(run: Run) -> Trackers:
         devices.size,
         devices[0].device_kind,
         job.settings.dtype,
-        len(job.stream.pictures.samples),
-        len(job.validation.pictures.samples),
+        len(job.stream.images.samples),
+        len(job.validation.images.samples),
         len(job.names),
     )
     if job.settings.multi_scale:
@@ -105,7 +105,7 @@ def _write_beginning(run: Run) -> None:
         file = Path(job.strategy.origin)
         (folder / STRATEGY).mkdir()
         write_file(folder / STRATEGY / file.name, file.read_bytes())
-    samples = {"train": job.stream.pictures.samples, "val": job.validation.pictures.samples}
+    samples = {"train": job.stream.images.samples, "val": job.validation.images.samples}
     data = {split: samples_record(samples[split]) for split in samples}
     write_json(folder / "environment.json", {**environment(), "data": data})
     modules = [layer.module for layer in job.spec.layers]
@@ -204,7 +204,7 @@ def end(run: Run, trackers: Trackers, validate: Validator) -> dict[str, Any]:
         "epochs": position.epoch,
         "stopped_early": position.stopped,
         "seconds": position.seconds,
-        "train_images": len(job.stream.pictures.samples),
+        "train_images": len(job.stream.images.samples),
         "batch_size": job.batch_size,
         "device_peak_bytes": device_peak_bytes(job.mesh.local_devices[0]),
         "programs": position.programs,

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from yolojax.config import from_mapping, read_yaml
-from yolojax.data.pipeline import image_weights
 from yolojax.data.sample import samples_record
+from yolojax.data.stream import image_weights
 from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import Evaluation
 from yolojax.evaluation.metrics import fitness
@@ -149,7 +149,7 @@ class Run:
             maps = [position.final.get("map50_95", 0.0)] * len(job.names)
             for row in position.final.get("per_class", ()):
                 maps[row["class"]] = row["map50_95"]
-            job.stream.draw(position.epoch, image_weights(job.stream.pictures.samples, maps))
+            job.stream.draw(position.epoch, image_weights(job.stream.images.samples, maps))
 
     def pause(self, meter: EpochMeter, seconds: float) -> None:
         """Save in the middle of an epoch."""
@@ -258,7 +258,7 @@ def begin(job: Job, folder: Path, variables: Variables) -> Run:
     """Start at the first step."""
     history = History(epochs=job.epochs, network=job.spec.name)
     if GRADIENT_NORMS in job.strategy.needs:
-        batches = islice(job.stream.iterate(), _GRADIENT_BATCHES)
+        batches = (made.batch._asdict() for made in islice(job.stream.iterate(), _GRADIENT_BATCHES))
         gradients, parameters = gradient_norms(job.spec, job.loss, variables, batches)
         history = dataclasses.replace(history, gradient_norms=gradients, parameter_norms=parameters)
     phase = job.strategy.phase(0, history, job.paths)
@@ -344,7 +344,7 @@ def _check_data(job: Job, folder: Path) -> None:
         before = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["data"]
     except (OSError, ValueError, KeyError):
         return
-    for split, samples in (("train", job.stream.pictures.samples), ("val", job.validation.pictures.samples)):
+    for split, samples in (("train", job.stream.images.samples), ("val", job.validation.images.samples)):
         record = samples_record(samples)
         if split == "train" and record["images"] != before[split]["images"]:
             raise UserError(

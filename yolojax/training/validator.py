@@ -10,7 +10,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from yolojax.data.pipeline import ValidationBatches
+from yolojax.data.batches import ValidationBatches
 from yolojax.evaluation.evaluator import Evaluation, evaluate
 from yolojax.mesh import replicated, split
 from yolojax.model.decode import decode

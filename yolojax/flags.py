@@ -24,6 +24,21 @@ def flag(default: Any, help: str, *names: str, nargs: str | None = None, const: 
     return field(default=default, metadata=metadata)
 
 
+class _Field(argparse.Action):
+    """Stores a value, and notes in ``given`` of the parsed arguments that the user gave it."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        setattr(namespace, self.dest, self.const if self.nargs == 0 else values)
+        namespace.given = getattr(namespace, "given", frozenset()) | {self.dest}
+
+
+def given_fields(arguments: argparse.Namespace) -> frozenset[str]:
+    """Names of the fields of ``add_fields`` that stood on the command line, be it with their defaults."""
+    return getattr(arguments, "given", frozenset())
+
+
 def add_fields(parser: argparse.ArgumentParser, settings: type[Any]) -> None:
     """Add one flag for every field of ``settings``.
 
@@ -34,9 +49,10 @@ def add_fields(parser: argparse.ArgumentParser, settings: type[Any]) -> None:
         names = list(dict.fromkeys([*item.metadata.get("names", ()), dashed(item.name)]))
         default = item.default if item.default is not dataclasses.MISSING else item.default_factory()  # type: ignore[operator]
         options: dict[str, Any] = {"dest": item.name, "default": default, "help": item.metadata.get("help")}
+        options["action"] = _Field
         value_type = _plain_type(hints[item.name])
         if value_type is bool:
-            options["action"] = "store_true"
+            options |= {"nargs": 0, "const": True}
         else:
             options["type"] = _element_type(value_type)
             options["metavar"] = item.metadata.get("metavar") or options["type"].__name__.upper().replace("STR", "TEXT")

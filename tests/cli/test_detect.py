@@ -305,7 +305,10 @@ def test_no_file_takes_the_name_of_another(detect, tmp_path):
     assert len({name.casefold() for name in files_below(folder / "crops")}) == 12
     annotated = [file.name for file in folder.iterdir() if file.is_file()]
     assert len(annotated) == len({name.casefold() for name in annotated}) == 7
-    assert np.loadtxt(folder / "labels" / "clip_3.txt")[0] == 0  # of the frame: a red square
+    assert (
+        np.loadtxt(folder / "labels" / "clip_3.txt")[0] == 2
+    )  # the photo's; the video came after CLIP_5 and is clip_2
+    assert np.loadtxt(folder / "labels" / "clip_2_3.txt")[0] == 0
     assert files_below(tmp_path / "in") == ["A.bmp", "CLIP_5.png", "a.jpg", "a.png", "clip.avi", "clip_3.png"]
 
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from yolojax.data.sample import Pixels
-from yolojax.data.shapes import VARIANTS, ShapesSettings, draw_scene
+from yolojax.data.shapes.scene import VARIANTS, ShapesSettings, draw_scene
 
 EXAMPLES = 8
 

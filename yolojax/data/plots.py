@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from yolojax.data.batches import StreamSettings
 from yolojax.data.check import DataCheck
-from yolojax.data.pipeline import training_stream
 from yolojax.data.sample import Sample
+from yolojax.data.stream import training_stream
 from yolojax.drawing import draw_sheet, pixel_boxes
 from yolojax.figures import COLOURS, new_figure
 from yolojax.hyperparameters import Hyperparameters
@@ -122,17 +124,15 @@ def draw_examples(
       count: images, at most as many as there are samples.
       seed: of the choice of images and of the augmentation.
     """
+    stream = StreamSettings(image_size=size, batch_size=count, seed=seed)
     plain, augmented = (
-        training_stream(
-            samples, settings, image_size=size, batch_size=count, epochs=1, seed=seed, augment=augment
-        ).batches[0]
-        for augment in (False, True)
+        training_stream(samples, settings, replace(stream, augment=augment)).batches[0] for augment in (False, True)
     )
     boxes = [
         np.concatenate(
             [
-                pixel_boxes(batch["boxes"][row][batch["mask"][row]], size, size, place * (size + _GAP))
-                for place, batch in enumerate((plain, augmented))
+                pixel_boxes(made.batch.boxes[row][made.batch.mask[row]], size, size, place * (size + _GAP))
+                for place, made in enumerate((plain, augmented))
             ]
         )
         for row in range(count)
@@ -141,10 +141,10 @@ def draw_examples(
     margin = np.repeat(border, 3, 2)  # keeps the two of an image closer together than to the next one
     path.parent.mkdir(parents=True, exist_ok=True)
     draw_sheet(
-        np.concatenate([plain["images"], border, augmented["images"], margin], 2),
+        np.concatenate([plain.batch.images, border, augmented.batch.images, margin], 2),
         boxes,
         [[names[int(label)] for label in rows[:, 4]] for rows in boxes],
         path,
-        captions=[f"{Path(samples[index].name).name}: as it is | as training sees it" for index in plain["index"]],
+        captions=[f"{Path(samples[index].name).name}: as it is | as training sees it" for index in plain.indices],
         most=count,
     )

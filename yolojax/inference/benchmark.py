@@ -23,6 +23,7 @@ from yolojax.inference.predictor import make_predict
 from yolojax.inference.settings import BenchSettings, ValSettings
 from yolojax.inference.validation import Validation, prepare_validation
 from yolojax.model.decode import decode
+from yolojax.model.images import normalise
 from yolojax.model.network import Network
 from yolojax.runtime import select_devices
 from yolojax.weights.store import Weights
@@ -98,7 +99,7 @@ def _make(way: str, validation: Validation, folder: Path) -> tuple[Program, int]
     else:
         write_stablehlo(path, weights, form)
         run = read_stablehlo(path)
-    return lambda images: (run(images)[0], ()), path.stat().st_size  # type: ignore[return-value]
+    return lambda images: (run(images)[0], ()), path.stat().st_size
 
 
 def _unfused(weights: Weights) -> Program:
@@ -106,7 +107,7 @@ def _unfused(weights: Weights) -> Program:
 
     @jax.jit
     def run(variables: Any, images: Array) -> tuple[Array, tuple[Array, ...]]:
-        heads: Any = network.apply(variables, images.astype(jnp.float32) / 255)
+        heads: Any = network.apply(variables, normalise(images))
         return decode(heads, weights.spec), heads
 
     return lambda images: run(variables, images)

@@ -12,7 +12,7 @@ import numpy as np
 
 from yolojax.data.examples import example_images
 from yolojax.data.sample import Pixels
-from yolojax.data.shapes import VARIANTS
+from yolojax.data.shapes.scene import VARIANTS
 from yolojax.evaluation.nms import suppress_batch
 from yolojax.inference.export import (
     Form,

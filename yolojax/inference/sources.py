@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 
 from yolojax.data.examples import example_images
-from yolojax.data.sample import IMAGE_SUFFIXES, ImageError, Pixels, decode_image, probe_image, read_image
+from yolojax.data.images import IMAGE_SUFFIXES, decode_image, probe_image, read_image
+from yolojax.data.sample import ImageError, Pixels
 from yolojax.errors import UserError
 
 VIDEO_SUFFIXES = (".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")

@@ -15,8 +15,8 @@ import numpy as np
 from rich import get_console
 from rich.progress import track
 
+from yolojax.data.batches import ValidationBatches, validation_batches
 from yolojax.data.config import DataConfig
-from yolojax.data.pipeline import ValidationBatches, validation_batches
 from yolojax.data.sample import Sample
 from yolojax.data.sources import load_data, open_split
 from yolojax.errors import UserError

@@ -72,19 +72,11 @@ class Detector:
         """
         several = isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.ndim == 4)
         given: Sequence[Any] = images if several else [images]  # type: ignore[assignment]
-<<<<<<< HEAD
         pixels = [_pixels(image) for image in given]
         return Results(
             self.describe(photo, rows, _path(image))
             for image, photo, rows in zip(given, pixels, self.detect(pixels), strict=True)
         )
-=======
-        pictures = [_pixels(image) for image in given]
-        return [
-            self.describe(picture, rows, "" if isinstance(image, np.ndarray) else str(image))
-            for image, picture, rows in zip(given, pictures, self.detect(pictures), strict=True)
-        ]
->>>>>>> main
 
     def describe(self, image: Pixels, rows: NDArray[np.float32], path: str) -> Detections:
         """The rows that ``detect`` found in an image, with names."""

@@ -16,7 +16,7 @@ from yolojax.model.spec import load_spec
 from yolojax.training.loss import LossSettings
 from yolojax.training.optimizer import OptimizerSettings
 from yolojax.training.schedule import Schedule
-from yolojax.training.state import change_phase, create_state, enter_phase
+from yolojax.training.state import change_phase, create_state, divide, enter_phase, separate
 from yolojax.training.step import fixed_modules, make_train_step
 from yolojax.tree import flatten, map_with_path
 
@@ -35,10 +35,11 @@ class Run:
         self.variables = init_variables(self.spec, KEY)
         self.settings = OptimizerSettings.from_hyperparameters(HYP, batch_size=64, name=optimizer)
         self.phase = phase
-        self.state = create_state(enter_phase(self.variables, phase, KEY), phase.tree(), self.settings)
+        fixed = fixed_modules(phase, "fixed")
+        self.state = create_state(enter_phase(self.variables, phase, KEY), phase.tree(), self.settings, fixed_bn=fixed)
 
     def enter(self, phase):
-        self.state = change_phase(self.state, phase, self.settings, KEY, None)
+        self.state = change_phase(self.state, phase, self.settings, KEY, None, fixed_modules(phase, "fixed"))
         self.phase = phase
 
     def train(self, batch):
@@ -54,7 +55,7 @@ class Run:
     def moments(self):
         """Arrays of the optimizer's state by the path of their parameter."""
         found = {}
-        for path, leaf in jax.tree_util.tree_flatten_with_path(self.state.opt_state)[0]:
+        for path, leaf in jax.tree_util.tree_flatten_with_path(self.state.whole.opt_state)[0]:
             keys = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)][1:]  # behind the group's label
             found.setdefault("/".join(keys), []).append(np.asarray(leaf))
         return found
@@ -76,11 +77,11 @@ def test_what_a_phase_freezes_keeps_its_bits_and_all_else_moves(name, tiny_model
     for number, phase in enumerate(phases):
         if number:
             run.enter(phase)
-        before, averages = bits(run.state.params), bits(run.state.ema_params)
-        statistics = bits(run.state.batch_stats)
+        before, averages = bits(run.state.params), bits(run.state.whole.ema_params)
+        statistics = bits(run.state.whole.batch_stats)
         for seed in range(2):
             run.train(make_batch(seed, classes=2))
-        after, averages_after = bits(run.state.params), bits(run.state.ema_params)
+        after, averages_after = bits(run.state.params), bits(run.state.whole.ema_params)
         labels = dict(phase.labels)
         assert set(after) == set(labels)
         for path, label in labels.items():
@@ -88,7 +89,7 @@ def test_what_a_phase_freezes_keeps_its_bits_and_all_else_moves(name, tiny_model
             assert (averages_after[path] == averages[path]) == (label == FROZEN), path
         fixed = fixed_modules(phase, "fixed")
         for path, old in statistics.items():
-            assert (bits(run.state.batch_stats)[path] == old) == (path.rpartition("/")[0] in fixed), path
+            assert (bits(run.state.whole.batch_stats)[path] == old) == (path.rpartition("/")[0] in fixed), path
         assert set(run.moments()) == {path for path, label in labels.items() if label != FROZEN}
 
 
@@ -102,9 +103,9 @@ def test_moments_of_what_stays_trainable_carry_over_and_what_thaws_starts_as_new
     run = Run(tiny_model, first, optimizer)
     for seed in range(3):
         run.train(make_batch(seed, classes=2))
-    old, averages = run.moments(), bits(run.state.ema_params)
+    old, averages = run.moments(), bits(run.state.whole.ema_params)
     run.enter(second)
-    assert bits(run.state.ema_params) == averages
+    assert bits(run.state.whole.ema_params) == averages
     new = run.moments()
     assert set(new) == set(paths)
     fresh = Run(tiny_model, second, optimizer)
@@ -115,7 +116,10 @@ def test_moments_of_what_stays_trainable_carry_over_and_what_thaws_starts_as_new
         assert any(leaf.any() for leaf in leaves) == (path not in first.frozen), path
 
     # From the same weights, what thawed makes the very step that it makes at the start of a run.
-    fresh.state = fresh.state.replace(params=jax.tree.map(jax.numpy.copy, run.state.params), step=run.state.step.copy())
+    reached = run.state.whole
+    started = fresh.state.whole._replace(params=reached.params, batch_stats=reached.batch_stats, step=reached.step)
+    fixed = fixed_modules(second, "fixed")
+    fresh.state = separate(divide(started, second.tree(), fixed), None)
     for each in (run, fresh):
         each.train(make_batch(9, classes=2))
     ours, theirs = bits(run.state.params), bits(fresh.state.params)
@@ -130,15 +134,15 @@ def test_an_average_goes_on_where_it_stopped(tiny_model, paths, make_batch):
     run.train(make_batch(0, classes=2))
     run.train(make_batch(1, classes=2))
     run.enter(make_phase(paths, freeze=5))
-    kept = bits(run.state.ema_params)[frozen_first]
+    kept = bits(run.state.whole.ema_params)[frozen_first]
     assert kept not in (start, bits(run.state.params)[frozen_first])
     run.train(make_batch(2, classes=2))
-    assert bits(run.state.ema_params)[frozen_first] == kept
-    assert int(run.state.ema_updates) == 3
+    assert bits(run.state.whole.ema_params)[frozen_first] == kept
+    assert int(run.state.whole.ema_updates) == 3
     run.enter(make_phase(paths, freeze=0))
-    assert bits(run.state.ema_params)[frozen_first] == kept
+    assert bits(run.state.whole.ema_params)[frozen_first] == kept
     run.train(make_batch(3, classes=2))
-    assert bits(run.state.ema_params)[frozen_first] != kept
+    assert bits(run.state.whole.ema_params)[frozen_first] != kept
 
 
 def test_adapters_are_merged_where_their_phase_ends(tiny_model, paths):
@@ -148,10 +152,11 @@ def test_adapters_are_merged_where_their_phase_ends(tiny_model, paths):
     def adapt(size):
         return map_with_path(lambda path, leaf: leaf + size if path.endswith("adapter/up") else leaf, run.state.params)
 
-    run.state = run.state.replace(params=adapt(1.0), ema_params=adapt(0.5))
+    adapted = run.state.whole._replace(params=adapt(1.0), ema_params=adapt(0.5))
+    run.state = divide(adapted, run.phase.tree(), fixed_modules(run.phase, "fixed"))
     before = {path: np.asarray(leaf) for path, leaf in flatten(run.state.params).items()}
     run.enter(make_phase(paths, freeze=5))
-    for tree, size in ((run.state.params, 1.0), (run.state.ema_params, 0.5)):
+    for tree, size in ((run.state.params, 1.0), (run.state.whole.ema_params, 0.5)):
         assert set(flatten(tree)) == set(paths)
         for path, leaf in flatten(tree).items():
             expected = np.asarray(original[path])

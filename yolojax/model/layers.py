@@ -64,7 +64,7 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", _declared, None, channels)
         if not mode.train or "/".join(self.path) in mode.fixed_bn:
             return fixed_norm_silu(x, scale, bias, running_mean.value, running_var.value)
-        y, mean, variance = batch_norm_silu(x, scale, bias)
+        y, mean, variance = batch_norm_silu(x, scale, bias, running_mean.value)
         if not self.is_initializing():
             count = x.size // x.shape[-1]
             unbiased = variance * (count / max(count - 1, 1))

@@ -95,7 +95,7 @@ def step_cost(spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Devic
         parameters=sum(sizes.values()),
         trainable=sum(size for path, size in sizes.items() if labels[path] != FROZEN),
         flops=step_flops(spec, phase, shape),
-        optimizer_bytes=_bytes(state.opt_state),
+        optimizer_bytes=_bytes(state.moving.opt_state),
         memory=memory,
         weight_gradients=weight_gradients(compiled.as_text()) if compiled else None,
         compile_seconds=seconds,
@@ -114,8 +114,7 @@ def step_flops(spec: ModelSpec, phase: Phase, shape: StepShape) -> float:
     """
     with jax.default_device(jax.devices("cpu")[0]):
         step, state, batch = _abstract_step(spec, phase, shape, None)
-        costs: Any = step.lower(state, batch, phase.factors).cost_analysis()
-        return costs["flops"]
+        return (step.lower(state, batch, phase.factors).cost_analysis() or {})["flops"]
 
 
 def _abstract_step(
@@ -125,8 +124,9 @@ def _abstract_step(
     hyp = Hyperparameters()
     mesh = None if device is None else make_mesh([device])
     optimizer = OptimizerSettings.from_hyperparameters(hyp, batch_size=shape.batch, name=shape.optimizer)
+    fixed_bn = fixed_modules(phase, shape.frozen_bn)
     step = make_train_step(
-        Network(spec, dtype=jnp.dtype(shape.dtype), fixed_bn=fixed_modules(phase, shape.frozen_bn)),
+        Network(spec, dtype=jnp.dtype(shape.dtype), fixed_bn=fixed_bn),
         phase.tree(),
         LossSettings.from_hyperparameters(hyp, spec, shape.size),
         optimizer,
@@ -134,7 +134,7 @@ def _abstract_step(
         mesh,
     )
     variables = jax.eval_shape(lambda plain: enter_phase(plain, phase, jax.random.key(0)), abstract_variables(spec))
-    state = abstract_state(variables, phase.tree(), optimizer)
+    state = abstract_state(variables, phase.tree(), optimizer, fixed_bn)
     batch = {
         "images": jax.ShapeDtypeStruct((shape.batch, shape.size, shape.size, 3), jnp.uint8),
         "boxes": jax.ShapeDtypeStruct((shape.batch, shape.boxes, 5), jnp.float32),
@@ -158,9 +158,9 @@ def _compile(
 ) -> tuple[TrainState, Any, Memory | None]:
     """The abstract state, the compiled step and its memory; without a step where the compiler refuses it for its memory."""
     step, state, batch = _abstract_step(spec, phase, shape, device)
-    lowered = step.trace(state, batch, phase.factors).lower()
+    lowered = step.lower(state, batch, phase.factors)
     # Operations and buffers are decided before machine code is made, which takes half of the time on CPU.
-    options = {"xla_backend_optimization_level": 0} if device.platform == "cpu" else None
+    options: Any = {"xla_backend_optimization_level": 0} if device.platform == "cpu" else None
     try:
         compiled = lowered.compile(options)
     except jax.errors.JaxRuntimeError as error:
@@ -169,7 +169,7 @@ def _compile(
         temporary = needed_temporaries(str(error))
         arguments = _bytes((state, batch))
         return state, None, None if temporary is None else Memory(peak=arguments + temporary, temporary=temporary)
-    sizes = compiled.memory_analysis()
+    sizes: Any = compiled.memory_analysis()
     own_results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     # The peak that programs report leaves out temporary arrays on CPU.
     peak = sizes.argument_size_in_bytes + own_results + sizes.temp_size_in_bytes + sizes.generated_code_size_in_bytes

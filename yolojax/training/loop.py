@@ -24,7 +24,7 @@ from yolojax.training.progress import EpochMeter, ProgressBar
 from yolojax.training.run import Run, open_run
 from yolojax.training.settings import TrainSettings
 from yolojax.training.setup import Job
-from yolojax.training.step import TrainStep, fixed_modules, make_train_step, program_record
+from yolojax.training.step import TrainStep, make_train_step, program_record
 from yolojax.training.validator import Validator
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Step:
     def __init__(self, run: Run) -> None:
         """Prepare; it compiles at its first call."""
         job, phase = run.job, run.phase
-        network = Network(job.spec, dtype=job.dtype, fixed_bn=fixed_modules(phase, job.settings.frozen_bn))
+        network = Network(job.spec, dtype=job.dtype, fixed_bn=run.fixed_bn)
         self._run = run
         self._step: TrainStep = make_train_step(network, phase.tree(), job.loss, job.optimizer, job.schedule, job.mesh)
         self._compiled: set[Any] = set()

@@ -98,8 +98,9 @@ def _level_loss(
     cells = targets.cells[..., 1] * columns + targets.cells[..., 0]
     places = (cells[:, :, None] * count + np.arange(count)[:, None]).reshape(batch, -1)
 
-    # Slots that do not hold are given harmless numbers, so that nothing they compute can reach the loss or its gradient.
-    matched = jnp.where(held[..., None], jnp.take_along_axis(rows, places[..., None], 1, mode="clip"), 0)
+    # Slots that do not hold get a place outside: they read zeros, and in the gradient, where all would meet in one cell, their adds are dropped.
+    places = jnp.where(held, places, rows.shape[1])
+    matched = jnp.take_along_axis(rows, places[..., None], 1, mode="fill", fill_value=0)
     wanted = jnp.broadcast_to(targets.boxes[:, :, None], (*targets.mask.shape, 4)).reshape(batch, -1, 4)
     wanted = jnp.where(held[..., None], wanted, 1)
     shapes = np.broadcast_to(anchors[:, None], (*targets.mask.shape[1:], 2)).reshape(-1, 2)
@@ -108,7 +109,7 @@ def _level_loss(
     iou = complete_iou(jnp.concatenate([centre, side], -1), wanted)
     box = _masked_mean(1 - iou, held)
 
-    overlap = _last_written(jax.lax.stop_gradient(jnp.maximum(iou, 0)), places, held, rows.shape[1])
+    overlap = _last_written(jax.lax.stop_gradient(jnp.maximum(iou, 0)), places, rows.shape[1])
     obj = _cross_entropy(rows[..., 4], overlap.astype(head.dtype), settings.obj_pw, settings.fl_gamma).mean()
 
     classes = channels - 5
@@ -126,8 +127,8 @@ def _masked_mean(values: Array, mask: Array) -> Array:
     return jnp.where(mask, values, 0).sum() / jnp.maximum(mask.sum(), 1).astype(values.dtype)
 
 
-def _last_written(values: Array, places: Array, held: Array, length: int) -> Array:
-    """Write ``values`` ``(B, S)`` to their places in ``(B, length)`` zeros. Where several share a place the last one stays.
+def _last_written(values: Array, places: Array, length: int) -> Array:
+    """Write ``values`` ``(B, S)`` to their places in ``(B, length)`` zeros; those at ``length`` are dropped. Where several share a place the last one stays.
 
     The original's indexed assignment leaves the winner open; here it is always the last in the original's order
     (``docs/yolov5.md`` §0.7).
@@ -137,7 +138,7 @@ def _last_written(values: Array, places: Array, held: Array, length: int) -> Arr
     def last_slot(places: Array) -> Array:
         return jnp.full((length,), -1, jnp.int32).at[places].max(slots, mode="drop")
 
-    winner = jax.vmap(last_slot)(jnp.where(held, places, length))
+    winner = jax.vmap(last_slot)(places)
     return jnp.where(winner >= 0, jnp.take_along_axis(values, winner, 1, mode="clip"), 0)
 
 

@@ -34,8 +34,16 @@ from yolojax.training.checkpoints import CheckpointError, Checkpoints, has_check
 from yolojax.training.progress import EpochMeter
 from yolojax.training.settings import TrainSettings, settings_to_resume
 from yolojax.training.setup import SETTINGS, Job, prepare, prepare_to_resume
-from yolojax.training.state import TrainState, abstract_state, change_phase, create_state, enter_phase
-from yolojax.training.step import gradient_norms
+from yolojax.training.state import (
+    TrainState,
+    abstract_state,
+    change_phase,
+    create_state,
+    divide,
+    enter_phase,
+    share_averages,
+)
+from yolojax.training.step import fixed_modules, gradient_norms
 from yolojax.tree import Tree, partition
 from yolojax.weights.store import Weights, save_weights
 
@@ -110,6 +118,11 @@ class Run:
     is_new: bool = False
 
     @property
+    def fixed_bn(self) -> frozenset[str]:
+        """The BatchNorm modules that keep their statistics in this phase."""
+        return fixed_modules(self.phase, self.job.settings.frozen_bn)
+
+    @property
     def ended(self) -> bool:
         """Whether there is nothing left to train."""
         return self.position.stopped or self.position.epoch >= self.job.epochs
@@ -128,7 +141,7 @@ class Run:
         if self.phase == before:
             return False
         key = jax.random.key(job.settings.seed + epoch)
-        self.state = change_phase(self.state, self.phase, job.optimizer, key, job.mesh)
+        self.state = change_phase(self.state, self.phase, job.optimizer, key, job.mesh, self.fixed_bn)
         return True
 
     def enter_epoch(self) -> None:
@@ -186,11 +199,12 @@ class Run:
 
     def averaged(self) -> Variables:
         """The averaged weights, without adapters: what is validated and saved."""
-        return {"params": merge_adapters(self.state.ema_params), "batch_stats": self.state.ema_batch_stats}
+        whole = self.state.whole
+        return {"params": merge_adapters(whole.ema_params), "batch_stats": whole.ema_batch_stats}
 
     def _save_state(self) -> None:
-        arrays = {"state": self.state, "epoch_start": self.epoch_start if self.position.batch else None}
-        self.checkpoints.save(int(self.state.step), arrays, dataclasses.asdict(self.position))
+        arrays = {"state": self.state.whole, "epoch_start": self.epoch_start if self.position.batch else None}
+        self.checkpoints.save(int(self.state.moving.step), arrays, dataclasses.asdict(self.position))
 
     def _save_weights(self, name: str) -> None:
         if jax.process_index() != 0:
@@ -254,7 +268,8 @@ def begin(job: Job, folder: Path, variables: Variables) -> Run:
         history = dataclasses.replace(history, gradient_norms=gradients, parameter_norms=parameters)
     phase = job.strategy.phase(0, history, job.paths)
     entered = enter_phase(variables, phase, jax.random.key(job.settings.seed))
-    state = create_state(entered, phase.tree(), job.optimizer, job.mesh)
+    fixed_bn = fixed_modules(phase, job.settings.frozen_bn)
+    state = create_state(entered, phase.tree(), job.optimizer, job.mesh, fixed_bn)
     if jax.process_index() == 0:  # what another run left in the folder would be taken for this one's
         (folder / RESULTS).unlink(missing_ok=True)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -290,7 +305,8 @@ def resume(job: Job, folder: Path, changes: list[str]) -> Run:
     if jax.process_index() == 0:
         (folder / RESULTS).unlink(missing_ok=True)  # of the run before it was extended
         write_settings(job.settings, folder)
-    return Run(job, folder, arrays["state"], phase, position, checkpoints, arrays["epoch_start"])
+    state = share_averages(divide(arrays["state"], phase.tree(), fixed_modules(phase, job.settings.frozen_bn)))
+    return Run(job, folder, state, phase, position, checkpoints, arrays["epoch_start"])
 
 
 def _restore(job: Job, checkpoints: Checkpoints) -> tuple[Position, Phase, dict[str, Any]]:
@@ -320,7 +336,7 @@ def _phase_of(job: Job, position: Position) -> Phase:
 def _template(job: Job, position: Position, phase: Phase) -> dict[str, Any]:
     """Shapes of what a checkpoint holds."""
     variables = jax.eval_shape(lambda plain: enter_phase(plain, phase, jax.random.key(0)), job.shapes)
-    state = abstract_state(variables, phase.tree(), job.optimizer)
+    state = abstract_state(variables, phase.tree(), job.optimizer).whole
     everywhere = replicated(job.mesh)
     template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), state)
     watched = MOVEMENT in job.strategy.needs and position.batch > 0

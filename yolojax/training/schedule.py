@@ -102,7 +102,7 @@ class Schedule:
             learning_rate=jnp.where(warming, progress * target, target),
             bias_learning_rate=jnp.where(warming, bias_rate, target),
             momentum=self.warmup_momentum + progress * (self.momentum - self.warmup_momentum),
-            accumulate=1 + jnp.searchsorted(self._accumulation_steps(), step, side="right"),
+            accumulate=1 + jnp.searchsorted(self._accumulation_steps(), step, side="right", method="compare_all"),
         )
 
     def _factor(self, epoch: Array) -> Array:

@@ -1,29 +1,33 @@
-"""All that a training step reads and writes, and how it passes from one freezing phase to the next."""
+"""What a training step reads and writes.
+
+Parameters that train, statistics that move and their averages are consumed and returned by every step. What rests meanwhile (frozen parameters, fixed
+statistics, their averages) is only read: it is given to a step and not returned, so that it costs no copy, no second buffer and no time of Python.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
 from yolojax.freezing.adapters import add_adapters, is_adapter, merge_adapters
+from yolojax.freezing.labels import trainable_mask
 from yolojax.freezing.phases import Phase
 from yolojax.mesh import replicated
 from yolojax.model.network import Variables
 from yolojax.training.optimizer import OptimizerSettings, make_optimizer
 from yolojax.training.schedule import Rates
-from yolojax.tree import Tree, flatten
+from yolojax.tree import Tree, flatten, map_with_path, merge, partition
 
 
-@flax.struct.dataclass
-class TrainState:
-    """The state of a run; the step consumes it and returns the next one.
+class WholeState(NamedTuple):
+    """The state of a run as checkpoints keep it: nothing tells what trains from what rests.
 
     Attributes:
       step: int32, iterations done.
@@ -46,46 +50,122 @@ class TrainState:
     last_update: Array
 
 
+class Resting(NamedTuple):
+    """The leaves that a phase leaves alone, ``None`` where one moves; names as in ``WholeState``."""
+
+    params: Tree
+    batch_stats: Tree
+    ema_params: Tree
+    ema_batch_stats: Tree
+
+
+@flax.struct.dataclass
+class TrainState:
+    """The state of a run during a phase.
+
+    Attributes:
+      moving: what a step consumes and returns; ``None`` where a leaf rests.
+      resting: what a step only reads.
+    """
+
+    moving: WholeState
+    resting: Resting
+
+    @property
+    def whole(self) -> WholeState:
+        """All leaves of all trees."""
+        joined: dict[str, Any] = {
+            name: merge(getattr(self.moving, name), tree) for name, tree in self.resting._asdict().items()
+        }
+        return self.moving._replace(**joined)
+
+    @property
+    def params(self) -> Tree:
+        """All parameters."""
+        return merge(self.moving.params, self.resting.params)
+
+
+def moving_statistics(batch_stats: Tree, fixed_bn: Collection[str]) -> Tree:
+    """A mask of the statistics that move: all but those of the modules in ``fixed_bn``."""
+    return map_with_path(lambda path, _: path.rpartition("/")[0] not in fixed_bn, batch_stats)
+
+
+def divide(whole: WholeState, labels: Tree, fixed_bn: Collection[str] = ()) -> TrainState:
+    """Tell what moves in a phase from what rests.
+
+    Args:
+      whole: arrays or their shapes.
+      labels: tree of ``frozen`` or the name of a trainable group, structure of the parameters.
+      fixed_bn: BatchNorm modules that keep their statistics.
+    """
+    trains, moves = trainable_mask(labels), moving_statistics(whole.batch_stats, fixed_bn)
+    masks = Resting(params=trains, batch_stats=moves, ema_params=trains, ema_batch_stats=moves)
+    parts = {name: partition(getattr(whole, name), mask) for name, mask in masks._asdict().items()}
+    moving: dict[str, Any] = {name: part for name, (part, _) in parts.items()}
+    return TrainState(whole._replace(**moving), Resting(**{name: part for name, (_, part) in parts.items()}))
+
+
+def share_averages(state: TrainState) -> TrainState:
+    """Let a resting average with the bits of its value be the same array: a layer that never trained is in memory once."""
+
+    def leaf(value: Array, average: Array) -> Array:
+        return value if np.asarray(value).tobytes() == np.asarray(average).tobytes() else average
+
+    resting = state.resting
+    shared = resting._replace(
+        ema_params=jax.tree.map(leaf, resting.params, resting.ema_params),
+        ema_batch_stats=jax.tree.map(leaf, resting.batch_stats, resting.ema_batch_stats),
+    )
+    return TrainState(state.moving, shared)
+
+
 def create_state(
-    variables: Variables, labels: Tree, settings: OptimizerSettings, mesh: Mesh | None = None
+    variables: Variables,
+    labels: Tree,
+    settings: OptimizerSettings,
+    mesh: Mesh | None = None,
+    fixed_bn: Collection[str] = (),
 ) -> TrainState:
     """The state at the start of a run.
 
     Args:
-      variables: ``{"params": ..., "batch_stats": ...}``; copied, so the caller's arrays outlive the donated state.
+      variables: ``{"params": ..., "batch_stats": ...}``; the caller's arrays outlive the state.
       labels: tree of ``frozen`` or the name of a trainable group.
       settings: of the optimizer.
       mesh: devices to replicate the state on; None leaves it on the default one.
+      fixed_bn: BatchNorm modules that keep their statistics.
     """
-    create = jax.jit(_create(labels, settings), out_shardings=None if mesh is None else replicated(mesh))
-    return create(variables)
+    placed = jax.device_put(variables, None if mesh is None else replicated(mesh))
+    return separate(divide(_start(placed, labels, settings), labels, fixed_bn), mesh)
 
 
-def abstract_state(variables: Variables, labels: Tree, settings: OptimizerSettings) -> TrainState:
+def separate(state: TrainState, mesh: Mesh | None) -> TrainState:
+    """Give what moves arrays of its own, because a step consumes them."""
+    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=None if mesh is None else replicated(mesh))
+    return TrainState(copy(state.moving), state.resting)
+
+
+def abstract_state(
+    variables: Variables, labels: Tree, settings: OptimizerSettings, fixed_bn: Collection[str] = ()
+) -> TrainState:
     """Shapes and dtypes of ``create_state``, without computing anything; ``variables`` may be abstract too."""
-    return jax.eval_shape(_create(labels, settings), variables)
+    whole = jax.eval_shape(lambda arrays: _start(arrays, labels, settings), variables)
+    return divide(whole, labels, fixed_bn)
 
 
-def _create(labels: Tree, settings: OptimizerSettings) -> Callable[[Variables], TrainState]:
-    def create(variables: Variables) -> TrainState:
-        params, batch_stats = variables["params"], variables["batch_stats"]
-        still = Rates(*jnp.zeros((4,)))
-        return TrainState(
-            step=jnp.int32(0),
-            params=_copy(params),
-            batch_stats=_copy(batch_stats),
-            ema_params=_copy(params),
-            ema_batch_stats=_copy(batch_stats),
-            opt_state=make_optimizer(labels, settings, still).init(params),
-            ema_updates=jnp.int32(0),
-            last_update=jnp.int32(-1),
-        )
-
-    return create
-
-
-def _copy(tree: Tree) -> Tree:
-    return jax.tree.map(jnp.copy, tree)
+def _start(variables: Variables, labels: Tree, settings: OptimizerSettings) -> WholeState:
+    params, batch_stats = variables["params"], variables["batch_stats"]
+    still = Rates(*jnp.zeros((4,)))
+    return WholeState(
+        step=jnp.int32(0),
+        params=params,
+        batch_stats=batch_stats,
+        ema_params=params,
+        ema_batch_stats=batch_stats,
+        opt_state=make_optimizer(labels, settings, still).init(params),
+        ema_updates=jnp.int32(0),
+        last_update=jnp.int32(-1),
+    )
 
 
 def enter_phase(variables: Variables, phase: Phase, key: Array) -> Variables:
@@ -98,25 +178,30 @@ def enter_phase(variables: Variables, phase: Phase, key: Array) -> Variables:
 
 
 def change_phase(
-    state: TrainState, phase: Phase, settings: OptimizerSettings, key: Array, mesh: Mesh | None
+    state: TrainState,
+    phase: Phase,
+    settings: OptimizerSettings,
+    key: Array,
+    mesh: Mesh | None,
+    fixed_bn: Collection[str] = (),
 ) -> TrainState:
     """The state at the start of another phase.
 
     Moments of parameters that train before and after carry over bit for bit; those that thaw start fresh. Averages, statistics and counters
-    carry over. Adapters of the old phase are merged into their kernels, those of the new one start at no effect.
+    carry over. Adapters of the old phase are merged into their kernels, those of the new one start at no effect. ``fixed_bn`` are the BatchNorm
+    modules that keep their statistics in the new phase.
     """
-    if phase.adapter_rank or any(is_adapter(path) for path in flatten(state.params)):
-        variables = enter_phase({"params": state.params, "batch_stats": state.batch_stats}, phase, key)
-        averages = enter_phase({"params": state.ema_params, "batch_stats": state.ema_batch_stats}, phase, key)
-    else:
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-        averages = {"params": state.ema_params}
-    fresh = create_state(variables, phase.tree(), settings, mesh)
-    kept = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state.opt_state)[0]}
+    whole = state.whole
+    params, averages = whole.params, whole.ema_params
+    if phase.adapter_rank or any(is_adapter(path) for path in flatten(params)):
+        params, averages = (enter_phase({"params": tree}, phase, key)["params"] for tree in (params, averages))
+    fresh = create_state({"params": params, "batch_stats": whole.batch_stats}, phase.tree(), settings, mesh).moving
+    kept = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(whole.opt_state)[0]}
     opt_state = jax.tree_util.tree_map_with_path(
         lambda path, leaf: kept.get(jax.tree_util.keystr(path), leaf), fresh.opt_state
     )
-    return dataclasses.replace(state, params=fresh.params, ema_params=averages["params"], opt_state=opt_state)
+    changed = whole._replace(params=params, ema_params=averages, opt_state=opt_state)
+    return separate(divide(changed, phase.tree(), fixed_bn), mesh)
 
 
 def decay(updates: Array) -> tuple[Array, Array]:
@@ -128,21 +213,18 @@ def decay(updates: Array) -> tuple[Array, Array]:
     return -0.9999 * jnp.expm1(age), 0.0001 + 0.9999 * jnp.exp(age)
 
 
-def update_average(average: Tree, values: Tree, moving: Tree, updates: Array, ready: Array | bool = True) -> Tree:
-    """Move an average towards new values.
+def update_average(average: Tree, values: Tree, updates: Array, ready: Array | bool = True) -> Tree:
+    """Move an average towards new values. (Not for what rests: ``d·e + (1−d)·p`` changes bits even where e = p.)
 
     Args:
       average: tree of float arrays.
       values: same structure.
-      moving: same structure of Python booleans; leaves where it is false pass through untouched (``d·e + (1−d)·p`` changes bits even where e = p).
       updates: int32 scalar, number of this update, from 1.
       ready: bool scalar; nothing moves where it is false.
     """
     keep, take = decay(updates)
 
-    def leaf(moves: bool, old: Array, new: Array) -> Array:
-        if not moves:
-            return old
+    def leaf(old: Array, new: Array) -> Array:
         return jnp.where(ready, old * keep.astype(old.dtype) + new * take.astype(old.dtype), old)
 
-    return jax.tree.map(leaf, moving, average, values)
+    return jax.tree.map(leaf, average, values)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +22,38 @@ from yolojax.model.spec import ModelSpec
 from yolojax.training.loss import LossSettings, compute_loss
 from yolojax.training.optimizer import OptimizerSettings, make_optimizer
 from yolojax.training.schedule import Schedule
-from yolojax.training.state import TrainState, update_average
-from yolojax.tree import Tree, map_with_path, merge, partition
+from yolojax.training.state import Resting, TrainState, WholeState, moving_statistics, update_average
+from yolojax.tree import Tree, merge, partition
 
 Batch = Mapping[str, Any]
-TrainStep: TypeAlias = jax.stages.Wrapped  # called as ``make_train_step`` says, and lowered for its record
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """A training step of one freezing phase; ``program`` is its jitted function of the moving and the resting state, which consumes the moving one."""
+
+    program: jax.stages.Wrapped
+
+    def __call__(
+        self,
+        state: TrainState,
+        batch: Batch,
+        factors: Mapping[str, Any] | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> tuple[TrainState, dict[str, Array]]:
+        """Train on a batch; see ``make_train_step``."""
+        moving, metrics = self.program(state.moving, state.resting, batch, factors or {}, size=size)
+        return TrainState(moving, state.resting), metrics
+
+    def lower(
+        self,
+        state: TrainState,
+        batch: Batch,
+        factors: Mapping[str, Any] | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> jax.stages.Lowered:
+        """The program for these shapes, before it is compiled."""
+        return self.program.lower(state.moving, state.resting, batch, factors or {}, size=size)
 
 
 def make_train_step(
@@ -47,7 +75,7 @@ def make_train_step(
       mesh: devices that share the batch; None is the default device.
 
     Returns:
-      A jitted ``step(state, batch, factors={}, size=None) -> (state, metrics)``. It consumes ``state``. ``batch`` holds ``images`` uint8
+      A compiled ``step(state, batch, factors={}, size=None) -> (state, metrics)``. It consumes what moves of ``state``. ``batch`` holds ``images`` uint8
       ``(B, H, W, 3)`` RGB, ``boxes`` ``(B, M, 5)`` and ``mask`` ``(B, M)``; ``factors`` are the learning-rate factors by label (1 where none is
       given); ``size``, static, is ``(height, width)`` to which the device resizes the images. Metrics are scalars:
       ``loss`` (times the batch size), its parts ``box``, ``obj``, ``cls``,
@@ -58,59 +86,59 @@ def make_train_step(
     trainable = trainable_mask(labels)
 
     def step(
-        state: TrainState, batch: Batch, factors: Mapping[str, Any] | None = None, size: tuple[int, int] | None = None
-    ) -> tuple[TrainState, dict[str, Array]]:
+        moving: WholeState,
+        resting: Resting,
+        batch: Batch,
+        factors: Mapping[str, Any],
+        size: tuple[int, int] | None,
+    ) -> tuple[WholeState, dict[str, Array]]:
         if mesh is not None:
             batch = jax.lax.with_sharding_constraint(batch, split(mesh))
-        learned, frozen = partition(state.params, trainable)
-        images = _normalise(batch["images"], jnp.result_type(*jax.tree.leaves(state.params)), size)
+        images = _normalise(batch["images"], jnp.result_type(*jax.tree.leaves(moving.params)), size)
+        statistics = merge(moving.batch_stats, resting.batch_stats)
 
         def forward(learned: Tree) -> tuple[Array, tuple[dict[str, Array], Tree]]:
-            variables = {"params": merge_adapters(merge(learned, frozen)), "batch_stats": state.batch_stats}
+            variables = {"params": merge_adapters(merge(learned, resting.params)), "batch_stats": statistics}
             heads, mutated = network.apply(variables, images, train=True, mutable=["batch_stats"])
             total, parts = compute_loss(heads, batch["boxes"], batch["mask"], network.spec, loss)
             return total, (parts, mutated["batch_stats"])
 
-        (total, (parts, batch_stats)), gradients = jax.value_and_grad(forward, has_aux=True)(learned)
+        (total, (parts, batch_stats)), gradients = jax.value_and_grad(forward, has_aux=True)(moving.params)
         norm = optax.tree.norm(gradients)
         metrics = {"loss": total, **parts, "gradient_norm": norm, "finite": jnp.isfinite(total) & jnp.isfinite(norm)}
-        return _update(state, gradients, batch_stats, factors or {}), metrics
+        return _update(moving, resting, gradients, batch_stats, factors), metrics
 
-    def _update(state: TrainState, gradients: Tree, batch_stats: Tree, factors: Mapping[str, Any]) -> TrainState:
-        rates = schedule.rates(state.step, jnp.result_type(*jax.tree.leaves(state.params)))
-        ready = state.step - state.last_update >= rates.accumulate
-        restart = state.step % schedule.batches_per_epoch == 0
+    def _update(
+        moving: WholeState, resting: Resting, gradients: Tree, batch_stats: Tree, factors: Mapping[str, Any]
+    ) -> WholeState:
+        rates = schedule.rates(moving.step, jnp.result_type(*jax.tree.leaves(moving.params)))
+        ready = moving.step - moving.last_update >= rates.accumulate
+        restart = moving.step % schedule.batches_per_epoch == 0
         transformation = make_optimizer(labels, optimizer, rates, factors, ready, restart)
         # Frozen leaves need a gradient for the shape of the tree alone; zeros made here are folded away.
-        full = jax.tree.map(
-            lambda learns, gradient, value: gradient if learns else jnp.zeros_like(value),
-            trainable,
-            gradients,
-            state.params,
-            is_leaf=lambda leaf: leaf is None,
-        )
-        updates, opt_state = transformation.update(full, state.opt_state, state.params)
+        every_gradient = merge(gradients, jax.tree.map(jnp.zeros_like, resting.params))
+        every_parameter = merge(moving.params, resting.params)
+        updates, opt_state = transformation.update(every_gradient, moving.opt_state, every_parameter)
         params = jax.tree.map(
-            lambda learns, value, update: jnp.where(ready, value + update, value) if learns else value,
-            trainable,
-            state.params,
-            updates,
+            lambda value, update: jnp.where(ready, value + update, value),
+            moving.params,
+            partition(updates, trainable)[0],
         )
-        count = state.ema_updates + 1
-        moving = map_with_path(lambda path, _: path.rpartition("/")[0] not in network.fixed_bn, batch_stats)
-        return TrainState(
-            step=state.step + 1,
+        statistics, _ = partition(batch_stats, moving_statistics(batch_stats, network.fixed_bn))
+        count = moving.ema_updates + 1
+        return WholeState(
+            step=moving.step + 1,
             params=params,
-            batch_stats=batch_stats,
-            ema_params=update_average(state.ema_params, params, trainable, count, ready),
-            ema_batch_stats=update_average(state.ema_batch_stats, batch_stats, moving, count, ready),
+            batch_stats=statistics,
+            ema_params=update_average(moving.ema_params, params, count, ready),
+            ema_batch_stats=update_average(moving.ema_batch_stats, statistics, count, ready),
             opt_state=opt_state,
-            ema_updates=jnp.where(ready, count, state.ema_updates),
-            last_update=jnp.where(ready, state.step, state.last_update),
+            ema_updates=jnp.where(ready, count, moving.ema_updates),
+            last_update=jnp.where(ready, moving.step, moving.last_update),
         )
 
     out_shardings = None if mesh is None else replicated(mesh)
-    return jax.jit(step, donate_argnums=0, static_argnames="size", out_shardings=out_shardings)
+    return TrainStep(jax.jit(step, donate_argnums=0, static_argnames="size", out_shardings=out_shardings))
 
 
 def _normalise(images: Array, dtype: Any, size: tuple[int, int] | None) -> Array:
@@ -143,8 +171,8 @@ def gradient_norms(
 
     summed = None
     for batch in batches:
-        found = gradient(variables["params"], {key: batch[key] for key in ("images", "boxes", "mask")})
-        summed = found if summed is None else jax.tree.map(jnp.add, summed, found)
+        batch_gradient = gradient(variables["params"], {key: batch[key] for key in ("images", "boxes", "mask")})
+        summed = batch_gradient if summed is None else jax.tree.map(jnp.add, summed, batch_gradient)
     return norms(summed or {}), norms(variables["params"])
 
 

@@ -30,6 +30,7 @@ from yolojax.data import colour, geometry, mosaic
 from yolojax.data.cache import CacheKind, ImageCache, make_cache
 from yolojax.data.geometry import Scene
 from yolojax.data.sample import Boxes, ImageError, Pixels, Sample
+from yolojax.data.workers import leave_program_out
 from yolojax.hyperparameters import Hyperparameters
 
 log = logging.getLogger(__name__)
@@ -547,6 +548,7 @@ class _Ahead:
             self._iterator = iter(source.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
         else:
             one_by_one = source.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+            leave_program_out()
             _start_quiet_tracker()
             options = grain.MultiprocessingOptions(min(workers, max(len(source), 1)), per_worker_buffer_size=2)
             self._iterator = iter(one_by_one.mp_prefetch(options, worker_init_fn=_start_worker))

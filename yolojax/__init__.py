@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from yolojax.runtime import leave_out_absent_accelerators
 from yolojax.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from yolojax.inference.detector import Detector
+
+leave_out_absent_accelerators()  # commands, programs that use yolojax, and data workers pass here before JAX starts
 
 
 def load(

@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
-from yolojax.data.pipeline import training_stream
+from yolojax.data.batches import StreamSettings
 from yolojax.data.sources import load_data, open_split
+from yolojax.data.stream import training_stream
 from yolojax.errors import UserError
 from yolojax.hyperparameters import Hyperparameters
 from yolojax.training.loop import train
@@ -24,7 +25,7 @@ tfds = pytest.importorskip("tensorflow_datasets")
 
 
 def builder_like(name: str, objects: dict[str, Any], mark: str):
-    """A builder with the features of ``voc`` or ``coco``: five training pictures and three for testing, with 0 to 2 boxes each."""
+    """A builder with the features of ``voc`` or ``coco``: five training images and three for testing, with 0 to 2 boxes each."""
 
     def features(self):
         described = {
@@ -45,7 +46,7 @@ def builder_like(name: str, objects: dict[str, Any], mark: str):
             yield number, {"image": str(path), "image/filename": path.name, "objects": rows}
 
     def splits(self, manager) -> dict[str, Any]:
-        folder = Path(self.data_dir).parent / "pictures"
+        folder = Path(self.data_dir).parent / "images"
         folder.mkdir(parents=True, exist_ok=True)
         return {"train": examples(self, folder, 5), "test": examples(self, folder, 3)}
 
@@ -77,7 +78,7 @@ def data_dir(prepared, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["like_voc", "like_coco"])
-def test_boxes_and_pictures(name):
+def test_boxes_and_images(name):
     config = load_data(f"tfds:{name}")
     assert (config.names, config.train, config.val) == (("cat", "dog"), ("train",), ("test",))
     split = open_split(config, "train")
@@ -110,12 +111,12 @@ def test_another_place_can_be_given(prepared, monkeypatch):
 @pytest.mark.parametrize("name", ["like_voc", "like_coco"])
 def test_a_training_epoch_with_workers(name):
     samples = open_split(load_data(f"tfds:{name}"), "train").samples
-    stream = training_stream(samples, Hyperparameters(), image_size=64, batch_size=2, epochs=2)
+    stream = training_stream(samples, Hyperparameters(), StreamSettings(image_size=64, batch_size=2, epochs=2))
     plain = list(islice(stream.iterate(), 3))
-    assert set(range(5)) == {int(index) for batch in plain for index in batch["index"]}
+    assert set(range(5)) == {int(index) for batch in plain for index in batch.indices}
     if name == "like_voc":
         for a, b in zip(plain, islice(stream.iterate(workers=1), 3), strict=True):
-            np.testing.assert_array_equal(a["images"], b["images"])
+            np.testing.assert_array_equal(a.batch.images, b.batch.images)
     stream.close()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from yolojax.data.pipeline import TrainingStream
+from yolojax.data.stream import TrainingStream
 from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import Evaluation
 from yolojax.training import loop

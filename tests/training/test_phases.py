@@ -43,7 +43,7 @@ class Run:
         self.phase = phase
 
     def train(self, batch):
-        key = (self.settings.name, self.phase.labels)
+        key = (self.settings.name, self.phase)
         if key not in self.steps:
             network = Network(self.spec, fixed_bn=fixed_modules(self.phase, "fixed"))
             schedule = Schedule.from_hyperparameters(HYP, epochs=100, batches_per_epoch=10, batch_size=64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -199,8 +200,9 @@ def _show(arguments: argparse.Namespace) -> int:
     """Draw the contact sheet."""
     import numpy as np
 
-    from yolojax.data.pipeline import training_stream
+    from yolojax.data.batches import StreamSettings
     from yolojax.data.sources import load_data, open_split
+    from yolojax.data.stream import training_stream
     from yolojax.evaluation.plots import draw_sheet
     from yolojax.hyperparameters import load_hyperparameters
 
@@ -218,17 +220,15 @@ def _show(arguments: argparse.Namespace) -> int:
     settings = load_hyperparameters(arguments.hyp or config.defaults.get("hyp", "scratch-low"))
     samples = open_split(config, arguments.split).samples
     count = min(arguments.count, len(samples))
+    stream = StreamSettings(image_size=size, batch_size=count, seed=arguments.seed)
     plain, augmented = (
-        training_stream(
-            samples, settings, image_size=size, batch_size=count, epochs=1, seed=arguments.seed, augment=augment
-        ).batches[0]
-        for augment in (False, True)
+        training_stream(samples, settings, replace(stream, augment=augment)).batches[0] for augment in (False, True)
     )
     boxes = [
         np.concatenate(
             [
-                _pixel_boxes(batch["boxes"][row][batch["mask"][row]], size, place * (size + _GAP))
-                for place, batch in enumerate((plain, augmented))
+                _pixel_boxes(made.batch.boxes[row][made.batch.mask[row]], size, place * (size + _GAP))
+                for place, made in enumerate((plain, augmented))
             ]
         )
         for row in range(count)
@@ -237,10 +237,10 @@ def _show(arguments: argparse.Namespace) -> int:
     margin = np.repeat(border, 3, 2)  # keeps the two of an image closer together than to the next one
     out.parent.mkdir(parents=True, exist_ok=True)
     draw_sheet(
-        np.concatenate([plain["images"], border, augmented["images"], margin], 2),
+        np.concatenate([plain.batch.images, border, augmented.batch.images, margin], 2),
         boxes,
-        [[config.names[int(kind)] for kind in found[:, 4]] for found in boxes],
-        [f"{Path(samples[index].name).name}: as it is | as training sees it" for index in plain["index"]],
+        [[config.names[int(label)] for label in corners[:, 4]] for corners in boxes],
+        [f"{Path(samples[index].name).name}: as it is | as training sees it" for index in plain.indices],
         out,
         most=count,
     )

@@ -136,7 +136,7 @@ def _pictures(form: Form) -> Any:
     import cv2
     import numpy as np
 
-    from yolojax.data.shapes import VARIANTS
+    from yolojax.data.shapes.scene import VARIANTS
     from yolojax.inference.sources import example_images
 
     size = form.image_size[::-1]

@@ -12,7 +12,7 @@ from yolojax.training.settings import TrainSettings
 IGNORED = {
     "sync_bn": "BatchNorm statistics are always taken over the global batch",
     "local_rank": "one program runs on all devices",
-    "bbox_interval": "Weights & Biases gets the pictures of the run folder, no boxes",
+    "bbox_interval": "Weights & Biases gets the figures of the run folder, no boxes",
     "upload_dataset": "data sets and weights are not uploaded",
     "artifact_alias": "data sets and weights are not uploaded",
     "evolve_population": "an evolution begins with the --hyp file",

@@ -58,4 +58,4 @@ def leave_program_out() -> None:
         return data
 
     prepare_worker.leaves_program_out = True  # type: ignore[attr-defined]
-    spawn.get_preparation_data = prepare_worker  # type: ignore[assignment]
+    spawn.get_preparation_data = prepare_worker

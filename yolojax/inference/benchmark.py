@@ -22,6 +22,7 @@ from yolojax.inference.predictor import Predict, make_predict
 from yolojax.inference.settings import BenchSettings, ValSettings
 from yolojax.inference.validation import Validation, prepare
 from yolojax.model.decode import decode
+from yolojax.model.images import normalise
 from yolojax.model.network import Network
 from yolojax.runtime import select_devices
 from yolojax.weights.store import Weights
@@ -105,7 +106,7 @@ def _unfused(weights: Weights) -> Predict:
 
     @jax.jit
     def run(variables: Any, images: Array) -> tuple[Array, tuple[Array, ...]]:
-        heads: Any = network.apply(variables, images.astype(jnp.float32) / 255)
+        heads: Any = network.apply(variables, normalise(images))
         return decode(heads, weights.spec), heads
 
     return lambda images: run(variables, images)

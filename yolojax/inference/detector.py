@@ -68,7 +68,7 @@ class Detector:
           UserError: an image cannot be read, or an array is no image.
         """
         several = isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.ndim == 4)
-        given: Sequence[Any] = images if several else [images]  # type: ignore[assignment,list-item]
+        given: Sequence[Any] = images if several else [images]  # type: ignore[assignment]
         pictures = [_pixels(image) for image in given]
         return [
             self.describe(picture, rows, "" if isinstance(image, np.ndarray) else str(image))

@@ -27,6 +27,7 @@ from yolojax.files import write_file, write_json
 from yolojax.inference.fuse import apply_fused, fuse
 from yolojax.model.convolution import for_any_platform
 from yolojax.model.decode import decode
+from yolojax.model.images import normalise
 from yolojax.model.network import Network
 from yolojax.version import __version__
 from yolojax.weights.store import Weights
@@ -82,7 +83,7 @@ def write_stablehlo(path: Path, weights: Weights, form: Form) -> None:
     run = _program(weights, form)
 
     def program(images: Array) -> Any:
-        return run(images.astype(jnp.float32) / 255)
+        return run(normalise(images))
 
     batch = form.batch_size or export.symbolic_shape("batch")[0]
     argument = jax.ShapeDtypeStruct((batch, *form.image_size, 3), jnp.uint8)

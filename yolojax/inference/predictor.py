@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 
 from yolojax.inference.fuse import apply_fused, fuse
 from yolojax.model.decode import decode
+from yolojax.model.images import normalise
 from yolojax.model.network import Network
 from yolojax.model.spec import ModelSpec
 from yolojax.weights.store import Weights
@@ -49,7 +50,7 @@ def make_predict(weights: Sequence[Weights], *, dtype: DTypeLike | None = None, 
 def _predict(
     specs: tuple[ModelSpec, ...], dtype: DTypeLike | None, augment: bool, variables: Any, images: Array
 ) -> tuple[Array, tuple[Array, ...]]:
-    scaled = images.astype(jnp.float32) / 255
+    scaled = normalise(images)
     predictions: list[Array] = []
     first_heads: tuple[Array, ...] = ()
     for spec, own in zip(specs, variables, strict=True):

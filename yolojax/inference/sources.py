@@ -14,8 +14,9 @@ from urllib.request import urlopen
 import cv2
 import numpy as np
 
-from yolojax.data.sample import IMAGE_SUFFIXES, ImageError, Pixels, decode_image, probe_image, read_image
-from yolojax.data.shapes import VARIANTS, ShapesSettings, draw_scene
+from yolojax.data.images import IMAGE_SUFFIXES, decode_image, probe_image, read_image
+from yolojax.data.sample import ImageError, Pixels
+from yolojax.data.shapes.scene import VARIANTS, ShapesSettings, draw_scene
 from yolojax.errors import UserError
 
 VIDEO_SUFFIXES = (".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")

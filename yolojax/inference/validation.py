@@ -16,8 +16,8 @@ import numpy as np
 from rich import get_console
 from rich.progress import track
 
+from yolojax.data.batches import ValidationBatches, validation_batches
 from yolojax.data.config import DataConfig, load_data_config
-from yolojax.data.pipeline import ValidationBatches, validation_batches
 from yolojax.data.sample import Sample
 from yolojax.data.sources import open_split
 from yolojax.errors import UserError

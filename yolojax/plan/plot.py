@@ -1,4 +1,4 @@
-"""The picture of a plan: memory and operations of a step, by freeze."""
+"""The figure of a plan: memory and operations of a step, by freeze."""
 
 from __future__ import annotations
 

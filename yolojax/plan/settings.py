@@ -22,11 +22,15 @@ class PlanSettings:
         nargs="+",
     )
     target: tuple[str, ...] = flag(
-        ("cpu",), "devices: cpu, gpu, tpu of this machine; or absent ones: cuda:h100, cuda:a100, tpu:v5e", nargs="+"
+        ("cpu",),
+        "devices: cpu, gpu, tpu of this machine; or absent ones: cuda:h100, cuda:a100, cuda:t4, tpu:v5e",
+        nargs="+",
     )
     batch_size: int = flag(16, "images per step", "--batch-size", "--batch")
     imgsz: int = flag(640, "image side in pixels", "--imgsz", "--img", "--img-size")
-    dtype: Literal["float32", "bfloat16"] = flag("float32", "dtype of the computation; parameters stay float32")
+    dtype: Literal["float32", "bfloat16", "float16"] = flag(
+        "float32", "dtype of the computation; parameters stay float32"
+    )
     boxes: int = flag(64, "rows of the box array per image, labelled or not")
     frozen_bn: Literal["fixed", "track"] = flag("fixed", "BatchNorm of frozen layers, as in yolojax train")
     optimizer: Literal["SGD", "Adam", "AdamW"] = flag("SGD", "optimizer")

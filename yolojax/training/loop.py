@@ -83,7 +83,7 @@ class Step:
     def __init__(self, run: Run) -> None:
         """Prepare; it compiles at its first call."""
         job, phase = run.job, run.phase
-        network = Network(job.spec, dtype=job.dtype, fixed_bn=run.fixed_bn)
+        network = Network(job.spec, dtype=job.dtype, fixed_bn=job.fixed_bn(phase))
         self._run = run
         self._step: TrainStep = make_train_step(network, phase.tree(), job.loss, job.optimizer, job.schedule, job.mesh)
         self._compiled: set[Any] = set()
@@ -138,12 +138,12 @@ def _train_epoch(run: Run, step: Step, workers: int, interrupt: Interrupt) -> Ep
 
     with ProgressBar(Console(), position.epoch, job.epochs, batches, position.batch) as bar:
         timed = _timed(stream, meter, running)
-        for number, batch in enumerate(islice(timed, batches - position.batch), position.batch):
-            index = batch.pop("index")
+        for number, made in enumerate(islice(timed, batches - position.batch), position.batch):
+            batch = made.batch._asdict()
             if position.epoch == 0 and number < 3 and not job.settings.noplots:
                 plots.draw_batch(batch, job.names, run.folder / f"train_batch{number}.jpg")
             metrics = step(put_batch(batch, job.mesh), job.size_on_device(position.epoch, number))
-            running.append((metrics, index))
+            running.append((metrics, made.indices))
             if len(running) > 1:  # one step runs while the next batch is fetched
                 collect()
             if interrupt:
@@ -177,7 +177,7 @@ def _workers(job: Job) -> int:
 def _not_finite(run: Run, batch: int, index: np.ndarray) -> UserError:
     """The error for a loss that is NaN or infinite."""
     job, epoch = run.job, run.position.epoch
-    files = [job.stream.pictures.samples[number].name for number in index.tolist()]
+    files = [job.stream.images.samples[number].name for number in index.tolist()]
     saved = run.checkpoints.newest()
     good = "there is no checkpoint yet" if saved is None else f"the last good checkpoint is {saved}"
     step = epoch * job.schedule.batches_per_epoch + batch + 1

@@ -67,7 +67,9 @@ def make_optimizer(
     ready: Array | bool = True,
     restart: Array | bool = False,
 ) -> optax.GradientTransformation:
-    """The transformation of one iteration.
+    """The transformation of one iteration, around that iteration's rates.
+
+    (``optax.inject_hyperparams`` would make every rate an array of the state, to be saved with it and set anew before each step.)
 
     Args:
       labels: tree of ``frozen`` or the name of a trainable group, structure of the parameters.

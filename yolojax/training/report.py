@@ -24,7 +24,6 @@ from yolojax.data.sample import samples_record
 from yolojax.evaluation.evaluator import Evaluation
 from yolojax.evaluation.plots import plot_evaluation
 from yolojax.files import write_file, write_json, write_yaml
-from yolojax.freezing.labels import FROZEN
 from yolojax.freezing.summary import BN_MODES, summarise
 from yolojax.training import plots
 from yolojax.training.progress import EpochMeter
@@ -61,8 +60,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 def trainable_parameters(run: Run) -> tuple[int, int]:
     """How many parameters train, and how many there are."""
     sizes = {path: leaf.size for path, leaf in flatten(run.state.params).items()}
-    labels = dict(run.phase.labels)
-    return sum(size for path, size in sizes.items() if labels.get(path, FROZEN) != FROZEN), sum(sizes.values())
+    return sum(size for path, size in sizes.items() if run.phase.trains(path)), sum(sizes.values())
 
 
 def _share(run: Run) -> str:
@@ -84,8 +82,8 @@ def beginning(run: Run) -> Trackers:
         devices.size,
         devices[0].device_kind,
         job.settings.dtype,
-        len(job.stream.pictures.samples),
-        len(job.validation.pictures.samples),
+        len(job.stream.images.samples),
+        len(job.validation.images.samples),
         len(job.names),
     )
     if job.settings.multi_scale:
@@ -107,7 +105,7 @@ def _write_beginning(run: Run) -> None:
         file = Path(job.strategy.origin)
         (folder / STRATEGY).mkdir()
         write_file(folder / STRATEGY / file.name, file.read_bytes())
-    samples = {"train": job.stream.pictures.samples, "val": job.validation.pictures.samples}
+    samples = {"train": job.stream.images.samples, "val": job.validation.images.samples}
     data = {split: samples_record(samples[split]) for split in samples}
     write_json(folder / "environment.json", {**environment(), "data": data})
     modules = [layer.module for layer in job.spec.layers]
@@ -206,7 +204,7 @@ def end(run: Run, trackers: Trackers, validate: Validator) -> dict[str, Any]:
         "epochs": position.epoch,
         "stopped_early": position.stopped,
         "seconds": position.seconds,
-        "train_images": len(job.stream.pictures.samples),
+        "train_images": len(job.stream.images.samples),
         "batch_size": job.batch_size,
         "device_peak_bytes": device_peak_bytes(job.mesh.local_devices[0]),
         "programs": position.programs,

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from yolojax.config import from_mapping, read_yaml
-from yolojax.data.pipeline import image_weights
 from yolojax.data.sample import samples_record
+from yolojax.data.stream import image_weights
 from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import Evaluation
 from yolojax.evaluation.metrics import fitness
@@ -43,7 +43,7 @@ from yolojax.training.state import (
     enter_phase,
     share_averages,
 )
-from yolojax.training.step import fixed_modules, gradient_norms
+from yolojax.training.step import gradient_norms
 from yolojax.tree import Tree, partition
 from yolojax.weights.store import Weights, save_weights
 
@@ -118,11 +118,6 @@ class Run:
     is_new: bool = False
 
     @property
-    def fixed_bn(self) -> frozenset[str]:
-        """The BatchNorm modules that keep their statistics in this phase."""
-        return fixed_modules(self.phase, self.job.settings.frozen_bn)
-
-    @property
     def ended(self) -> bool:
         """Whether there is nothing left to train."""
         return self.position.stopped or self.position.epoch >= self.job.epochs
@@ -141,7 +136,7 @@ class Run:
         if self.phase == before:
             return False
         key = jax.random.key(job.settings.seed + epoch)
-        self.state = change_phase(self.state, self.phase, job.optimizer, key, job.mesh, self.fixed_bn)
+        self.state = change_phase(self.state, self.phase, job.optimizer, key, job.mesh, job.fixed_bn(self.phase))
         return True
 
     def enter_epoch(self) -> None:
@@ -154,7 +149,7 @@ class Run:
             maps = [position.final.get("map50_95", 0.0)] * len(job.names)
             for row in position.final.get("per_class", ()):
                 maps[row["class"]] = row["map50_95"]
-            job.stream.draw(position.epoch, image_weights(job.stream.pictures.samples, maps))
+            job.stream.draw(position.epoch, image_weights(job.stream.images.samples, maps))
 
     def pause(self, meter: EpochMeter, seconds: float) -> None:
         """Save in the middle of an epoch."""
@@ -263,13 +258,12 @@ def begin(job: Job, folder: Path, variables: Variables) -> Run:
     """Start at the first step."""
     history = History(epochs=job.epochs, network=job.spec.name)
     if GRADIENT_NORMS in job.strategy.needs:
-        batches = islice(job.stream.iterate(), _GRADIENT_BATCHES)
+        batches = (made.batch._asdict() for made in islice(job.stream.iterate(), _GRADIENT_BATCHES))
         gradients, parameters = gradient_norms(job.spec, job.loss, variables, batches)
         history = dataclasses.replace(history, gradient_norms=gradients, parameter_norms=parameters)
     phase = job.strategy.phase(0, history, job.paths)
     entered = enter_phase(variables, phase, jax.random.key(job.settings.seed))
-    fixed_bn = fixed_modules(phase, job.settings.frozen_bn)
-    state = create_state(entered, phase.tree(), job.optimizer, job.mesh, fixed_bn)
+    state = create_state(entered, phase.tree(), job.optimizer, job.mesh, job.fixed_bn(phase))
     if jax.process_index() == 0:  # what another run left in the folder would be taken for this one's
         (folder / RESULTS).unlink(missing_ok=True)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -305,7 +299,7 @@ def resume(job: Job, folder: Path, changes: list[str]) -> Run:
     if jax.process_index() == 0:
         (folder / RESULTS).unlink(missing_ok=True)  # of the run before it was extended
         write_settings(job.settings, folder)
-    state = share_averages(divide(arrays["state"], phase.tree(), fixed_modules(phase, job.settings.frozen_bn)))
+    state = share_averages(divide(arrays["state"], phase.tree(), job.fixed_bn(phase)))
     return Run(job, folder, state, phase, position, checkpoints, arrays["epoch_start"])
 
 
@@ -350,7 +344,7 @@ def _check_data(job: Job, folder: Path) -> None:
         before = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["data"]
     except (OSError, ValueError, KeyError):
         return
-    for split, samples in (("train", job.stream.pictures.samples), ("val", job.validation.pictures.samples)):
+    for split, samples in (("train", job.stream.images.samples), ("val", job.validation.images.samples)):
         record = samples_record(samples)
         if split == "train" and record["images"] != before[split]["images"]:
             raise UserError(

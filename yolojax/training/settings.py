@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,3 +185,27 @@ def settings_to_resume(stored: TrainSettings, asked: TrainSettings, given: Set[s
 
 def _shown(value: Any) -> str:
     return " ".join(value) if isinstance(value, tuple) else "nothing" if value in (None, "") else str(value)
+
+
+def train_flags(settings: TrainSettings) -> list[str]:
+    """The flags of ``yolojax train`` that say what differs from its defaults."""
+    words: list[str] = []
+    for item in dataclasses.fields(TrainSettings):
+        value, name = getattr(settings, item.name), f"--{item.name.replace('_', '-')}"
+        if value == getattr(TrainSettings(), item.name):
+            continue
+        words += [name] if value is True else [name, *value] if isinstance(value, tuple) else [f"{name}={value}"]
+    return words
+
+
+def train_command(settings: TrainSettings, run: Path) -> list[str]:
+    """The command line of a training in a process of its own, which continues the run where its folder holds one.
+
+    Args:
+      settings: of the run.
+      run: its folder.
+    """
+    start = [sys.executable, "-m", "yolojax", "train"]
+    if (run / "settings.yaml").is_file():
+        return [*start, "--resume", str(run)]
+    return [*start, *train_flags(dataclasses.replace(settings, project=str(run.parent), name=run.name, exist_ok=True))]

@@ -18,14 +18,16 @@ from jax.typing import DTypeLike
 
 from yolojax.config import configs_root
 from yolojax.data.anchors import check_anchors
+from yolojax.data.batches import StreamSettings, ValidationBatches, validation_batches
 from yolojax.data.check import require_clean
 from yolojax.data.colour import load_effects
 from yolojax.data.config import DataConfig
-from yolojax.data.pipeline import TrainingStream, ValidationBatches, training_stream, validation_batches
 from yolojax.data.sample import Sample, Split
 from yolojax.data.sources import load_data, open_split
+from yolojax.data.stream import TrainingStream, training_stream
 from yolojax.errors import UserError
 from yolojax.freezing.load import Strategy, load_strategy, rehearse
+from yolojax.freezing.phases import Phase
 from yolojax.hyperparameters import Hyperparameters, load_hyperparameters
 from yolojax.mesh import make_mesh
 from yolojax.model.network import Variables, abstract_variables, init_variables
@@ -35,6 +37,7 @@ from yolojax.training.loss import LossSettings
 from yolojax.training.optimizer import OptimizerSettings
 from yolojax.training.schedule import Schedule
 from yolojax.training.settings import Resolved, TrainSettings
+from yolojax.training.step import fixed_modules
 from yolojax.tree import flatten
 from yolojax.weights.find import EMBEDDED_WEIGHTS, load_weights
 from yolojax.weights.store import Weights, transfer
@@ -94,6 +97,10 @@ class Job:
     def paths(self) -> tuple[str, ...]:
         """Every parameter path."""
         return tuple(flatten(self.shapes["params"]))
+
+    def fixed_bn(self, phase: Phase) -> frozenset[str]:
+        """The BatchNorm modules that keep their statistics in a phase."""
+        return fixed_modules(phase, self.settings.frozen_bn)
 
     @property
     def epochs(self) -> int:
@@ -182,7 +189,7 @@ def prepare(settings: TrainSettings) -> tuple[Job, Variables]:
         load_effects()
     if settings.strict:
         require_clean(data, ("train", "val"))
-    train = open_split(data, "train", single_class=settings.single_cls)
+    train = open_split(data, "train", single_class=settings.single_cls, needs_boxes=True)
     val = open_split(data, "val", single_class=settings.single_cls)
     spec = _fit_anchors(settings, hyperparameters, spec, train.samples, image_size)
     variables, source = _place(weights, spec, settings.seed)
@@ -217,7 +224,7 @@ def prepare_to_resume(settings: TrainSettings, folder: Path) -> Job:
     _check_batch_size(resolved.batch_size, devices)
     if settings.albumentations:
         load_effects()
-    train = open_split(data, "train", single_class=settings.single_cls)
+    train = open_split(data, "train", single_class=settings.single_cls, needs_boxes=True)
     val = open_split(data, "val", single_class=settings.single_cls)
     return _make_job(settings, resolved, data, hyperparameters, network, strategy, (train, val), devices)
 
@@ -238,16 +245,18 @@ def _make_job(
     stream = training_stream(
         train.samples,
         hyperparameters,
-        image_size=resolved.imgsz,
-        batch_size=resolved.batch_size,
-        epochs=resolved.epochs,
-        seed=settings.seed,
-        effects=settings.albumentations,
-        rectangular=settings.rect,
-        stride=stride,
-        cache=None if settings.cache == "val" else settings.cache,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        StreamSettings(
+            image_size=resolved.imgsz,
+            batch_size=resolved.batch_size,
+            epochs=resolved.epochs,
+            seed=settings.seed,
+            effects=settings.albumentations,
+            rectangular=settings.rect,
+            stride=stride,
+            cache=None if settings.cache == "val" else settings.cache,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        ),
     )
     validation = validation_batches(
         val.samples,

@@ -1,4 +1,4 @@
-"""What a training step reads and writes.
+"""What a training step reads and writes, and how it passes from one freezing phase to the next.
 
 Parameters that train, statistics that move and their averages are consumed and returned by every step. What rests meanwhile (frozen parameters, fixed
 statistics, their averages) is only read: it is given to a step and not returned, so that it costs no copy, no second buffer and no time of Python.
@@ -13,6 +13,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.training.dynamic_scale import DynamicScale
 from jax import Array
 from jax.sharding import Mesh
 
@@ -24,6 +25,8 @@ from yolojax.model.network import Variables
 from yolojax.training.optimizer import OptimizerSettings, make_optimizer
 from yolojax.training.schedule import Rates
 from yolojax.tree import Tree, flatten, map_with_path, merge, partition
+
+FIRST_SCALE = 65536.0  # as PyTorch starts
 
 
 class WholeState(NamedTuple):
@@ -38,6 +41,7 @@ class WholeState(NamedTuple):
       opt_state: no array for frozen leaves.
       ema_updates: int32, optimizer updates done.
       last_update: int32, iteration of the last optimizer update, -1 before the first.
+      loss_scale: by which the loss is multiplied where the computation is in float16; None elsewhere.
     """
 
     step: Array
@@ -48,6 +52,7 @@ class WholeState(NamedTuple):
     opt_state: Any
     ema_updates: Array
     last_update: Array
+    loss_scale: DynamicScale | None = None
 
 
 class Resting(NamedTuple):
@@ -125,6 +130,7 @@ def create_state(
     settings: OptimizerSettings,
     mesh: Mesh | None = None,
     fixed_bn: Collection[str] = (),
+    scaled: bool = False,
 ) -> TrainState:
     """The state at the start of a run.
 
@@ -134,9 +140,10 @@ def create_state(
       settings: of the optimizer.
       mesh: devices to replicate the state on; None leaves it on the default one.
       fixed_bn: BatchNorm modules that keep their statistics.
+      scaled: whether the loss is scaled, for a computation in float16.
     """
     placed = jax.device_put(variables, None if mesh is None else replicated(mesh))
-    return separate(divide(_start(placed, labels, settings), labels, fixed_bn), mesh)
+    return separate(divide(_start(placed, labels, settings, scaled), labels, fixed_bn), mesh)
 
 
 def separate(state: TrainState, mesh: Mesh | None) -> TrainState:
@@ -146,14 +153,18 @@ def separate(state: TrainState, mesh: Mesh | None) -> TrainState:
 
 
 def abstract_state(
-    variables: Variables, labels: Tree, settings: OptimizerSettings, fixed_bn: Collection[str] = ()
+    variables: Variables,
+    labels: Tree,
+    settings: OptimizerSettings,
+    fixed_bn: Collection[str] = (),
+    scaled: bool = False,
 ) -> TrainState:
     """Shapes and dtypes of ``create_state``, without computing anything; ``variables`` may be abstract too."""
-    whole = jax.eval_shape(lambda arrays: _start(arrays, labels, settings), variables)
+    whole = jax.eval_shape(lambda arrays: _start(arrays, labels, settings, scaled), variables)
     return divide(whole, labels, fixed_bn)
 
 
-def _start(variables: Variables, labels: Tree, settings: OptimizerSettings) -> WholeState:
+def _start(variables: Variables, labels: Tree, settings: OptimizerSettings, scaled: bool) -> WholeState:
     params, batch_stats = variables["params"], variables["batch_stats"]
     still = Rates(*jnp.zeros((4,)))
     return WholeState(
@@ -165,16 +176,16 @@ def _start(variables: Variables, labels: Tree, settings: OptimizerSettings) -> W
         opt_state=make_optimizer(labels, settings, still).init(params),
         ema_updates=jnp.int32(0),
         last_update=jnp.int32(-1),
+        loss_scale=DynamicScale(fin_steps=jnp.int32(0), scale=jnp.float32(FIRST_SCALE)) if scaled else None,
     )
 
 
 def enter_phase(variables: Variables, phase: Phase, key: Array) -> Variables:
     """The variables that a phase trains: plain ones, with adapters where it has them."""
-    kernels = [
-        path.removesuffix("adapter/down") + "kernel" for path, _ in phase.labels if path.endswith("adapter/down")
-    ]
     params = merge_adapters(variables["params"])
-    return {**variables, "params": add_adapters(params, kernels, phase.adapter_rank, key) if kernels else params}
+    if phase.adapted:
+        params = add_adapters(params, phase.adapted, phase.adapter_rank, key)
+    return {**variables, "params": params}
 
 
 def change_phase(

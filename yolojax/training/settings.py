@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from yolojax.data.config import DataConfig
 from yolojax.errors import UserError
-from yolojax.flags import flag
+from yolojax.flags import at_least, flag, fraction
 
 OptimizerName: TypeAlias = Literal["SGD", "Adam", "AdamW"]
 # What an interrupted run may be continued with: where its data and its devices are.
@@ -77,16 +77,16 @@ class TrainSettings:
     nosave: bool = flag(False, "save the final checkpoint only")
     noval: bool = flag(False, "validate after the final epoch only")
     noautoanchor: bool = flag(False, "keep the anchors even if they fit the boxes badly")
-    noplots: bool = flag(False, "write no pictures")
+    noplots: bool = flag(False, "write no figures")
     cache: Literal["ram", "disk", "val"] | None = flag(
         None,
         "cache decoded images: in ram, on disk, or val = those of validation alone, in ram",
         nargs="?",
         const="ram",
     )
-    image_weights: bool = flag(False, "draw images by weight: more often those of classes that are rare or found badly")
+    image_weights: bool = flag(False, "sample images by weight: more often those of classes that are rare or found badly")
     albumentations: bool = flag(
-        False, "blur, grey or equalise one picture in a hundred each, as YOLOv5 does where Albumentations is installed"
+        False, "blur, grey or equalise one image in a hundred each, as YOLOv5 does where Albumentations is installed"
     )
     device: str = flag("", "cpu, gpu, tpu, or device numbers as in '0,1'; default: all of the best platform")
     multi_scale: bool = flag(False, "vary the image size by +-50 %% over seven sizes; each is compiled once")
@@ -101,23 +101,18 @@ class TrainSettings:
     patience: int = flag(100, "epochs without improvement before stopping; 0 never stops")
     save_period: int = flag(-1, "keep a checkpoint every N epochs; below 1: only last and best")
     seed: int = flag(0, "seed of weights, order and augmentation")
-    wandb: bool = flag(False, "send figures and pictures to Weights & Biases")
+    wandb: bool = flag(False, "send metrics and figures to Weights & Biases")
     entity: str | None = flag(None, "user or team of Weights & Biases")
     strict: bool = flag(False, "refuse to train when the data check finds anything")
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""
-        minimum = {"epochs": 1, "batch_size": 1, "imgsz": 32, "workers": 0, "patience": 0, "seed": 0}
         if self.batch_size == -1:
             raise UserError("--batch-size -1: name a number; 'yolojax plan' says what fits into the memory of a device")
         if self.image_weights and self.rect:
             raise UserError("--image-weights: cannot go with --rect, whose batches are in a fixed order")
-        for name, least in minimum.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"--label-smoothing {self.label_smoothing}: must be at least 0 and below 1")
+        at_least(self, epochs=1, batch_size=1, imgsz=32, workers=0, patience=0, seed=0)
+        fraction(self, "label_smoothing", below=True)
 
     def resolve(self, data: DataConfig) -> Resolved:
         """What is not given, filled in from the data set, else from YOLOv5's defaults."""

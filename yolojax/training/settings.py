@@ -84,7 +84,9 @@ class TrainSettings:
         nargs="?",
         const="ram",
     )
-    image_weights: bool = flag(False, "sample images by weight: more often those of classes that are rare or found badly")
+    image_weights: bool = flag(
+        False, "sample images by weight: more often those of classes that are rare or found badly"
+    )
     albumentations: bool = flag(
         False, "blur, grey or equalise one image in a hundred each, as YOLOv5 does where Albumentations is installed"
     )

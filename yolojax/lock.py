@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +47,15 @@ def locked(folder: Path) -> Iterator[None]:
             except OSError:
                 pass  # a file system without locks
         file.truncate(0)
-        file.write(json.dumps({"process": os.getpid(), "machine": platform.node(), "command": " ".join(sys.orig_argv)}))
+        file.write(
+            json.dumps(
+                {
+                    "process": os.getpid(),
+                    "machine": platform.node(),
+                    "command": textwrap.shorten(" ".join(sys.orig_argv), 120),
+                }
+            )
+        )
         file.flush()
         try:
             yield

@@ -92,3 +92,17 @@ def test_a_full_disk_is_one_clear_error_and_keeps_what_was_saved(tmp_path, state
     with pytest.raises(UserError, match="the disk is full"):
         checkpoints.save(2, state, {"epoch": 2})
     assert Checkpoints(tmp_path).progress(1) == {"epoch": 1}
+
+
+def test_an_error_of_a_background_save_is_told_once(tmp_path, state, caplog):
+    checkpoints = Checkpoints(tmp_path)
+    (tmp_path / "checkpoints").rmdir()
+    (tmp_path / "checkpoints").write_text("in the way")
+
+    def save() -> None:
+        checkpoints.save(1, state, {"epoch": 1})
+        checkpoints.wait()
+
+    with pytest.raises(UserError, match="the checkpoint could not be saved"):
+        save()
+    assert not caplog.records

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 
 from yolojax.flags import add_fields, add_foreign, given_fields, note_foreign, read_fields
@@ -50,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train; the results stand in the run folder."""
     note_foreign(arguments, IGNORED, REFUSED)
+    if arguments.debug:
+        logging.getLogger("yolojax").setLevel(logging.DEBUG)
     settings = read_fields(arguments, TrainSettings)
 
     if arguments.evolve is not None:

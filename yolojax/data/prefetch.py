@@ -15,6 +15,8 @@ import cv2
 import grain
 from absl import flags
 
+from yolojax.data.workers import leave_program_out
+
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 
@@ -46,6 +48,7 @@ class Prefetch(Generic[T]):
             self._iterator = iter(source.to_iter_dataset(options))
         else:
             unbuffered = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+            leave_program_out()
             _start_quiet_tracker()
             processes = grain.MultiprocessingOptions(min(workers, max(len(source), 1)), per_worker_buffer_size=2)
             self._iterator = iter(

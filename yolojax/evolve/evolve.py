@@ -121,7 +121,8 @@ def _train(
         dataclasses.replace(settings, hyp=str(hyp), freeze=freeze, resume=None, noval=True, nosave=True, noplots=True),
         run,
     )
-    status = wait_for(start_process(command, _log_file(run), lock), interrupt)
+    ended = (run / "results.json").is_file()  # and the evolution was stopped before it noted that
+    status = 0 if ended else wait_for(start_process(command, _log_file(run), lock), interrupt)
     if status == 0:
         for large in ("checkpoints", "weights"):
             shutil.rmtree(run / large, ignore_errors=True)

@@ -134,8 +134,9 @@ def _run(run: Run, inputs: Path, extent: Extent, interrupt: Interrupt, lock: int
         "cpus": processors(),
         "command": command,
     }
-    if run.scenario.framework == "torch" and _epochs(run.folder) >= extent.epochs:
-        # It was stopped in its last validation, which only repeats figures; the original refuses to go on from there.
+    # A run that ended just before its study did refuses to go on; so does the original in its last validation, which only repeats figures.
+    ended = run.scenario.framework == "torch" or (run.folder / "results.json").is_file()
+    if ended and _epochs(run.folder) >= extent.epochs:
         write_json(run.folder / RECORD, {**record, "status": "finished", "seconds": before})
         return 0
     write_json(run.folder / RECORD, {**record, "status": "running", "seconds": before})

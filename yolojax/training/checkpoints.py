@@ -29,7 +29,9 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         """Open (and create) ``folder/checkpoints``."""
-        logging.getLogger("absl").setLevel(logging.WARNING)
+        # Its threads log the traceback of an error that ``save`` and ``wait`` raise as well; --debug shows them.
+        quiet = not logging.getLogger("yolojax").isEnabledFor(logging.DEBUG)
+        logging.getLogger("absl").setLevel(logging.CRITICAL if quiet else logging.WARNING)
         self.folder = folder.absolute() / "checkpoints"
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
         self._manager = ocp.CheckpointManager(self.folder, options=options)

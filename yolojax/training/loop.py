@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from yolojax.data.workers import affordable_workers
 from yolojax.errors import UserError
 from yolojax.interrupts import Interrupt, interruptible
 from yolojax.mesh import put_batch, replicated
@@ -45,7 +46,7 @@ def train(settings: TrainSettings, given: Set[str] | None = None) -> dict[str, A
       SystemExit: a signal asked to stop; the state is saved.
     """
     with open_run(settings, _changed(settings) if given is None else given) as run, interruptible() as interrupt:
-        job, step = run.job, None
+        job, step, workers = run.job, None, _workers(run.job)
         trackers = report.beginning(run)
         validate = Validator(job.spec, job.loss, job.names, job.mesh, job.dtype)
         while not run.ended:
@@ -55,7 +56,7 @@ def train(settings: TrainSettings, given: Set[str] | None = None) -> dict[str, A
                 step = None
             step = step or Step(run)
             run.enter_epoch()
-            meter = _train_epoch(run, step, interrupt)
+            meter = _train_epoch(run, step, workers, interrupt)
             if interrupt:
                 run.pause(meter, time.perf_counter() - started)
                 log.info("saved; continue with: python train.py --resume %s", run.folder)
@@ -119,12 +120,12 @@ class Step:
         )
 
 
-def _train_epoch(run: Run, step: Step, interrupt: Interrupt) -> EpochMeter:
+def _train_epoch(run: Run, step: Step, workers: int, interrupt: Interrupt) -> EpochMeter:
     """Train from the next batch to the end of the epoch, or to an interruption."""
     job, position = run.job, run.position
     batches = job.schedule.batches_per_epoch
     meter = EpochMeter(job.batch_size, position.sums, position.batch)
-    stream = job.stream.iterate(position.epoch, position.batch, _workers(job))
+    stream = job.stream.iterate(position.epoch, position.batch, workers)
     running: deque[tuple[dict[str, Any], np.ndarray]] = deque()
 
     def collect() -> None:
@@ -165,8 +166,12 @@ def _timed(stream: Iterator[Any], meter: EpochMeter, running: deque[Any]) -> Ite
 
 
 def _workers(job: Job) -> int:
-    """Data loading processes: what the user asked for, but no more than processors or images of a batch."""
-    return min(job.settings.workers, os.cpu_count() or 1, job.batch_size if job.batch_size > 1 else 0)
+    """Data loading processes: what the user asked for, but no more than processors, images of a batch, or what shared memory has room for."""
+    wanted = min(job.settings.workers, os.cpu_count() or 1, job.batch_size if job.batch_size > 1 else 0)
+    workers, reason = affordable_workers(wanted, 3 * job.image_size**2 * job.batch_size)
+    if reason:
+        log.warning("%s", reason)
+    return workers
 
 
 def _not_finite(run: Run, batch: int, index: np.ndarray) -> UserError:

@@ -77,16 +77,18 @@ class TrainSettings:
     nosave: bool = flag(False, "save the final checkpoint only")
     noval: bool = flag(False, "validate after the final epoch only")
     noautoanchor: bool = flag(False, "keep the anchors even if they fit the boxes badly")
-    noplots: bool = flag(False, "write no pictures")
+    noplots: bool = flag(False, "write no figures")
     cache: Literal["ram", "disk", "val"] | None = flag(
         None,
         "cache decoded images: in ram, on disk, or val = those of validation alone, in ram",
         nargs="?",
         const="ram",
     )
-    image_weights: bool = flag(False, "draw images by weight: more often those of classes that are rare or found badly")
+    image_weights: bool = flag(
+        False, "sample images by weight: more often those of classes that are rare or found badly"
+    )
     albumentations: bool = flag(
-        False, "blur, grey or equalise one picture in a hundred each, as YOLOv5 does where Albumentations is installed"
+        False, "blur, grey or equalise one image in a hundred each, as YOLOv5 does where Albumentations is installed"
     )
     device: str = flag("", "cpu, gpu, tpu, or device numbers as in '0,1'; default: all of the best platform")
     multi_scale: bool = flag(False, "vary the image size by +-50 %% over seven sizes; each is compiled once")
@@ -101,7 +103,7 @@ class TrainSettings:
     patience: int = flag(100, "epochs without improvement before stopping; 0 never stops")
     save_period: int = flag(-1, "keep a checkpoint every N epochs; below 1: only last and best")
     seed: int = flag(0, "seed of weights, order and augmentation")
-    wandb: bool = flag(False, "send figures and pictures to Weights & Biases")
+    wandb: bool = flag(False, "send metrics and figures to Weights & Biases")
     entity: str | None = flag(None, "user or team of Weights & Biases")
     strict: bool = flag(False, "refuse to train when the data check finds anything")
 

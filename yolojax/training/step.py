@@ -33,7 +33,7 @@ Batch = Mapping[str, Any]
 class TrainStep:
     """A training step of one freezing phase; ``program`` is its jitted function of the moving and the resting state, which consumes the moving one."""
 
-    program: Any
+    program: jax.stages.Wrapped
 
     def __call__(
         self,
@@ -191,8 +191,8 @@ def gradient_norms(
 
     summed = None
     for batch in batches:
-        found = gradient(variables["params"], {key: batch[key] for key in ("images", "boxes", "mask")})
-        summed = found if summed is None else jax.tree.map(jnp.add, summed, found)
+        batch_gradient = gradient(variables["params"], {key: batch[key] for key in ("images", "boxes", "mask")})
+        summed = batch_gradient if summed is None else jax.tree.map(jnp.add, summed, batch_gradient)
     return norms(summed or {}), norms(variables["params"])
 
 

@@ -17,8 +17,8 @@ from packaging.requirements import Requirement
 from yolojax.data.cache import available_memory
 from yolojax.data.sources import load_data
 from yolojax.errors import UserError
-from yolojax.processes import processors
 from yolojax.runtime import absent_accelerators, cache_folder, huge_pages_problem, select_devices
+from yolojax.system import processors
 from yolojax.training.settings import TrainSettings
 from yolojax.version import __version__
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import textwrap
@@ -103,8 +102,3 @@ def locked_folder(folder: Path, owner: str) -> Iterator[int]:
                 f"{folder}: another {owner}, or a run that it left behind, is at work in this folder"
             ) from error
         yield file.fileno()
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -17,10 +17,11 @@ from typing import IO, Any
 from yolojax.errors import UserError
 from yolojax.files import write_json
 from yolojax.interrupts import Interrupt, interruptible
-from yolojax.processes import last_line, locked_folder, processors, start_process, wait_for
+from yolojax.processes import last_line, locked_folder, start_process, wait_for
 from yolojax.study.original import original_command, original_environment, write_inputs
 from yolojax.study.sampling import COLUMNS, Sampler
 from yolojax.study.scenarios import Extent, Scenario, Study
+from yolojax.system import processors
 from yolojax.training.settings import train_command
 
 log = logging.getLogger(__name__)

@@ -54,7 +54,7 @@ def load(
       UserError: there are no such weights, classes or devices.
 
     >>> import yolojax
-    >>> from yolojax.inference.sources import example_images
+    >>> from yolojax.data.examples import example_images
     >>> detector = yolojax.load(confidence=0.1)
     >>> detector.names[:3]
     ('gear', 'trapezoid', 'drop')

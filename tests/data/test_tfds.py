@@ -1,5 +1,6 @@
 """Data sets of TensorFlow Datasets, prepared by the tests from files, without TensorFlow."""
 
+import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -9,17 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import jax
 import numpy as np
 import pytest
 
+from yolojax.cli.main import main
 from yolojax.data.batches import StreamSettings
 from yolojax.data.sources import load_data, open_split
 from yolojax.data.stream import training_stream
 from yolojax.errors import UserError
 from yolojax.hyperparameters import Hyperparameters
+from yolojax.model.network import init_variables
+from yolojax.model.spec import load_spec
 from yolojax.training.loop import train
 from yolojax.training.report import read_results
 from yolojax.training.settings import TrainSettings
+from yolojax.weights.store import Weights, save_weights
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -143,6 +149,21 @@ def test_a_network_trains_an_epoch_on_both(composed, tiny_model, tmp_path):
     losses = read_results(Path(results["run"]) / "results.csv")[0]
     assert all(losses[f"{split}/{part}_loss"] > 0 for split in ("train", "val") for part in ("box", "obj", "cls"))
     assert "tensorflow" not in sys.modules
+
+
+@pytest.mark.parametrize("command", ["val", "bench"])
+def test_commands_that_measure_take_it(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    spec = load_spec("yolov5n", classes=2)
+    variables = jax.tree.map(np.asarray, init_variables(spec, jax.random.key(0)))
+    save_weights(tmp_path / "w", Weights(spec=spec, names=("cat", "dog"), variables=variables, source={}))
+    own = {"val": ["--noplots", "--save-json"], "bench": ["--include", "float32"]}[command]
+    known = ["--weights", "w", "--data", "tfds:like_voc", "--img", "64", "--device", "cpu", "--json", "figures.json"]
+    assert main([command, *known, *own]) == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["images"] == 3
+    assert figures["settings"]["data"] == "tfds:like_voc"
+    assert "w on tfds:like_voc (val" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_format_without_random_access_says_what_to_run(prepared, tmp_path):

@@ -40,13 +40,24 @@ def test_a_plan_counts_what_each_freeze_costs(tiny_model, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"cfg": "yolov5n", "weights": "yolov5n-shapes"}, "name a network"),
+        ({"cfg": "yolov5n", "weights": "yolov5n-shapes"}, "name a network by --cfg or by --weights, not by both"),
+        ({"weights": ""}, "--weights '': names no network"),
         ({"cfg": "yolov5n", "batch_size": 0}, "--batch-size 0: must be at least 1"),
     ],
 )
 def test_what_no_step_can_have_is_refused(words, message):
     with pytest.raises(UserError, match=message):
         PlanSettings(**words)
+
+
+def test_the_embedded_weights_are_planned_where_no_network_is_named(tmp_path):
+    assert (
+        main(["plan", "--img", "32", "--batch", "1", "--freeze", "24", "--quick", "--json", str(tmp_path / "p")]) == 0
+    )
+    content = json.loads((tmp_path / "p").read_text())
+    assert content["network"] == "yolov5n"
+    # Detect of the eight classes of the embedded weights: three convolutions of 64, 128 and 256 channels.
+    assert content["rows"][0]["trainable"] == (64 + 128 + 256 + 3) * 3 * (5 + 8)
 
 
 def test_an_unknown_target_is_a_users_mistake(tiny_model, capsys):

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yolojax.errors import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
     from rich.progress import TaskID
 
     from yolojax.data.check import DataCheck
@@ -198,12 +196,8 @@ def _download(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     """Draw the contact sheet."""
-    import numpy as np
-
-    from yolojax.data.batches import StreamSettings
+    from yolojax.data.plots import draw_examples
     from yolojax.data.sources import load_data, open_split
-    from yolojax.data.stream import training_stream
-    from yolojax.evaluation.plots import draw_sheet
     from yolojax.hyperparameters import load_hyperparameters
 
     config = load_data(arguments.data, arguments.data_root)
@@ -220,40 +214,6 @@ def _show(arguments: argparse.Namespace) -> int:
     settings = load_hyperparameters(arguments.hyp or config.defaults.get("hyp", "scratch-low"))
     samples = open_split(config, arguments.split).samples
     count = min(arguments.count, len(samples))
-    stream = StreamSettings(image_size=size, batch_size=count, seed=arguments.seed)
-    plain, augmented = (
-        training_stream(samples, settings, replace(stream, augment=augment)).batches[0] for augment in (False, True)
-    )
-    boxes = [
-        np.concatenate(
-            [
-                _pixel_boxes(made.batch.boxes[row][made.batch.mask[row]], size, place * (size + _GAP))
-                for place, made in enumerate((plain, augmented))
-            ]
-        )
-        for row in range(count)
-    ]
-    border = np.full((count, size, _GAP, 3), 255, np.uint8)
-    margin = np.repeat(border, 3, 2)  # keeps the two of an image closer together than to the next one
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draw_sheet(
-        np.concatenate([plain.batch.images, border, augmented.batch.images, margin], 2),
-        boxes,
-        [[config.names[int(label)] for label in corners[:, 4]] for corners in boxes],
-        [f"{Path(samples[index].name).name}: as it is | as training sees it" for index in plain.indices],
-        out,
-        most=count,
-    )
+    draw_examples(samples, config.names, settings, out, size=size, count=count, seed=arguments.seed)
     print(f"{out}: {count} of {len(samples)} images; left as they are, right as training sees them")
     return 0
-
-
-_GAP = 6  # pixels between an image and what training makes of it
-
-
-def _pixel_boxes(boxes: np.ndarray, size: int, left: int) -> np.ndarray:
-    """From ``(n, 5)`` class, x, y, width, height as fractions to x1, y1, x2, y2, class in pixels, ``left`` pixels to the right."""
-    import numpy as np
-
-    centre, half = boxes[:, 1:3] * size + (left, 0), boxes[:, 3:] * size / 2
-    return np.concatenate([centre - half, centre + half, boxes[:, :1]], 1)

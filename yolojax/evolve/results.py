@@ -56,12 +56,12 @@ def plot_evolution(trials: Sequence[tuple[dict[str, Any], float]], path: Path) -
       trials: hyperparameters and fitness of each generation, in order.
       path: PNG file to write.
     """
-    from yolojax.training.plots import new_figure
+    from yolojax.figures import new_figure
 
     keys = list(trials[0][0])
     columns = 6
     rows = -(-len(keys) // columns)
-    figure = new_figure((3 * columns, 2.4 * rows))
+    figure = new_figure(3 * columns, 2.4 * rows)
     fitness = [value for _, value in trials]
     best = fitness.index(max(fitness))
     for number, key in enumerate(keys, 1):

@@ -13,14 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from yolojax.figures import COLOURS, INK, LINE, MUTED, new_figure, quiet_axes
 from yolojax.study.measurements import Measurement, Summary
 from yolojax.study.scenarios import Study
 
-# Colours in figures on white; the page knows each by a name and has another set for dark screens.
-COLOURS = (
-    "#2563eb", "#c2410c", "#047857", "#7c3aed", "#be185d", "#0e7490", "#a16207", "#4d7c0f", "#57534e", "#b91c1c",
-)  # fmt: skip
-INK, MUTED, LINE = "#1c2430", "#5b6472", "#dfe3e8"
 _DASHES: dict[str, Any] = {"solid": "-", "dashed": (0, (4, 2)), "dotted": (0, (1, 1.4))}
 _MARKERS = {"solid": "o", "dashed": "D", "dotted": "s"}
 
@@ -290,18 +286,8 @@ def _escaped(text: str) -> str:
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:
     """A figure that needs no display and no global state, and its axes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, height)
     axes = figure.add_subplot()
     axes.set_facecolor("none")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(LINE)
-    axes.tick_params(colors=MUTED, labelsize=9, color=LINE)
-    axes.xaxis.label.set(color=MUTED, fontsize=9)
-    axes.yaxis.label.set(color=MUTED, fontsize=9)
-    axes.grid(color=LINE, linewidth=0.7)
-    axes.set_axisbelow(True)
+    quiet_axes(axes)
     return figure, axes

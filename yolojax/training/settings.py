@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from yolojax.data.config import DataConfig
 from yolojax.errors import UserError
-from yolojax.flags import flag
+from yolojax.flags import at_least, flag, fraction
 
 OptimizerName: TypeAlias = Literal["SGD", "Adam", "AdamW"]
 # What an interrupted run may be continued with: where its data and its devices are.
@@ -107,17 +107,12 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""
-        minimum = {"epochs": 1, "batch_size": 1, "imgsz": 32, "workers": 0, "patience": 0, "seed": 0}
         if self.batch_size == -1:
             raise UserError("--batch-size -1: name a number; 'yolojax plan' says what fits into the memory of a device")
         if self.image_weights and self.rect:
             raise UserError("--image-weights: cannot go with --rect, whose batches are in a fixed order")
-        for name, least in minimum.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"--label-smoothing {self.label_smoothing}: must be at least 0 and below 1")
+        at_least(self, epochs=1, batch_size=1, imgsz=32, workers=0, patience=0, seed=0)
+        fraction(self, "label_smoothing", below=True)
 
     def resolve(self, data: DataConfig) -> Resolved:
         """What is not given, filled in from the data set, else from YOLOv5's defaults."""

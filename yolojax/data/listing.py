@@ -179,11 +179,10 @@ def _belongs_to_none(path: Path, rows: int, wanted: Path | None) -> str:
     return f"belongs to no image, with {rows} rows{instead}"
 
 
-def _text_files(folder: Path) -> list[Path]:
-    try:
-        return [folder / name for name in os.listdir(folder) if name.lower().endswith(".txt")]
-    except OSError:
-        return []
+def _text_files(folder: Path) -> Iterator[Path]:
+    """Text files in a folder of labels and below it."""
+    for place, names in _folders(folder):
+        yield from (Path(place, name) for name in names if name.lower().endswith(".txt"))
 
 
 def _namesakes(root: Path, stems: Set[str], suffixes: Sequence[str]) -> set[Path]:

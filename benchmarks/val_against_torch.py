@@ -53,7 +53,7 @@ def main() -> None:
         ours = [
             sys.executable,
             "-m",
-            "yolojax.cli.main",
+            "yolojax",
             "val",
             "--weights",
             weights,

@@ -64,7 +64,16 @@ def write_command_pages(app: Sphinx) -> None:
         subparsers = next(action for action in parser._actions if action.dest == "command")
         assert isinstance(subparsers.choices, dict)
         text = subparsers.choices[name].format_help()
-        lines += [f"## yolojax {name}", "", f"{summary[0].upper()}{summary[1:]}.", "", "```text", text.rstrip(), "```", ""]
+        lines += [
+            f"## yolojax {name}",
+            "",
+            f"{summary[0].upper()}{summary[1:]}.",
+            "",
+            "```text",
+            text.rstrip(),
+            "```",
+            "",
+        ]
     page = FOLDER / "commands.md"
     content = "\n".join(lines)
     if not page.is_file() or page.read_text(encoding="utf-8") != content:

@@ -1,8 +1,10 @@
 """Fixtures that every test may use."""
 
+import gc
 import os
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -10,10 +12,13 @@ import numpy as np
 import pytest
 import yaml
 
-# Tests compile many small programs and run each a few times: compile quickly, and compile each only once over all processes of a test run.
+# Tests compile many small programs and run each a few times: compile quickly, and compile each only once over all processes of a test run,
+# also what takes less than the second from which on JAX keeps a program by itself.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
 _compiled = tempfile.TemporaryDirectory(prefix="yolojax-compiled-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 # The plugins of the extra `aot` are here for the plans; where no accelerator is, JAX would try them first.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("YOLOJAX_CACHE", str(Path(_compiled.name) / "cache"))
@@ -28,6 +33,15 @@ def shared_data() -> Path:
     if not (folder / "weights" / "yolov5n.pt").is_file():
         pytest.skip(f"real weights and photos are not at {folder} (set YOLOJAX_DATA)")
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs() -> Iterator[None]:
+    """Compiled programs go with the module that used them: a process that kept those of all modules would need 6 GB."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 TINY = """
@@ -55,7 +69,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data YAML in YOLO layout: ten training and four validation pictures of 64 px with one to three coloured squares."""
+    """A data YAML in YOLO layout: ten training and four validation images of 64 px with one to three coloured squares."""
     folder = tmp_path_factory.mktemp("data")
     for split, count in (("train", 10), ("val", 4)):
         for kind in ("images", "labels"):

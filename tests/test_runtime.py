@@ -3,11 +3,16 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from yolojax.runtime import use_huge_pages
+from yolojax import runtime
+from yolojax.errors import UserError
+from yolojax.runtime import has_nvidia_driver, has_tpu, select_devices, use_huge_pages, why_absent
+from yolojax.system import glibc_version
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 PRINT = "from yolojax.runtime import use_huge_pages; use_huge_pages(); import os; print(os.getpid(), os.environ.get('GLIBC_TUNABLES'))"
 
 
@@ -16,8 +21,8 @@ def started(monkeypatch):
     """Programs that would take the place of this process, with their environment."""
     found = []
     monkeypatch.setattr(os, "execve", lambda *words: found.append(words))
-    monkeypatch.setitem(os.confstr_names, "CS_GNU_LIBC_VERSION", os.confstr_names.get("CS_GNU_LIBC_VERSION", 2))
-    monkeypatch.setattr(os, "confstr", lambda _: "glibc 2.36")
+    monkeypatch.setattr(runtime, "glibc_version", lambda: (2, 36))
+    monkeypatch.setattr(runtime, "replaces_processes", lambda: True)
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     return found
 
@@ -39,18 +44,121 @@ def test_a_choice_of_the_user_stays(started, monkeypatch):
     assert not started
 
 
-@pytest.mark.parametrize("libc", ["glibc 2.34", None])
-def test_a_libc_that_cannot_is_left_alone(started, monkeypatch, libc):
-    monkeypatch.setattr(os, "confstr", lambda _: libc)
+@pytest.mark.parametrize("version", [(2, 34), (0, 0)])
+def test_a_libc_that_cannot_is_left_alone(started, monkeypatch, version):
+    monkeypatch.setattr(runtime, "glibc_version", lambda: version)
     use_huge_pages()
     assert not started
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")
+def test_a_system_that_cannot_replace_a_process_is_left_alone(started, monkeypatch):
+    monkeypatch.setattr(runtime, "replaces_processes", lambda: False)
+    use_huge_pages()
+    assert not started
+
+
+@pytest.mark.skipif(glibc_version() == (0, 0), reason="needs glibc")
 def test_the_process_stays_the_same_one():
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     with subprocess.Popen([sys.executable, "-c", PRINT], env=environment, stdout=subprocess.PIPE, text=True) as process:
         identity, tunables = process.communicate(timeout=60)[0].split()
     assert int(identity) == process.pid
-    major, minor = os.confstr("CS_GNU_LIBC_VERSION").split()[1].split(".")[:2]
-    assert tunables == ("glibc.malloc.hugetlb=1" if (int(major), int(minor)) >= (2, 35) else "None")
+    assert tunables == ("glibc.malloc.hugetlb=1" if glibc_version() >= (2, 35) else "None")
+
+
+# --- JAX on a machine where plugins are installed and no accelerator is ----------------------------------------------------------
+
+PLUGINS = {
+    "jax_cuda12_plugin/__init__.py": "import sys; print('cudart_stub.cc:31', file=sys.stderr)",
+    "jax_plugins/xla_cuda12/__init__.py": "def initialize(): raise RuntimeError('Unable to load CUDA')",
+    "libtpu/__init__.py": "def get_library_path(): return '/does/not/exist'",
+}
+PROGRAMS = {
+    "python": ["-c", "import yolojax; yolojax.load()"],
+    "convert": ["-m", "convert", "yolov5n-shapes", "converted"],
+    "command": ["-m", "yolojax", "freeze", "--cfg", "yolov5n", "--freeze", "10"],
+    "jax itself": ["-c", "import yolojax, jax; assert jax.devices()[0].platform == 'cpu'"],
+    "jax first": ["-c", "import jax, sys; print(file=sys.stderr); import yolojax; yolojax.load()"],
+}
+
+
+@pytest.fixture
+def plugins(tmp_path):
+    """An environment with plugins of JAX that complain, in front of those that may be installed, and no choice of platforms."""
+    if has_nvidia_driver() or has_tpu():
+        pytest.skip("there is an accelerator here")
+    for name, text in PLUGINS.items():
+        file = tmp_path / "plugins" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("JAX_PLATFORMS", "TPU_SKIP_MDS_QUERY")
+    }
+    folders = [str(tmp_path / "plugins"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+    return environment | {"PYTHONPATH": os.pathsep.join(folders)}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_plugins_without_an_accelerator_say_nothing(plugins, tmp_path, program):
+    done = subprocess.run(
+        [sys.executable, *PROGRAMS[program]], env=plugins, cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    said = done.stderr.rpartition("\n\n")[2] if program == "jax first" else done.stderr
+    assert said.strip() == ""
+
+
+def test_what_is_installed_for_an_accelerator_is_never_loaded_without_one(plugins, tmp_path):
+    """Neither the plugin for CUDA, nor libtpu, which would ask for a metadata server."""
+    real = {**plugins, "PYTHONPATH": plugins["PYTHONPATH"].partition(os.pathsep)[2]}
+    code = "import yolojax; yolojax.load(); print(*{line.split()[-1] for line in open('/proc/self/maps')}, sep='\\n')"
+    if not os.path.exists("/proc/self/maps"):
+        pytest.skip("this system does not tell what is loaded")
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=real, cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert "jaxlib" in done.stdout
+    assert "libtpu" not in done.stdout
+    assert "cuda" not in done.stdout.lower()
+    assert done.stderr == ""
+
+
+def test_programs_that_compile_for_absent_accelerators_keep_the_plugins(plugins):
+    code = "import yolojax, jax_cuda12_plugin, os; assert 'JAX_PLATFORMS' not in os.environ"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=plugins | {"YOLOJAX_KEEP_PLUGINS": "1"}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "cudart_stub.cc:31\n")
+
+
+@pytest.mark.slow
+def test_data_workers_say_nothing_either(plugins, tiny_data, tiny_model, tmp_path):
+    words = [
+        "train",
+        "--cfg",
+        tiny_model,
+        "--weights",
+        "",
+        "--data",
+        tiny_data,
+        "--img",
+        "64",
+        "--batch",
+        "4",
+        "--epochs",
+        "1",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "yolojax", *map(str, words), "--workers", "2", "--noplots"],
+        env=plugins, cwd=tmp_path, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "no NVIDIA driver and no TPU here: computing on the CPU" in done.stdout
+
+
+@pytest.mark.parametrize(("device", "reason"), [("gpu", "there is no NVIDIA driver"), ("tpu", "no TPU is attached")])
+def test_a_device_that_is_not_here_is_one_sentence(device, reason):
+    if why_absent({"gpu": "cuda"}.get(device, device)) is None:
+        pytest.skip("it is here")
+    with pytest.raises(UserError, match=rf"--device {device}: {reason}"):
+        select_devices(device)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from yolojax.system import stop_signals
 
 
 class Interrupt:
@@ -29,19 +29,19 @@ class Interrupt:
 
 @contextmanager
 def interruptible() -> Iterator[Interrupt]:
-    """Note SIGINT and SIGTERM inside the block instead of dying of them; the handlers before it come back afterwards."""
+    """Note a signal that asks to stop inside the block instead of dying of it; the handlers before it come back afterwards."""
     interrupt = Interrupt()
 
     def note(number: int, _: FrameType | None) -> None:
         interrupt.signal = number
-        for later in _SIGNALS:  # ends the process even while it compiles, where Python's handlers have to wait
+        for later in stop_signals():  # ends the process even while it compiles, where Python's handlers have to wait
             signal.signal(later, signal.SIG_DFL)
         print("\nfinishing this step, then saving; once more to quit at once", flush=True)
 
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
-    before = {number: signal.signal(number, note) for number in _SIGNALS}
+    before = {number: signal.signal(number, note) for number in stop_signals()}
     try:
         yield interrupt
     finally:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import yolojax
+from yolojax.data.examples import example_images
 from yolojax.errors import UserError
 from yolojax.inference import detector as module
 from yolojax.inference.detector import fit
 from yolojax.inference.results import Detections
-from yolojax.inference.sources import example_images
 
 
 @pytest.fixture(scope="module")

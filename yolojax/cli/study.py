@@ -39,18 +39,18 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.report:
         runs = planned_runs(study, output)
         extents = check_study(study)
-        done = sum(one.record()["status"] == "finished" for one in runs)
+        done = sum(run.record()["status"] == "finished" for run in runs)
         log.info("%s: %d runs in %s, %d of them finished", study.title, len(runs), output, done)
         if arguments.check:
-            for one in runs:
-                log.info("%-12s %s", one.record()["status"], one.name)
+            for run in runs:
+                log.info("%-12s %s", run.record()["status"], run.name)
             return 0
         failed = run_study(study, output, extents, lambda: print(f"report: {report()}"))
     page = report()
     print(page.with_suffix(".md").read_text(encoding="utf-8"))
     print(f"report: {page}")
-    for one in failed:
-        print(f"failed: {one.name}; log: {one.folder / 'log.txt'}")
+    for run in failed:
+        print(f"failed: {run.name}; log: {run.folder / 'log.txt'}")
     if arguments.json:
         measured = measure_study(whole, planned_runs(whole, output))
         write_json(arguments.json, [dataclasses.asdict(row) for row in summarise(whole, measured)])

@@ -97,11 +97,11 @@ def download_weights(name: str, folder: Path, progress: Progress | None = None) 
     target = folder / f"{name.removesuffix('.pt')}.pt"
     if target.exists():
         raise UserError(f"{target}: exists already and is left as it is")
-    found = fetch(item, progress, f"put it at {target}")
+    fetched = fetch(item, progress, f"put it at {target}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f".{target.name}.part"
-        shutil.move(found, part)  # may be a copy from another disk: it appears under its name when it is whole
+        shutil.move(fetched, part)  # may be a copy from another disk: it appears under its name when it is whole
         part.replace(target)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
@@ -281,8 +281,8 @@ def _members(archive: Path) -> Iterator[tuple[str, Callable[[], IO[bytes] | None
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as packed:
             for info in packed.infolist():
-                kind = stat.S_IFMT(info.external_attr >> 16)
-                if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                file_type = stat.S_IFMT(info.external_attr >> 16)
+                if file_type not in (0, stat.S_IFREG, stat.S_IFDIR):
                     raise UserError(f"{archive}: '{info.filename}' is a link or a device; it is not unpacked")
                 _safe_parts(archive, info.orig_filename)
                 if not info.is_dir():

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from yolojax.data.geometry import GREY, Scene, letterbox
 from yolojax.data.sample import ImageError, Pixels, no_boxes
 from yolojax.errors import UserError
-from yolojax.evaluation.evaluator import Stopwatch, suppress_rows, to_photo
+from yolojax.evaluation.evaluator import Program, Stopwatch, suppress_rows, to_photo
 from yolojax.evaluation.nms import NmsSettings
-from yolojax.inference.predictor import Predict, make_predict
+from yolojax.inference.predictor import make_predict
 from yolojax.inference.results import Detections
 from yolojax.inference.settings import InferenceSettings
-from yolojax.inference.sources import read_picture
+from yolojax.inference.sources import read_image_from
 from yolojax.model.spec import whole_strides
 from yolojax.runtime import select_devices
 from yolojax.weights.find import EMBEDDED_WEIGHTS, load_weights
@@ -51,7 +51,7 @@ class Detector:
     image_size: tuple[int, int]
     batch_size: int
     nms: NmsSettings
-    predict: Predict
+    predict: Program
     device: jax.Device
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
@@ -68,7 +68,7 @@ class Detector:
           UserError: an image cannot be read, or an array is no image.
         """
         several = isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.ndim == 4)
-        given: Sequence[Any] = images if several else [images]  # type: ignore[assignment,list-item]
+        given: Sequence[Any] = images if several else [images]  # type: ignore[assignment]
         pictures = [_pixels(image) for image in given]
         return [
             self.describe(picture, rows, "" if isinstance(image, np.ndarray) else str(image))
@@ -97,7 +97,7 @@ class Detector:
         Returns:
           Per image ``(n, 6)`` x1 y1 x2 y2 score class, best first, in pixels of the image.
         """
-        found: list[NDArray[np.float32]] = [np.zeros((0, 6), np.float32)] * len(images)
+        detections: list[NDArray[np.float32]] = [np.zeros((0, 6), np.float32)] * len(images)
         self.stopwatch.start()
         stride = max(max(item.spec.strides) for item in self.weights)
         fitted = [fit(image, self.image_size, stride) for image in images]
@@ -110,8 +110,8 @@ class Detector:
                 batch = np.full((self.batch_size, *shape), GREY, np.uint8)
                 batch[: len(chosen)] = [fitted[index][0] for index in chosen]
                 for index, rows in zip(chosen, self._run(batch, len(chosen)), strict=True):
-                    found[index] = to_photo(rows, fitted[index][1], 0)
-        return found
+                    detections[index] = to_photo(rows, fitted[index][1], 0)
+        return detections
 
     def _run(self, batch: Pixels, used: int) -> list[NDArray[np.float32]]:
         with jax.default_device(self.device):
@@ -172,7 +172,7 @@ def make_detector(settings: InferenceSettings) -> Detector:
     return Detector(
         weights=weights,
         names=names,
-        image_size=image_size(settings.imgsz, weights),
+        image_size=choose_image_size(settings.imgsz, weights),
         batch_size=settings.batch_size,
         nms=NmsSettings(
             confidence=settings.conf_thres,
@@ -187,7 +187,7 @@ def make_detector(settings: InferenceSettings) -> Detector:
     )
 
 
-def image_size(wanted: tuple[int, ...] | None, weights: Sequence[Weights]) -> tuple[int, int]:
+def choose_image_size(wanted: tuple[int, ...] | None, weights: Sequence[Weights]) -> tuple[int, int]:
     """(height, width) in whole strides: what the user wants, else what the weights were trained at, else 640."""
     stride = max(max(item.spec.strides) for item in weights)
     sides = wanted or (int(weights[0].source.get("image_size", 640)),)
@@ -199,18 +199,18 @@ def _class_indices(wanted: Sequence[str] | None, names: Sequence[str]) -> tuple[
     """Indices of classes that are given by index or name."""
     if wanted is None:
         return None
-    known = {name: index for index, name in enumerate(names)} | {str(index): index for index in range(len(names))}
+    indices = {name: index for index, name in enumerate(names)} | {str(index): index for index in range(len(names))}
     for text in wanted:
-        if text not in known:
+        if text not in indices:
             listed = ", ".join(f"{index} {name}" for index, name in enumerate(names))
             raise UserError(f"--classes {text}: no such class; there are {listed}")
-    return tuple(sorted({known[text] for text in wanted}))
+    return tuple(sorted({indices[text] for text in wanted}))
 
 
 def _pixels(image: Any) -> Pixels:
     if isinstance(image, str | Path):
         try:
-            return read_picture(str(image))
+            return read_image_from(str(image))
         except ImageError as error:
             raise UserError(f"{image}: {error}") from error
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:

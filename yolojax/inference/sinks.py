@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import itertools
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from yolojax.inference.sources import Source
 
 CSV_COLUMNS = ("Image Name", "Frame", "Prediction", "Confidence", "xmin", "ymin", "xmax", "ymax")
 _COLOUR_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # that OpenCV writes in colour
+_FRAME = re.compile(r"(.*)_[1-9]\d*")  # the name of a frame: the video's, and the number
 _CROP_SCALE, _CROP_MARGIN = 1.02, 10  # of a box, and pixels added to each side length
 
 
@@ -29,16 +32,18 @@ class Sink:
     def __init__(self, settings: DetectSettings, sources: Sequence[Source], folder: Path) -> None:
         """Nothing is written yet; ``folder`` exists."""
         self.settings, self.folder = settings, folder
-        self.stems = _unique_stems(sources)
+        videos = {index for index, source in enumerate(sources) if source.kind != "image"}
+        stems = unique_stems([source.stem for source in sources], videos)
+        self.stems = dict(zip(sources, stems, strict=True))
         self.video: tuple[Source, Any, tuple[int, int]] | None = None
         self.table: Any = None
 
-    def write(self, source: Source, found: Detections, number: int | None = None, rate: float = 0.0) -> None:
+    def write(self, source: Source, detections: Detections, number: int | None = None, rate: float = 0.0) -> None:
         """Write one image, or one frame.
 
         Args:
           source: where it is from.
-          found: what was found.
+          detections: what was found.
           number: of the frame of a video.
           rate: of the video, frames per second.
 
@@ -48,15 +53,17 @@ class Sink:
         settings, stem = self.settings, self.stems[source]
         stem_of_frame = stem if number is None else f"{stem}_{number}"
         if settings.save_txt:
-            rows = np.concatenate([found.boxes, found.scores[:, None], found.classes[:, None]], 1)
-            write_labels(self.folder / "labels" / f"{stem_of_frame}.txt", rows, found.image.shape, settings.save_conf)
+            rows = np.concatenate([detections.boxes, detections.scores[:, None], detections.classes[:, None]], 1)
+            write_labels(
+                self.folder / "labels" / f"{stem_of_frame}.txt", rows, detections.image.shape, settings.save_conf
+            )
         if settings.save_csv:
-            self._write_rows(source, found, number)
+            self._write_rows(source, detections, number)
         if settings.save_crop:
-            self._write_crops(found, stem_of_frame)
+            self._write_crops(detections, stem_of_frame)
         if settings.nosave:
             return
-        drawn = found.plot(
+        drawn = detections.plot(
             line_thickness=settings.line_thickness, hide_labels=settings.hide_labels, hide_conf=settings.hide_conf
         )
         if number is None:
@@ -91,21 +98,21 @@ class Sink:
             image = np.asarray(cv2.resize(image, size), np.uint8)
         writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
 
-    def _write_rows(self, source: Source, found: Detections, number: int | None) -> None:
+    def _write_rows(self, source: Source, detections: Detections, number: int | None) -> None:
         if self.table is None:
             self.table = (self.folder / "predictions.csv").open("w", newline="", encoding="utf-8")
             csv.writer(self.table).writerow(CSV_COLUMNS)
-        rows = zip(found.labels, found.scores.tolist(), found.boxes.tolist(), strict=True)
+        rows = zip(detections.labels, detections.scores.tolist(), detections.boxes.tolist(), strict=True)
         csv.writer(self.table).writerows(
             [Path(source.name).name, "" if number is None else number, name, f"{score:.4f}", *(f"{v:.1f}" for v in box)]
             for name, score, box in rows
         )
 
-    def _write_crops(self, found: Detections, stem: str) -> None:
-        for number, (name, box) in enumerate(zip(found.labels, found.boxes, strict=True), 1):
+    def _write_crops(self, detections: Detections, stem: str) -> None:
+        for number, (name, box) in enumerate(zip(detections.labels, detections.boxes, strict=True), 1):
             folder = self.folder / "crops" / (name.replace("/", "_").replace("\\", "_").strip(". ") or "_")
             folder.mkdir(parents=True, exist_ok=True)
-            write_image(folder / f"{stem}_{number}.jpg", _crop(found.image, box))
+            write_image(folder / f"{stem}_{number}.jpg", _crop(detections.image, box))
 
 
 def write_labels(path: Path, rows: NDArray[Any], shape: Sequence[int], with_scores: bool) -> None:
@@ -148,15 +155,37 @@ def _crop(image: Pixels, box: NDArray[np.float32]) -> Pixels:
     return image[y1:y2, x1:x2]
 
 
-def _unique_stems(sources: Sequence[Source]) -> dict[Source, str]:
-    """A name for each source, so that ``a/1.jpg`` and ``b/1.jpg`` do not overwrite each other: the second is ``1_2``."""
-    stems: dict[Source, str] = {}
-    taken: set[str] = set()
-    for source in sources:
-        stem, number = source.stem, 1
-        while stem in taken:
-            number += 1
-            stem = f"{source.stem}_{number}"
-        taken.add(stem)
-        stems[source] = stem
-    return stems
+def unique_stems(stems: Sequence[str], videos: Collection[int] = ()) -> list[str]:
+    """A name for each source, so that none of the files that are written of it has the name of another's.
+
+    The second ``1`` is ``1_2``. A frame of a video is written as ``STEM_NUMBER``; an image that has such a name gets one that no frame can have. Case is
+    ignored, as some file systems do.
+
+    Args:
+      stems: the names that the sources have.
+      videos: positions of those that have frames.
+
+    >>> unique_stems(["1", "1", "clip", "clip_3"], videos={2})
+    ['1', '1_2', 'clip', 'clip_3-2']
+    >>> unique_stems(["clip_3", "clip"], videos={1})
+    ['clip_3', 'clip_2']
+    """
+    names: list[str] = []
+    taken: set[str] = set()  # what a file may not be called
+    with_frames: set[str] = set()  # stems of videos
+    frames_of: set[str] = set()  # what no video may be called, because an image has the name of one of its frames
+    for index, stem in enumerate(stems):
+        others = (f"{stem}{joint}{number}" for number in itertools.count(2) for joint in "_-")
+        for name in itertools.chain([stem], others):
+            key = name.casefold()
+            head = _FRAME.fullmatch(key)
+            blocked = key in frames_of if index in videos else head is not None and head[1] in with_frames
+            if key not in taken and not blocked:
+                break
+        names.append(name)
+        taken.add(key)
+        if index in videos:
+            with_frames.add(key)
+        elif head is not None:
+            frames_of.add(head[1])
+    return names

@@ -1,0 +1,66 @@
+"""Abilities of systems that this is not."""
+
+import os
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from yolojax import system
+
+
+@pytest.fixture
+def windows(monkeypatch):
+    """What Python offers on Windows, as far as this room looks at it."""
+    monkeypatch.setattr(system, "os", SimpleNamespace(name="nt", cpu_count=lambda: 4))
+    monkeypatch.setattr(system, "signal", SimpleNamespace(SIGINT=2, SIGTERM=15, SIGBREAK=21, CTRL_BREAK_EVENT=1))
+    monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 512, raising=False)
+
+
+@pytest.mark.usefixtures("windows")
+def test_windows():
+    assert not system.replaces_processes()
+    assert not system.inherits_locks()
+    assert not system.tracks_shared_memory()
+    assert system.glibc_version() == (0, 0)
+    assert system.stop_signals() == (2, 15, 21)
+    assert system.request_signal() == 1
+    assert system.detached() == {"creationflags": 512}
+    assert system.processors() == 4
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has abilities of its own")
+def test_linux_and_macos():
+    assert system.replaces_processes()
+    assert system.inherits_locks()
+    assert system.tracks_shared_memory()
+    assert system.stop_signals() == (signal.SIGINT, signal.SIGTERM)
+    assert system.request_signal() == signal.SIGTERM
+    assert system.detached() == {"start_new_session": True}
+    assert 1 <= system.processors() <= os.cpu_count()
+
+
+def test_a_mac_has_no_glibc(monkeypatch):
+    monkeypatch.setattr(os, "confstr_names", {"CS_PATH": 1}, raising=False)
+    assert system.glibc_version() == (0, 0)
+
+
+def test_a_detached_process_can_be_asked_to_stop():
+    """It leads a session or group of its own, takes the request as a wish, and can still save."""
+    code = (
+        "import time; from yolojax.interrupts import interruptible\n"
+        "with interruptible() as interrupt:\n"
+        "    print('ready', flush=True)\n"
+        "    while not interrupt: time.sleep(.01)\n"
+        "print('saved')"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **system.detached()) as process:
+        assert process.stdout.readline() == "ready\n"
+        if os.name == "posix":
+            assert os.getsid(process.pid) == process.pid
+        process.send_signal(system.request_signal())
+        assert process.communicate(timeout=60)[0].endswith("saved\n")
+    assert process.returncode == 0

@@ -1,0 +1,66 @@
+"""What the operating system can do, asked by whatever would otherwise take it for Linux.
+
+A caller asks for an ability (``replaces_processes``), never for a name, so that a test can take an ability away.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+
+def replaces_processes() -> bool:
+    """Whether a program can take the place of this process; Windows starts a second one, and the shell does not wait for it."""
+    return os.name == "posix"
+
+
+def glibc_version() -> tuple[int, int]:
+    """Major and minor version of the GNU C library; (0, 0) where there is another one."""
+    name = "CS_GNU_LIBC_VERSION"
+    libc = os.confstr(name) if name in getattr(os, "confstr_names", ()) else None
+    if not libc:
+        return 0, 0
+    major, minor = libc.split()[-1].split(".")[:2]
+    return int(major), int(minor)
+
+
+def stop_signals() -> tuple[int, ...]:
+    """The signals by which a person, a scheduler or another process asks this one to stop."""
+    names = (
+        "SIGINT",
+        "SIGTERM",
+        "SIGBREAK",
+    )  # the last one is Windows' own, the only one that a process there can send to another
+    return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
+
+
+def request_signal() -> int:
+    """What asks a process that was started with ``detached()`` to stop, so that it can still save."""
+    return getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
+
+
+def detached() -> dict[str, Any]:
+    """Arguments of ``subprocess.Popen`` for a process that Ctrl-C in this terminal does not reach."""
+    if hasattr(signal, "CTRL_BREAK_EVENT"):
+        import subprocess
+
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # type: ignore[attr-defined,unused-ignore]
+    return {"start_new_session": True}
+
+
+def inherits_locks() -> bool:
+    """Whether a lock on a file can be handed to a process that is started, and ends with the last one that holds it."""
+    return os.name == "posix"
+
+
+def tracks_shared_memory() -> bool:
+    """Whether Python runs a process that frees shared memory at the end; on Windows the system does it."""
+    return os.name == "posix"
+
+
+def processors() -> int:
+    """How many processors this process may use; where the system does not tell, how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -288,7 +288,7 @@ def test_early_stopping_counts_epochs_since_the_best_one(settings, tmp_path):
         ({"freeze": ("30",)}, "has layers 0 to 6"),
         ({"freeze": ("7",)}, "nothing to train"),
         ({"hyp": "nothing"}, "nothing: no such file"),
-        ({"device": "tpu"}, "--device tpu: not available here"),
+        ({"device": "tpu"}, "--device tpu: no TPU is attached"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_written(settings, tmp_path, changes, message):

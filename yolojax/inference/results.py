@@ -88,7 +88,7 @@ class Detections:
 
     @property
     def summary(self) -> str:
-        """How many of each class: ``4× person, 1× bus``; ``nothing`` where there is none."""
+        """The classes that were found and how many of each, as in ``4× person, 1× bus``, or ``nothing``."""
         counts = Counter(sorted(self.classes.tolist()))
         return ", ".join(f"{count}× {self.names[label]}" for label, count in counts.items()) or "nothing"
 

@@ -51,7 +51,7 @@ class TrainingStream:
 
     @property
     def max_boxes(self) -> int:
-        """M: boxes that one image of a batch has room for."""
+        """How many boxes one image of a batch has room for."""
         return self.batches.max_boxes
 
     def iterate(self, epoch: int = 0, batch: int = 0, workers: int = 0) -> Generator[TrainingBatch]:

@@ -188,6 +188,8 @@ def _pickle_in_archive(path: Path) -> bytes:
             data = [file for file in files if file.endswith("/data.pkl")]
             if len(data) != 1:
                 raise UserError(f"{path}: is a zip archive, not a PyTorch checkpoint")
+            if damaged := archive.testzip():
+                raise UserError(f"{path}: is damaged ({damaged} fails its checksum); copy or download it again")
             return archive.read(data[0])
     except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError) as error:
         raise UserError(f"{path}: is damaged ({error}); copy or download it again") from error

@@ -85,3 +85,46 @@ def test_real_weights(tmp_path, shared_data):
     found = freeze(tmp_path, "--weights", str(shared_data / "weights" / "yolov5n.pt"), "--freeze", "10")
     assert found["parameters"] == 1_872_157
     assert len(found["frozen_paths"]) == 99
+
+
+def test_the_embedded_weights_are_the_default(tmp_path):
+    assert freeze(tmp_path, "--freeze", "10")["network"] == "yolov5n"
+
+
+def test_a_share_of_the_parameters(tmp_path, capsys):
+    figures = freeze(tmp_path, "--cfg", "yolov5n", "--nc", "20", "--freeze", "95%")
+    held = [sum(row["parameters"] for row in figures["layers"][: k + 1]) for k in range(25)]
+    count = sum(row["trainable"] == 0 and row["parameters"] > 0 for row in figures["layers"])
+    assert count  # the frozen ones are the first ones
+    frozen = figures["parameters"] - figures["trainable"]
+    assert frozen == max(value for value in held if value <= 0.95 * figures["parameters"])
+    assert "--freeze 95%" in capsys.readouterr().out
+
+
+def test_a_list_without_quotes(tmp_path):
+    words = freeze(tmp_path, "--cfg", "yolov5n", "--freeze", "[0,", "1,", "2]")
+    assert words["frozen_paths"] == freeze(tmp_path, "--cfg", "yolov5n", "--freeze", "3")["frozen_paths"]
+
+
+@pytest.mark.parametrize(
+    ("words", "random", "reason"),
+    [
+        (["--nc", "3", "--freeze", "detect"], "model_24", "yolov5n-shapes has no arrays of their shape"),
+        (["--nc", "3", "--freeze", "neck_only"], "model_24", "has no arrays of their shape"),
+        (["--nc", "3", "--freeze", "24"], None, ""),
+        (["--freeze", "detect"], None, ""),
+    ],
+)
+def test_random_layers_that_are_frozen_are_shown(tmp_path, capsys, words, random, reason):
+    figures = freeze(tmp_path, "--weights", "yolov5n-shapes", *words)
+    output = " ".join(capsys.readouterr().out.split())
+    assert {path.split("/")[0] for path in figures["frozen_random_paths"]} == ({random} if random else set())
+    assert ("start from random numbers" in output or "starts from random numbers" in output) == bool(random)
+    assert reason in output
+
+
+def test_a_network_that_differs_from_the_weights(tmp_path, capsys):
+    figures = freeze(tmp_path, "--weights", "yolov5n-shapes", "--cfg", "yolov5s", "--freeze", "10")
+    random = figures["frozen_random_paths"]
+    assert "model_0/conv/kernel" in random
+    assert {int(path.split("/")[0][6:]) for path in random} <= set(range(10))

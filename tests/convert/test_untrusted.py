@@ -135,3 +135,16 @@ def test_a_cut_or_spoilt_checkpoint_is_refused(builder, tmp_path):
         path.write_bytes(content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :])
         with contextlib.suppress(UserError):  # any other error fails
             untrusted.open_untrusted(path)
+
+
+def test_one_spoilt_byte_of_a_tensor_is_found(builder, tmp_path):
+    path = builder.save(tmp_path / "a.pt", builder.model())
+    read_checkpoint(path)
+    with zipfile.ZipFile(path) as archive:
+        entry = max(archive.infolist(), key=lambda item: item.file_size if "/data/" in item.filename else 0)
+    content = bytearray(path.read_bytes())
+    content[content.index(entry.filename.encode()) + len(entry.filename) + entry.file_size // 2 + 64] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"a\.pt: is damaged \({entry.filename} fails its checksum\); copy or"):
+        read_checkpoint(path)
+    assert path.read_bytes() == content

@@ -157,3 +157,26 @@ def test_errors_of_the_command_line(value, message, p5):
 def test_a_phase_is_told_where_its_network_is_named(p5):
     with pytest.raises(UserError, match="--frozen 30: yolov5n has"):
         load_strategy(["30"], "--frozen").phase(0, History(epochs=1, network="yolov5n"), p5)
+
+
+def test_a_share_of_the_parameters(p5):
+    sizes = dict.fromkeys(p5, 1)  # 171 of 177 before Detect
+    strategy = load_strategy(["95%"], sizes=lambda: sizes)
+    ((_, phase),) = rehearse(strategy, p5, 3, "yolov5n")
+    assert strategy.name == "95%"
+    assert phase.name == "--freeze 95% (the first 23 layers)"
+    assert phase.frozen == select(23, p5)
+    assert len(phase.frozen) / len(p5) <= 0.95 < len(select(24, p5)) / len(p5)
+
+
+@pytest.mark.parametrize(
+    ("values", "sizes", "message"),
+    [
+        (["100%"], True, r"--freeze 100% \(the first 25 layers\) leaves nothing to train"),
+        (["95%"], False, "--freeze 95%: what holds this share depends on the network"),
+        (["95%", "bn"], True, "'95%', a share of the parameters, stands alone"),
+    ],
+)
+def test_a_share_that_cannot_be_had(values, sizes, message, p5):
+    with pytest.raises(UserError, match=message):
+        rehearse(load_strategy(values, sizes=(lambda: dict.fromkeys(p5, 1)) if sizes else None), p5, 3, "yolov5n")

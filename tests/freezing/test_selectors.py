@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from yolojax.errors import UserError
 from yolojax.freezing.phases import make_phase
-from yolojax.freezing.selectors import backbone_end, layer_of, parse_selector, select
+from yolojax.freezing.selectors import backbone_end, layer_of, layers_within, parse_selector, select
 
 
 def layers(selected) -> set[int]:
@@ -148,3 +148,45 @@ def test_parsing_is_done_once():
     selector = parse_selector("backbone")
     assert parse_selector(selector) is selector
     assert hash(selector) == hash(parse_selector("backbone"))
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("model.0.", "[0]"),
+        ("model.1", "[1]"),
+        (["model.0.", "model.1."], "0-1"),
+        ("model.2.m.0.cv1.", "model_2/m_0/cv1"),
+        ("model.2.m.0.cv1.conv.weight", "model_2/m_0/cv1/conv/kernel"),
+        ("model.2.cv1.bn.weight", "model_2/cv1/bn/scale"),
+        (["backbone", "not:model.9."], "0-8"),
+    ],
+)
+def test_names_of_the_original_are_understood(written, meant, p5):
+    assert select(written, p5) == select(meant, p5)
+
+
+def test_a_name_of_the_original_that_does_not_exist_is_an_error(p5):
+    with pytest.raises(UserError, match=r"--freeze model\.30\.: 'model\.30\.' matches no parameter of yolov5n"):
+        select("model.30.", p5, "yolov5n")
+
+
+@pytest.mark.parametrize("words", [["[0,", "1,", "2]"], ["[0,1,", "2]"], ["[", "0,", "1,", "2", "]"]])
+def test_a_list_that_a_shell_made_words_of(words, p5):
+    assert select(words, p5) == select("[0, 1, 2]", p5) == select(3, p5)
+
+
+def test_two_lists_stay_two(p5):
+    assert select(["[0]", "[2]"], p5) == select([0, 2], p5)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0, 0), (0.29, 0), (0.3, 2), (0.499, 2), (0.5, 3), (0.999, 3), (1, 4)])
+def test_a_share_never_holds_more_than_asked_for(share, count):
+    sizes = {"model_0/a/kernel": 200, "model_0/a/bias": 100, "model_2/b/kernel": 200, "model_3/b/kernel": 500}
+    assert layers_within(share, sizes) == count
+
+
+def test_a_share_is_for_the_flag_alone(p5):
+    for value in ("50%", ["50%", "bn"], "not:50%"):
+        with pytest.raises(UserError, match="'50%', a share of the parameters, stands alone after --freeze"):
+            select(value, p5)

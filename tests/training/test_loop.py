@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from yolojax.training.loop import train
 from yolojax.training.report import read_results
 from yolojax.training.run import Run
 from yolojax.training.settings import TrainSettings
+from yolojax.training.setup import prepare
 from yolojax.training.trackers import Trackers
 from yolojax.weights.find import load_weights
 
@@ -295,6 +297,20 @@ def test_a_mistake_is_told_before_anything_is_written(settings, tmp_path, change
     with pytest.raises(UserError, match=message):
         train(settings(**changes))
     assert not list(tmp_path.iterdir())
+
+
+def test_random_layers_that_are_frozen(settings, tmp_path, caplog):
+    sentence = "--freeze 2: model_0 to model_1 start from random numbers (there are no weights to start from)"
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        train(settings(freeze=("2",), strict=True))
+    assert not list(tmp_path.iterdir())
+    with caplog.at_level("WARNING", "yolojax"):
+        prepare(settings(freeze=("2",)))
+    assert sentence in caplog.text
+    assert "(--strict refuses this)" in caplog.text
+    caplog.clear()
+    prepare(settings(freeze=("0",), strict=True))
+    assert "random numbers" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from yolojax.model.network import init_variables
 from yolojax.model.spec import ModelSpec
 from yolojax.weights import store as module
 from yolojax.weights.find import load_weights
-from yolojax.weights.store import Weights, save_weights, transfer
+from yolojax.weights.store import Weights, initialised_parameters, save_weights, transfer
 
 SPEC = ModelSpec.from_dict(
     {
@@ -224,3 +224,18 @@ def test_weights_of_version_0_1_still_load():
     assert len(jax.tree.leaves(weights.variables)) == 19
     for leaf in jax.tree.leaves(weights.variables):
         np.testing.assert_array_equal(leaf, np.arange(leaf.size, dtype=np.float32).reshape(leaf.shape) / 16)
+
+
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_the_pt_that_a_run_of_the_original_would_have(tmp_path, name):
+    save_weights(tmp_path / "exp" / "weights" / name, make(3))
+    assert_same(load_weights(tmp_path / "exp" / "weights" / f"{name}.pt"), make(3))
+    (tmp_path / "exp" / "weights" / name).rename(tmp_path / "exp" / "weights" / f".{name}.replaced")
+    assert_same(load_weights(tmp_path / "exp" / "weights" / f"{name}.pt"), make(3))  # a save was cut off
+
+
+def test_what_would_be_initialised_is_known_without_doing_it():
+    weights, other = make(), SPEC.with_classes(5)
+    expected = transfer(weights, other, jax.random.key(0)).initialised
+    assert initialised_parameters(weights, other) == expected
+    assert initialised_parameters(weights, SPEC) == ()

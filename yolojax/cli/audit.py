@@ -37,7 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from yolojax.errors import UserError
     from yolojax.files import write_json
-    from yolojax.freezing.audit import compare, moved_paths
+    from yolojax.freezing.audit import compare, kept_paths, moved_paths
+    from yolojax.freezing.load import load_strategy
     from yolojax.runtime import select_devices
     from yolojax.tree import flatten
     from yolojax.weights.find import load_weights
@@ -58,9 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
     content = {"identical": audit.identical, "layers": _rows(audit)}
     moved: tuple[str, ...] = ()
     if arguments.frozen:
-        paths = tuple(flatten(before.variables["params"]))
-        frozen = _always_frozen(arguments.frozen, paths, before.spec.name)
-        moved = moved_paths(audit, frozen, paths, arguments.frozen_bn)
+        sizes = {path: leaf.size for path, leaf in flatten(before.variables["params"]).items()}
+        frozen = kept_paths(load_strategy(arguments.frozen, "--frozen", lambda: sizes), tuple(sizes), before.spec.name)
+        moved = moved_paths(audit, frozen, tuple(sizes), arguments.frozen_bn)
         content["moved"] = list(moved)
         for path in moved[:10]:
             console.print(f"frozen, but moved: {path}", markup=False, soft_wrap=True)
@@ -73,20 +74,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json(arguments.json, content)
     return 1 if moved else 0
-
-
-def _always_frozen(values: list[str], paths: tuple[str, ...], network: str) -> frozenset[str]:
-    from yolojax.errors import UserError
-    from yolojax.freezing.load import load_strategy, rehearse
-
-    strategy = load_strategy(values, "--frozen")
-    if strategy.needs:
-        raise UserError(f"--frozen {strategy.name}: what it freezes depends on the training; name the layers instead")
-    phases = [phase for _, phase in rehearse(strategy, paths, 100, network)]
-    frozen = frozenset.intersection(*(phase.frozen - set(phase.adapted) for phase in phases))
-    if not frozen:
-        raise UserError(f"--frozen {strategy.name}: nothing is frozen all the time")
-    return frozen
 
 
 def _table(audit: Audit, title: str) -> Any:

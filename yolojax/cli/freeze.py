@@ -9,20 +9,19 @@ from typing import Any
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    network = parser.add_mutually_exclusive_group()
-    network.add_argument(
+    parser.add_argument(
         "--weights",
         metavar="TEXT",
         help="a .pt, a weights directory, a run folder or a name; default: the embedded yolov5n",
     )
-    network.add_argument("--cfg", metavar="TEXT", help="model YAML (yolov5m, path)")
+    parser.add_argument("--cfg", metavar="TEXT", help="model YAML (yolov5m, path); default: the network of the weights")
     parser.add_argument("--nc", type=int, metavar="N", help="number of classes; default: that of the weights or YAML")
     parser.add_argument(
         "--freeze",
         nargs="+",
         default=("0",),
         metavar="TEXT",
-        help="10 = layers 0 to 9; 0 1 2; 0-9; 'model_*/cv1/**'; backbone; a strategy's name or file",
+        help="10 = layers 0 to 9; 0 1 2; 0-9; 95%% of the parameters; 'model_*/cv1/**'; backbone; a strategy's name or file",
     )
     parser.add_argument(
         "--frozen-bn",
@@ -39,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the tables."""
+    from functools import partial
+
     import jax
     from rich.console import Console
     from rich.table import Table
@@ -48,23 +49,29 @@ def run(arguments: argparse.Namespace) -> int:
     from yolojax.freezing.adapters import add_adapters
     from yolojax.freezing.load import load_strategy, rehearse
     from yolojax.freezing.phases import Phase
+    from yolojax.freezing.random_layers import frozen_random, random_sentence
     from yolojax.freezing.selectors import layer_of
     from yolojax.freezing.summary import BN_MODES, summarise
-    from yolojax.model.network import abstract_variables
+    from yolojax.model.network import abstract_variables, parameter_sizes
     from yolojax.model.spec import load_spec
     from yolojax.runtime import select_devices
     from yolojax.tree import flatten
     from yolojax.weights.find import EMBEDDED_WEIGHTS, load_weights
+    from yolojax.weights.store import initialised_parameters
 
     for name, value in (("--nc", arguments.nc), ("--epochs", arguments.epochs)):
         if value is not None and value < 1:
             raise UserError(f"{name} {value}: must be at least 1")
     select_devices("cpu")
-    spec = load_spec(arguments.cfg) if arguments.cfg else load_weights(arguments.weights or EMBEDDED_WEIGHTS).spec
+    named = arguments.weights or (None if arguments.cfg else EMBEDDED_WEIGHTS)
+    weights = load_weights(named) if named else None
+    spec = load_spec(arguments.cfg) if weights is None or arguments.cfg else weights.spec
     spec = spec.with_classes(arguments.nc or spec.classes)
     plain = abstract_variables(spec)["params"]
-    strategy = load_strategy(arguments.freeze)
+    strategy = load_strategy(arguments.freeze, sizes=partial(parameter_sizes, spec))
     phases = rehearse(strategy, tuple(flatten(plain)), arguments.epochs, spec.name)
+    fresh = () if weights is None else initialised_parameters(weights, spec)
+    random = frozen_random((phase for _, phase in phases), fresh)
 
     def parameters_of(phase: Phase) -> dict[str, Any]:
         """Shapes of everything that the phase labels."""
@@ -92,16 +99,20 @@ def run(arguments: argparse.Namespace) -> int:
         console.print(f"{BN_MODES[arguments.frozen_bn]}.")
     if len(phases) > 1 or set(first.factors.values()) != {1.0}:
         console.print(_phase_table(strategy, phases, summaries, arguments.epochs))
+    if random:
+        console.print(random_sentence(strategy, random, f"{named} has no arrays of their shape"), markup=False)
     if arguments.list:
-        labels = dict(first.labels)
         for path, leaf in sorted(flatten(parameters_of(first)).items(), key=lambda item: layer_of(item[0])):
-            console.print(f"{labels[path]:<10} {path} {'x'.join(map(str, leaf.shape))}", soft_wrap=True, markup=False)
+            console.print(
+                f"{first.label(path):<10} {path} {'x'.join(map(str, leaf.shape))}", soft_wrap=True, markup=False
+            )
     if arguments.json:
         starts = [
-            {"start": start, "name": phase.name, "trainable": one["trainable"], "factors": dict(phase.factors)}
-            for (start, phase), one in zip(phases, summaries, strict=True)
+            {"start": start, "name": phase.name, "trainable": own["trainable"], "factors": dict(phase.factors)}
+            for (start, phase), own in zip(phases, summaries, strict=True)
         ]
-        write_json(arguments.json, {"network": spec.name, "strategy": strategy.name, **summary, "phases": starts})
+        content = {"network": spec.name, "strategy": strategy.name, **summary, "phases": starts}
+        write_json(arguments.json, {**content, "frozen_random_paths": list(random)})
     return 0
 
 

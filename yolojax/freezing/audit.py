@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from yolojax.errors import UserError
 from yolojax.freezing.labels import FROZEN, TRAINABLE, fixed_bn
+from yolojax.freezing.load import Strategy, rehearse
+from yolojax.freezing.phases import never_trained
 from yolojax.freezing.selectors import layer_of
 from yolojax.tree import flatten, unflatten
 
@@ -76,6 +79,26 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Audit:
         parameters = difference("params", layer) or Difference(True, 0.0, 0.0)
         rows.append(LayerAudit(layer, parameters, difference("batch_stats", layer)))
     return Audit(tuple(rows), tuple(changed))
+
+
+def kept_paths(strategy: Strategy, paths: Sequence[str], network: str = "") -> frozenset[str]:
+    """The parameters that a strategy leaves as they are, whatever the training does.
+
+    Args:
+      strategy: what follows ``--frozen``.
+      paths: every parameter path.
+      network: its name, for errors.
+
+    Raises:
+      UserError: they depend on the training, or there are none.
+    """
+    if strategy.needs:
+        raise UserError(f"--frozen {strategy.name}: what it freezes depends on the training; name the layers instead")
+    phases = [phase for _, phase in rehearse(strategy, paths, 100, network)]
+    kept = never_trained(phases) - {kernel for phase in phases for kernel in phase.adapted}
+    if not kept:
+        raise UserError(f"--frozen {strategy.name}: nothing is frozen all the time")
+    return kept
 
 
 def moved_paths(

@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import re
 import runpy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from yolojax.freezing.phases import (
     check_phase,
     make_phase,
 )
-from yolojax.freezing.selectors import GROUPS, parse_selector
+from yolojax.freezing.selectors import GROUPS, SHARE, Selector, Term, layers_within, parse_selector
 from yolojax.freezing.strategies import KINDS
 
 Decide = Callable[[int, History, Paths], Phase]
@@ -102,12 +102,17 @@ def rehearse(strategy: Strategy, paths: Paths, epochs: int, network: str = "") -
     return tuple(found)
 
 
-def load_strategy(values: int | str | Sequence[int | str], flag: str = "--freeze") -> Strategy:
+def load_strategy(
+    values: int | str | Sequence[int | str],
+    flag: str = "--freeze",
+    sizes: Callable[[], Mapping[str, int]] | None = None,
+) -> Strategy:
     """What a user means by ``--freeze``.
 
     Args:
-      values: a selector (see ``selectors``), a name in ``configs/freezing``, or a file.
+      values: a selector (see ``selectors``), a share of the parameters (``95%``), a name in ``configs/freezing``, or a file.
       flag: that errors name.
+      sizes: gives the number of values of every parameter by path; asked for a share only.
 
     Raises:
       UserError: it is none of these, or the file is wrong.
@@ -128,12 +133,23 @@ def load_strategy(values: int | str | Sequence[int | str], flag: str = "--freeze
             f"{flag} {name}: no strategy or group has this name; {hint}"
             f"strategies are {', '.join(shipped)}; groups are {', '.join(GROUPS)}"
         )
-    selector = parse_selector(values, flag)
+    share = SHARE.fullmatch(name)
+    selector = (
+        _share_selector(float(share[1]) / 100, f"{flag} {name}", sizes) if share else parse_selector(values, flag)
+    )
 
     def decide(_: int, history: History, paths: Paths) -> Phase:
         return make_phase(paths, freeze=selector, network=history.network)
 
     return Strategy(" ".join(map(str, words)), decide)
+
+
+def _share_selector(share: float, text: str, sizes: Callable[[], Mapping[str, int]] | None) -> Selector:
+    """The first layers that hold at most a share of the parameters; its text says how many they are."""
+    if sizes is None:
+        raise UserError(f"{text}: what holds this share depends on the network; name layers instead")
+    count = layers_within(share, sizes())
+    return Selector(f"{text} (the first {count} layers)", (Term(str(count), layers=range(count)),))
 
 
 def _from_yaml(file: Path) -> Strategy:

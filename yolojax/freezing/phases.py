@@ -218,6 +218,11 @@ def staged_phase(
     return labelled_phase({path: labels[path] for path in paths}, rates, name=name)
 
 
+def never_trained(phases: Iterable[Phase]) -> frozenset[str]:
+    """The parameters that are frozen in every one of the phases."""
+    return frozenset.intersection(*(phase.frozen for phase in phases))
+
+
 def _require_training(labels: Mapping[str, str], problem: str = "there is nothing to train") -> None:
     """Raise a UserError with ``problem`` if every label is ``frozen``."""
     if set(labels.values()) <= {FROZEN}:

@@ -8,24 +8,28 @@ against the paths of a real parameter tree, so a typing error is an error here a
     [1]              exactly layer 1;  [0, 2, 5] or several values: exactly these
     backbone         a group: all, backbone, neck, head (neck and detect), detect, bn, bias
     model_*/cv1/**   a path or a folder of paths; * and ? stay inside a name, ** crosses /, [ab] is one of a set
+    model.0.         a name or the start of one as PyTorch has it, for instance model.2.cv1.conv.weight
     re:.*/m_\\d/.*    a regular expression that matches the whole path
     not:bn           takes away again; as the first term it takes away from everything
 
-Terms in a list add up from left to right.
+Terms in a list add up from left to right. ``95%``, alone after ``--freeze``, becomes such a number (``layers_within``).
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TypeAlias
 
 from yolojax.errors import UserError
 
 GROUPS = ("all", "backbone", "neck", "head", "detect", "bn", "bias")
+SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _LAYER = re.compile(r"model_(\d+)/")
+_TORCH_NAME = re.compile(r"model\.\d+(\.\w+)*\.?")
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,23 @@ def layer_of(path: str) -> int:
     return int(match[1])
 
 
+def layers_within(share: float, sizes: Mapping[str, int]) -> int:
+    """The greatest N whose first N layers hold at most a share of the parameters.
+
+    Args:
+      share: 0 to 1.
+      sizes: values of every parameter by path.
+
+    >>> layers_within(0.5, {"model_0/kernel": 30, "model_2/kernel": 20, "model_3/kernel": 50})
+    3
+    """
+    held = [0] * (max(map(layer_of, sizes)) + 1)
+    for path, size in sizes.items():
+        held[layer_of(path)] += size
+    most = share * sum(held) * (1 + 1e-12)  # 29.9 % of 1000 is 298.99… in floating point
+    return sum(below <= most for below in accumulate(held))
+
+
 def backbone_end(paths: Iterable[str]) -> int | None:
     """The first layer behind the backbone: 10 in P5 models, 12 in P6 models; ``None`` where none is recognised.
 
@@ -91,6 +112,8 @@ def parse_selector(value: Selection, origin: str = "--freeze") -> Selector:
         return value
     values = [value] if isinstance(value, str) or not isinstance(value, Sequence) else list(value)
     text = f"{origin} {' '.join(map(str, values)) or '[]'}"
+    if _is_split_list(values):  # a shell made words of [0, 1, 2] without quotes
+        values = [" ".join(map(str, values))]
     if not all(isinstance(item, int | str) and not isinstance(item, bool) for item in values):
         raise UserError(f"{text}: a selector is a number, a text or a list of these")
     if isinstance(value, int) or (len(values) == 1 and isinstance(values[0], str) and values[0].strip().isdecimal()):
@@ -100,6 +123,12 @@ def parse_selector(value: Selection, origin: str = "--freeze") -> Selector:
             raise UserError(f"{text}: the number of layers to freeze cannot be negative")
         return Selector(text, (Term(str(count), layers=range(count)),))
     return Selector(text, tuple(_parse_term(part, text) for item in values for part in _parts(str(item).strip())))
+
+
+def _is_split_list(values: Sequence[object]) -> bool:
+    words = " ".join(map(str, values))
+    brackets = "".join(re.findall(r"[\[\]]", words))
+    return len(values) > 1 and brackets == "[]" and words.startswith("[") and words.endswith("]")
 
 
 def _parts(text: str) -> list[str]:
@@ -121,11 +150,25 @@ def _parse_term(text: str, origin: str) -> Term:
         return Term(text, layers=range(first, last + 1), negated=negated)
     if rest in GROUPS:
         return Term(text, group=rest, negated=negated)
+    if SHARE.fullmatch(rest):
+        raise UserError(f"{origin}: '{rest}', a share of the parameters, stands alone after --freeze; name layers here")
+    if _TORCH_NAME.fullmatch(rest):
+        rest = _path_of(rest)
     try:
         pattern = re.compile(rest.removeprefix("re:") if rest.startswith("re:") else _translate_glob(rest))
     except re.error as error:
         raise UserError(f"{origin}: '{rest}' is no valid pattern: {error}") from error
     return Term(text, pattern=pattern, negated=negated)
+
+
+def _path_of(name: str) -> str:
+    """The path, or folder of paths, of a name that PyTorch gives a tensor or a module.
+
+    >>> _path_of("model.0."), _path_of("model.2.m.0.cv1.bn.weight")
+    ('model_0', 'model_2/m_0/cv1/bn/scale')
+    """
+    path = re.sub(r"\.(\d+)(?=\.|$)", r"_\1", name.rstrip(".")).replace(".", "/")
+    return re.sub("/weight$", "/kernel", re.sub("/bn/weight$", "/bn/scale", path))
 
 
 def _translate_glob(glob: str) -> str:

@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 
 from yolojax.model.layers import C3, SPPF, Conv, Detect, Mode, upsample
 from yolojax.model.spec import Layer, ModelSpec
+from yolojax.tree import flatten
 
 Variables = dict[str, dict[str, Any]]
 
@@ -94,6 +95,11 @@ def abstract_variables(spec: ModelSpec) -> Variables:
     side = max(spec.strides)
     images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     return jax.eval_shape(Network(spec).init, jax.random.key(0), images)
+
+
+def parameter_sizes(spec: ModelSpec) -> dict[str, int]:
+    """How many values every parameter holds, by path."""
+    return {path: leaf.size for path, leaf in flatten(abstract_variables(spec)["params"]).items()}
 
 
 @partial(jax.jit, static_argnums=0)

@@ -22,12 +22,11 @@ import jax
 from yolojax.errors import UserError
 from yolojax.freezing.load import load_strategy, rehearse
 from yolojax.freezing.phases import Phase
-from yolojax.model.network import abstract_variables
+from yolojax.model.network import parameter_sizes
 from yolojax.model.spec import ModelSpec
 from yolojax.plan.cost import StepShape, largest_batch, step_cost, step_memory
 from yolojax.plan.devices import Target, environment, load_target, open_device, usable_bytes
 from yolojax.plan.settings import PlanSettings
-from yolojax.tree import flatten
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +95,10 @@ def plan(settings: PlanSettings, spec: ModelSpec) -> Iterator[Row]:
 
 def planned_phases(settings: PlanSettings, spec: ModelSpec) -> list[tuple[str, int, Phase]]:
     """Every freeze with the first epoch of a phase and the phase: its first one, or all of them where the settings say so."""
-    paths = tuple(flatten(abstract_variables(spec)["params"]))
+    sizes = parameter_sizes(spec)
     planned = []
     for word in dict.fromkeys(settings.freeze):
-        phases = rehearse(load_strategy(word), paths, settings.epochs, spec.name)
+        phases = rehearse(load_strategy(word, sizes=lambda: sizes), tuple(sizes), settings.epochs, spec.name)
         planned += [(word, start, phase) for start, phase in phases[: None if settings.phases else 1]]
     return planned
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from yolojax.config import check_keys, find_config, from_mapping, read_yaml
 from yolojax.data.sources import load_data
 from yolojax.errors import UserError
 from yolojax.freezing.load import load_strategy, rehearse
+from yolojax.model.network import parameter_sizes
 from yolojax.training.settings import TrainSettings
 from yolojax.training.setup import Job, prepare
 from yolojax.tree import flatten
@@ -240,7 +242,8 @@ def check_study(study: Study) -> dict[str, Extent]:
                 with _quietly():
                     jobs[common], _ = prepare(common)
             job = jobs[common]
-            phases = rehearse(load_strategy(scenario.settings.freeze), job.paths, job.epochs, job.spec.name)
+            strategy = load_strategy(scenario.settings.freeze, sizes=partial(parameter_sizes, job.spec))
+            phases = rehearse(strategy, job.paths, job.epochs, job.spec.name)
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
         leaves = {path: leaf.size for path, leaf in flatten(job.shapes["params"]).items()}

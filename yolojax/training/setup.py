@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,10 @@ from yolojax.data.stream import TrainingStream, training_stream
 from yolojax.errors import UserError
 from yolojax.freezing.load import Strategy, load_strategy, rehearse
 from yolojax.freezing.phases import Phase
+from yolojax.freezing.random_layers import frozen_random, random_sentence
 from yolojax.hyperparameters import Hyperparameters, load_hyperparameters
 from yolojax.mesh import make_mesh
-from yolojax.model.network import Variables, abstract_variables, init_variables
+from yolojax.model.network import Variables, abstract_variables, init_variables, parameter_sizes
 from yolojax.model.spec import ModelSpec, load_spec, whole_strides
 from yolojax.runtime import select_devices
 from yolojax.training.loss import LossSettings
@@ -179,10 +180,10 @@ def prepare(settings: TrainSettings) -> tuple[Job, Variables]:
     if data.defaults:
         _tell_defaults(resolved, data)
     hyperparameters = load_hyperparameters(resolved.hyp)
-    strategy = load_strategy(settings.freeze)
     names = ("item",) if settings.single_cls else data.names
     weights = _initial_weights(settings)
     spec = _architecture(settings, weights, len(names))
+    strategy = load_strategy(settings.freeze, sizes=partial(parameter_sizes, spec))
     image_size = whole_strides(resolved.imgsz, max(spec.strides))
     _check_batch_size(resolved.batch_size, devices)
     if settings.albumentations:
@@ -192,7 +193,8 @@ def prepare(settings: TrainSettings) -> tuple[Job, Variables]:
     train = open_split(data, "train", single_class=settings.single_cls, needs_boxes=True)
     val = open_split(data, "val", single_class=settings.single_cls)
     spec = _fit_anchors(settings, hyperparameters, spec, train.samples, image_size)
-    variables, source = _place(weights, spec, settings.seed)
+    variables, source, fresh = _place(weights, spec, settings.seed)
+    _check_random_layers(settings, strategy, resolved.epochs, spec, tuple(flatten(variables["params"])), fresh)
     resolved = replace(resolved, imgsz=image_size)
     network = NetworkRecord(spec, names, source)
     job = _make_job(settings, resolved, data, hyperparameters, network, strategy, (train, val), devices)
@@ -215,7 +217,7 @@ def prepare_to_resume(settings: TrainSettings, folder: Path) -> Job:
     resolved = settings.resolve(data)
     hyperparameters = load_hyperparameters(folder / HYPERPARAMETERS)
     kept = sorted((folder / STRATEGY).glob("*"))
-    strategy = load_strategy(str(kept[0]) if kept else settings.freeze)
+    strategy = load_strategy(str(kept[0]) if kept else settings.freeze, sizes=partial(parameter_sizes, network.spec))
     names = ("item",) if settings.single_cls else data.names
     if names != network.names:
         raise UserError(
@@ -323,12 +325,34 @@ def _architecture(settings: TrainSettings, weights: Weights | None, classes: int
     return weights.spec.with_classes(classes)
 
 
-def _place(weights: Weights | None, spec: ModelSpec, seed: int) -> tuple[Variables, dict[str, object]]:
-    """The arrays to start from, and what to record of where they come from."""
+def _check_random_layers(
+    settings: TrainSettings, strategy: Strategy, epochs: int, spec: ModelSpec, paths: Sequence[str], fresh: _Fresh
+) -> None:
+    """Warn of layers that start from random numbers and never train; with ``--strict`` refuse them."""
+    phases = (phase for _, phase in rehearse(strategy, paths, epochs, spec.name))
+    if random := frozen_random(phases, fresh.paths):
+        sentence = random_sentence(strategy, random, fresh.reason)
+        if settings.strict:
+            raise UserError(sentence)
+        log.warning("%s (--strict refuses this)", sentence)
+
+
+@dataclass(frozen=True)
+class _Fresh:
+    """Paths of arrays that start from random numbers, and why they do."""
+
+    paths: Sequence[str]
+    reason: str
+
+
+def _place(weights: Weights | None, spec: ModelSpec, seed: int) -> tuple[Variables, dict[str, object], _Fresh]:
+    """The arrays to start from, what to record of where they come from, and which of them are random."""
     key = jax.random.key(seed)
     if weights is None:
         log.info("%s with %d classes starts from random weights", spec.name, spec.classes)
-        return jax.tree.map(np.asarray, init_variables(spec, key)), {"file": None, "trained_by": "yolojax"}
+        variables = jax.tree.map(np.asarray, init_variables(spec, key))
+        fresh = _Fresh(tuple(flatten(variables["params"])), "there are no weights to start from")
+        return variables, {"file": None, "trained_by": "yolojax"}, fresh
     moved = transfer(weights, spec, key)
     total = len(moved.transferred) + len(moved.initialised)
     log.info(
@@ -338,15 +362,14 @@ def _place(weights: Weights | None, spec: ModelSpec, seed: int) -> tuple[Variabl
         total,
         weights.source.get("file", "the weights"),
     )
+    reason = "they are not in the weights"
+    if weights.spec.classes != spec.classes:
+        reason = f"{weights.spec.classes} classes before, {spec.classes} now"
     if moved.initialised:
         modules = sorted({path.split("/")[0] for path in moved.initialised}, key=lambda name: int(name.split("_")[1]))
-        reason = (
-            f" ({weights.spec.classes} classes before, {spec.classes} now)"
-            if weights.spec.classes != spec.classes
-            else ""
-        )
-        log.info("newly initialised%s: %s", reason, ", ".join(modules))
-    return moved.variables, {**weights.source, "trained_by": "yolojax", "trained_from": weights.source.get("file")}
+        log.info("newly initialised (%s): %s", reason, ", ".join(modules))
+    source = {**weights.source, "trained_by": "yolojax", "trained_from": weights.source.get("file")}
+    return moved.variables, source, _Fresh(moved.initialised, reason)
 
 
 def _fit_anchors(

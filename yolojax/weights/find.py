@@ -43,6 +43,8 @@ def find_weights(source: str | Path) -> Path:
     path = Path(source).expanduser()
     if path.is_file():
         return path
+    if path.suffix == ".pt" and (is_weights_folder(path.with_suffix("")) or replaced(path.with_suffix("")).is_dir()):
+        path = path.with_suffix("")  # weights/last.pt, as a run of the original has it
     if path.is_dir() or replaced(path).is_dir():
         inside = [
             path,

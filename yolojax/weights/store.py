@@ -114,20 +114,29 @@ def transfer(weights: Weights, spec: ModelSpec, key: jax.Array) -> Transfer:
       UserError: no array fits.
     """
     expected = flatten(abstract_variables(spec))
-    found = flatten(weights.variables)
-    fits = {path for path, leaf in expected.items() if path in found and found[path].shape == leaf.shape}
-    if not fits:
+    given = flatten(weights.variables)
+    fresh_paths = frozenset(_without_fit(given, expected))
+    if len(fresh_paths) == len(expected):
         raise UserError(f"weights of {weights.spec.name} do not fit {spec.name}: no array has the same path and shape")
-    fresh = flatten(init_variables(spec, key)) if len(fits) < len(expected) else {}
+    fresh = flatten(init_variables(spec, key)) if fresh_paths else {}
     leaves = {
-        path: np.asarray(found[path], leaf.dtype) if path in fits else np.asarray(fresh[path])
+        path: np.asarray(fresh[path]) if path in fresh_paths else np.asarray(given[path], leaf.dtype)
         for path, leaf in expected.items()
     }
     return Transfer(
         variables=unflatten(leaves),
-        transferred=tuple(path.partition("/")[2] for path in expected if path in fits),
-        initialised=tuple(path.partition("/")[2] for path in expected if path not in fits),
+        transferred=tuple(path.partition("/")[2] for path in expected if path not in fresh_paths),
+        initialised=tuple(path.partition("/")[2] for path in expected if path in fresh_paths),
     )
+
+
+def initialised_parameters(weights: Weights, spec: ModelSpec) -> tuple[str, ...]:
+    """The parameter paths of ``spec`` that ``transfer`` would initialise, without computing anything."""
+    return tuple(_without_fit(flatten(weights.variables["params"]), flatten(abstract_variables(spec)["params"])))
+
+
+def _without_fit(given: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    return [path for path, leaf in expected.items() if path not in given or given[path].shape != leaf.shape]
 
 
 def differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> list[str]:

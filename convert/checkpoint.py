@@ -50,10 +50,10 @@ def read_checkpoint(path: str | Path) -> Weights:
         spec = _spec(path, model, tensors)
         names = _class_names(path, model, spec.classes)
         _check_layers(path, model)
-        state = _fit(path, spec, tensors)
+        counters = {int(tensor) for name, tensor in tensors.items() if name.endswith(".num_batches_tracked")}
     except (AttributeError, KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: its model is not built as YOLOv5 builds it ({error!r})") from error
-    counters = {int(tensor) for name, tensor in tensors.items() if name.endswith(".num_batches_tracked")}
+    state = _fit(path, spec, tensors)
     source = {
         "file": path.name,
         "sha256": digest,

@@ -68,6 +68,24 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def pyramid() -> Callable[..., dict]:
+    """``pyramid(*detected, deepest=5, anchors=...)``: the content of a model YAML that halves its images ``deepest`` times, goes back up one
+    level at a time, and detects at the levels ``detected`` (3 is stride 8), which need not have the deepest among them."""
+
+    def make(*detected: int, deepest: int = 5, anchors: object = None) -> dict:
+        down = [[-1, 1, "Conv", [8, 3, 2]] for _ in range(deepest)]
+        place, up = {deepest: deepest - 1}, []
+        for level in range(deepest - 1, min(detected) - 1, -1):
+            up += [[place[level + 1], 1, "Upsample", [2]], [[-1, level - 1], 1, "Concat", []], [-1, 1, "C3", [8]]]
+            place[level] = deepest + len(up) - 1
+        rows = [[side * 2**level // 8 for side in (10, 13, 16, 30, 33, 23)] for level in detected]
+        detect = [[place[level] for level in detected], 1, "Detect", []]
+        return {"nc": 2, "anchors": rows if anchors is None else anchors, "backbone": down, "head": [*up, detect]}
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data YAML in YOLO layout: ten training and four validation images of 64 px with one to three coloured squares."""
     folder = tmp_path_factory.mktemp("data")

@@ -17,7 +17,7 @@ FLOORS = [
     },
     {"model", "freezing", "data", "evaluation"},
     {"weights.store"},
-    {"convert"},
+    {"convert", "weights.safetensors", "weights.card"},
     {"weights.find"},
     {"training", "inference"},
     {"study"},

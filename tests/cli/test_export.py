@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -113,3 +114,26 @@ def test_a_package_that_is_missing(run, monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "jax2onnx" else object())
     assert run("--include", "stablehlo", "onnx")[0] == 2
     assert "--include onnx: needs jax2onnx: pip install 'yolojax[onnx]'" in capsys.readouterr().err
+
+
+def test_safetensors_of_a_run(run, tiny, tmp_path, capsys):
+    pytest.importorskip("safetensors")
+    place = tmp_path / "exp" / "weights"
+    place.mkdir(parents=True)
+    shutil.copytree(tiny, place / "best")
+    (tmp_path / "exp" / "settings.yaml").write_text("data: squares.yaml\nfreeze: ['2']\n")
+    (tmp_path / "exp" / "results.json").write_text('{"best": {"map50": 0.25, "map50_95": 0.125}}')
+    before = {file: file.read_bytes() for file in (tmp_path / "exp").rglob("*") if file.is_file()}
+    status, figures, folder = run("--weights", "exp", "--include", "safetensors")
+    assert status == 0
+    [row] = figures["formats"]
+    assert row["file"] == "exp/model.safetensors"
+    assert row["box_difference_px"] == row["score_difference"] == 0
+    assert sorted(file.name for file in (folder / "exp").iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    card = (folder / "exp" / "README.md").read_text()
+    assert "| mAP50 | 0.250 |" in card
+    assert "yolojax train --data squares.yaml --freeze 2" in card
+    assert {file: file.read_bytes() for file in before} == before
+    status, again, _ = run("--weights", str(folder / "exp"), "--include", "safetensors", "--name", "again")
+    assert status == 0
+    assert again["formats"][0]["size_mb"] == row["size_mb"]

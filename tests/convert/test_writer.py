@@ -11,7 +11,8 @@ from convert.__main__ import main
 from convert.checkpoint import read_checkpoint
 from convert.writer import write_checkpoint
 from yolojax.errors import UserError
-from yolojax.model.network import abstract_variables
+from yolojax.model.network import abstract_variables, init_variables
+from yolojax.model.spec import ModelSpec
 from yolojax.weights.store import Weights, save_weights
 
 torch = pytest.importorskip("torch")
@@ -118,3 +119,13 @@ def test_real_checkpoint(shared_data, tmp_path, builder):
     assert original.keys() - back.keys() == {"model.24.anchor_grid"}  # which the original makes anew
     assert len(back) == 349
     assert {name: original[name] for name in back} == back
+
+
+@pytest.mark.parametrize(("detected", "deepest"), [((3, 4), 5), ((2, 3, 4, 5), 5), ((3, 4, 5, 6, 7), 7)])
+def test_any_levels_come_back(tmp_path, pyramid, detected, deepest):
+    spec = ModelSpec.from_dict(pyramid(*detected, deepest=deepest), "odd")
+    variables = jax.tree.map(np.asarray, init_variables(spec, jax.random.key(0)))
+    write_checkpoint(tmp_path / "odd.pt", Weights(spec=spec, names=("a", "b"), variables=variables, source={}))
+    weights = read_checkpoint(tmp_path / "odd.pt")
+    assert weights.spec == spec
+    jax.tree.map(np.testing.assert_array_equal, weights.variables, variables)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from yolojax.model.network import Network, abstract_variables, init_variables
-from yolojax.model.spec import load_spec
+from yolojax.model.spec import ModelSpec, load_spec
 
 
 def flat(tree):
@@ -226,3 +226,16 @@ def test_images_must_be_float_and_fit_the_strides(tiny):
         Network(spec).apply(variables, jnp.zeros((1, 32, 32, 3), jnp.uint8))
     with pytest.raises(ValueError, match="multiples of 16"):
         Network(spec).apply(variables, jnp.zeros((1, 32, 40, 3)))
+
+
+@pytest.mark.parametrize(("detected", "deepest"), [((3, 4), 5), ((2, 3, 4, 5), 5), ((3, 4, 5, 6, 7), 7)])
+def test_any_levels_can_be_detected_at(pyramid, detected, deepest):
+    spec = ModelSpec.from_dict(pyramid(*detected, deepest=deepest))
+    variables = jax.eval_shape(lambda: init_variables(spec, jax.random.key(0)))
+    images = jax.ShapeDtypeStruct((1, spec.stride, 2 * spec.stride, 3), jnp.float32)
+    heads = jax.eval_shape(Network(spec).apply, variables, images)
+    assert [head.shape[1:3] for head in heads] == [
+        (spec.stride // 2**level, 2 * spec.stride // 2**level) for level in detected
+    ]
+    with pytest.raises(ValueError, match=f"multiples of {2**deepest}"):
+        jax.eval_shape(Network(spec).apply, variables, jax.ShapeDtypeStruct((1, 2**deepest // 2, 64, 3), jnp.float32))

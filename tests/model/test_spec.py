@@ -81,7 +81,7 @@ BAD = [
     (("ch", 1), "3 channels, not 1"),
     (("depth_multiple", -1), "key 'depth_multiple'"),
     (("width_multiple", "wide"), "key 'width_multiple'"),
-    (("anchors", 3), "key 'anchors'"),
+    (("anchors", -3), "key 'anchors'"),
     (("anchors", [[10, 13, 16]] * 3), "key 'anchors'"),
     (("anchors", [[10, 13]] * 2), "2 lines, but Detect has 3 levels"),
     (("anchors", [[10, 13], [10, 13], [10, 13, 20, 20]]), "same number"),
@@ -125,3 +125,48 @@ def test_a_bad_spec_is_one_clear_error(content, change, message):
 def test_a_missing_file_lists_what_exists():
     with pytest.raises(UserError, match="yolov5n6"):
         load_spec("yolov5q")
+
+
+LEVELS = [((3, 4), 5), ((4,), 5), ((2, 3, 4, 5), 5), ((3, 4, 5, 6, 7), 7), ((3, 5), 5), ((3, 4), 7), ((1, 2), 3)]
+
+
+@pytest.mark.parametrize(("detected", "deepest"), LEVELS)
+def test_image_sizes_follow_the_largest_stride_inside(pyramid, detected, deepest):
+    spec = ModelSpec.from_dict(pyramid(*detected, deepest=deepest))
+    assert spec.strides == tuple(2**level for level in detected)
+    assert spec.coarsest == 2**deepest
+    assert spec.stride == max(32, 2**deepest)
+
+
+def test_more_levels_than_the_loss_has_weights_for_are_refused(pyramid):
+    with pytest.raises(UserError, match=r"^model: layer 22: Detect has 6 levels; the loss has weights for 5"):
+        ModelSpec.from_dict(pyramid(2, 3, 4, 5, 6, 7, deepest=7))
+
+
+@pytest.mark.parametrize(
+    ("detected", "deepest", "shipped"),
+    [((3, 4, 5), 5, "yolov5n"), ((3, 4, 5, 6), 6, "yolov5n6"), ((3, 4), 5, "yolov5n")],
+)
+def test_a_number_of_anchors_takes_those_of_the_nearest_model(pyramid, detected, deepest, shipped):
+    spec = ModelSpec.from_dict(pyramid(*detected, deepest=deepest, anchors=3))
+    assert spec.anchors == load_spec(shipped).anchors[: len(detected)]
+    assert not spec.own_anchors
+    assert spec.with_anchors(spec.anchors).own_anchors
+    assert not spec.with_classes(9).own_anchors
+    assert ModelSpec.from_dict(spec.to_dict()).anchors == spec.anchors
+
+
+def test_anchors_grow_with_the_stride_where_no_model_has_the_level(pyramid):
+    spec = ModelSpec.from_dict(pyramid(2, 3, 4, 7, deepest=7, anchors=5))
+    areas = [[w * h for w, h in level] for level in spec.anchors]
+    assert [len(level) for level in areas] == [5, 5, 5, 5]
+    assert all(min(level) > 0 for level in areas)
+    assert [max(level) for level in areas] == sorted(max(level) for level in areas)
+    one = ModelSpec.from_dict(pyramid(3, 4, 5, anchors=1))
+    assert one.anchors == tuple((level[1],) for level in load_spec("yolov5n").anchors)
+
+
+@pytest.mark.parametrize("anchors", [0, -1, True, 2.5, "three", 101])
+def test_another_number_of_anchors_is_refused(pyramid, anchors):
+    with pytest.raises(UserError, match="or how many anchors each level has, found"):
+        ModelSpec.from_dict(pyramid(3, 4, 5, anchors=anchors))

@@ -9,13 +9,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import yaml
 
 from yolojax.data.stream import TrainingStream
 from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import Evaluation
+from yolojax.model.network import init_variables
+from yolojax.model.spec import load_spec
 from yolojax.training import loop
 from yolojax.training.checkpoints import Checkpoints
 from yolojax.training.loop import train
@@ -25,6 +29,7 @@ from yolojax.training.settings import TrainSettings
 from yolojax.training.setup import prepare
 from yolojax.training.trackers import Trackers
 from yolojax.weights.find import load_weights
+from yolojax.weights.store import Weights, save_weights
 
 # Runs the command line in a process that sends itself a signal when it hands a given batch to the device.
 SIGNALLED = """
@@ -332,5 +337,53 @@ def test_a_setting_that_no_run_can_have_is_refused(settings, changes, message):
 def test_an_image_size_between_two_strides_is_rounded_up(settings, caplog):
     with caplog.at_level("WARNING", "yolojax"):
         results = train(settings(imgsz=50, epochs=1))
-    assert "--img 50 is not a multiple of the stride 16: 64 is used" in caplog.text
+    assert "--img 50 is not a multiple of the stride 32: 64 is used" in caplog.text
     assert results["epochs"] == 1
+
+
+@pytest.fixture
+def odd_model(pyramid, tmp_path_factory):
+    def write(*levels, **options):
+        file = tmp_path_factory.mktemp("odd") / "odd.yaml"
+        file.write_text(yaml.safe_dump(pyramid(*levels, **options)))
+        return str(file)
+
+    return write
+
+
+def test_a_network_without_its_coarsest_level_trains(settings, odd_model):
+    results = train(settings(cfg=odd_model(3, 4), imgsz=64, epochs=1, noplots=True))
+    assert results["epochs"] == 1
+    assert len(load_weights(results["weights"]).spec.strides) == 2
+
+
+def test_a_number_of_anchors_is_found_for_the_boxes(settings, odd_model, caplog):
+    with caplog.at_level("INFO", "yolojax"):
+        job, _ = prepare(settings(cfg=odd_model(4, 5, anchors=3)))
+    assert "odd asks for 3 anchors per level; they were found for the boxes and fit" in caplog.text
+    sides = [side for level in job.spec.anchors for anchor in level for side in anchor]
+    assert len(sides) == 12
+    assert all(8 <= side <= 26 for side in sides)  # squares of 10 to 24 px
+    assert job.spec.own_anchors
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"noautoanchor": True}, "--noautoanchor"), ({}, "too few different boxes to find them for")],
+)
+def test_anchors_that_cannot_be_found_are_taken_over(settings, odd_model, caplog, changes, reason):
+    job, _ = prepare(settings(cfg=odd_model(3, 4, 5, anchors=50 if not changes else 3), **changes))
+    assert (
+        f"asks for {len(job.spec.anchors[0])} anchors per level ({reason}): those of yolov5n are taken" in caplog.text
+    )
+    if changes:
+        assert job.spec.anchors == load_spec("yolov5n").anchors
+
+
+def test_anchors_of_the_weights_come_before_those_of_a_shipped_model(settings, odd_model, tmp_path, caplog):
+    spec = load_spec(odd_model(3, 4, 5))
+    variables = jax.tree.map(np.asarray, init_variables(spec, jax.random.key(0)))
+    save_weights(tmp_path / "w", Weights(spec=spec, names=("blue", "red"), variables=variables, source={}))
+    job, _ = prepare(settings(cfg=odd_model(3, 4, 5, anchors=3), weights=str(tmp_path / "w"), noautoanchor=True))
+    assert "(--noautoanchor): those of the weights are taken" in caplog.text
+    assert job.spec.anchors == spec.anchors != load_spec("yolov5n").anchors

@@ -41,7 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
     from yolojax.inference.export import Form, check_installed, check_onnx_form
     from yolojax.inference.roundtrip import export_and_check
     from yolojax.runtime import select_devices
-    from yolojax.weights.find import EMBEDDED_WEIGHTS, load_weights
+    from yolojax.weights.card import run_facts
+    from yolojax.weights.find import EMBEDDED_WEIGHTS, find_weights, load_weights
 
     for name in settings.include:
         check_installed(name)
@@ -54,7 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     select_devices(settings.device)
     source = settings.weights or EMBEDDED_WEIGHTS
-    weights = load_weights(source)
+    path = find_weights(source)
+    weights = load_weights(path)
     form = Form(
         image_size=choose_image_size(settings.imgsz, (weights,)),
         batch_size=None if settings.dynamic else settings.batch_size,
@@ -64,9 +66,10 @@ def run(arguments: argparse.Namespace) -> int:
     if "onnx" in settings.include:
         check_onnx_form(form)
     folder = new_run_folder(settings.project, settings.name, settings.exist_ok)
-    stem = Path(source).name.removesuffix(".pt")
+    stem = Path(source).name.removesuffix(".pt").removesuffix(".safetensors")
     rows = [
-        export_and_check(name, folder / stem, weights, form, settings.opset) for name in dict.fromkeys(settings.include)
+        export_and_check(name, folder / stem, weights, form, settings.opset, run_facts(path))
+        for name in dict.fromkeys(settings.include)
     ]
 
     table = Table("format", "file", "MB", "boxes ± px", "scores ±", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,7 +103,7 @@ class Detector:
         """
         detections: list[NDArray[np.float32]] = [np.zeros((0, 6), np.float32)] * len(images)
         self.stopwatch.start()
-        stride = max(max(item.spec.strides) for item in self.weights)
+        stride = math.lcm(*(item.spec.stride for item in self.weights))
         fitted = [fit(image, self.image_size, stride) for image in images]
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, (image, _) in enumerate(fitted):
@@ -192,7 +193,7 @@ def make_detector(settings: InferenceSettings) -> Detector:
 
 def choose_image_size(wanted: tuple[int, ...] | None, weights: Sequence[Weights]) -> tuple[int, int]:
     """(height, width) in whole strides: what the user wants, else what the weights were trained at, else 640."""
-    stride = max(max(item.spec.strides) for item in weights)
+    stride = math.lcm(*(item.spec.stride for item in weights))
     sides = wanted or (int(weights[0].source.get("image_size", 640)),)
     whole = {side: whole_strides(side, stride) for side in sides}
     return whole[sides[0]], whole[sides[-1]]

@@ -13,6 +13,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from yolojax.errors import UserError
 from yolojax.evaluation.nms import NmsSettings, suppress_batch
 from yolojax.files import write_file, write_json
 from yolojax.inference.fuse import apply_fused, fuse
+from yolojax.inference.promise import expiry, promise
 from yolojax.model.convolution import for_any_platform
 from yolojax.model.decode import decode
 from yolojax.model.images import normalise
@@ -32,9 +34,17 @@ from yolojax.model.network import Network
 from yolojax.version import __version__
 from yolojax.weights.store import Weights
 
+log = logging.getLogger(__name__)
+
 PLATFORMS = ("cpu", "cuda", "tpu")
 ONNX_OPSET = 18
-NEEDS = {"stablehlo": (), "onnx": ("jax2onnx", "onnx", "onnxruntime"), "torch": ("torch",)}  # packages of each way out
+# Packages of each way out.
+NEEDS = {
+    "stablehlo": (),
+    "onnx": ("jax2onnx", "onnx", "onnxruntime"),
+    "torch": ("torch",),
+    "safetensors": ("safetensors",),
+}
 
 Outputs = tuple[np.ndarray, ...]
 ExportedProgram = Callable[[np.ndarray], Outputs]
@@ -90,7 +100,8 @@ def write_stablehlo(path: Path, weights: Weights, form: Form) -> None:
     exported = export.export(jax.jit(program), platforms=PLATFORMS)(argument)
     write_file(path, bytes(exported.serialize()))
     takes = "uint8 RGB (batch, height, width, 3)"
-    write_json(path.with_name(f"{path.name}.json"), {**_facts(weights, form), "input": takes, "platforms": PLATFORMS})
+    facts = {**_facts(weights, form), "input": takes, "platforms": PLATFORMS, **promise(date.today())}
+    write_json(path.with_name(f"{path.name}.json"), facts)
 
 
 def write_onnx(path: Path, weights: Weights, form: Form, opset: int = ONNX_OPSET) -> None:
@@ -146,10 +157,23 @@ def check_onnx_form(form: Form) -> None:
 
 
 def read_stablehlo(path: Path) -> ExportedProgram:
-    """A StableHLO file as a function of images ``(B, H, W, 3)`` uint8 RGB; compiled once per batch size."""
+    """A StableHLO file as a function of images ``(B, H, W, 3)`` uint8 RGB; compiled once per batch size.
+
+    Raises:
+      UserError: this JAX cannot read it; where the promise for it is over, the message says so.
+    """
     from jax import export
 
-    call = jax.jit(export.deserialize(bytearray(path.read_bytes())).call)
+    expired = expiry(path, date.today())
+    try:
+        call = jax.jit(export.deserialize(bytearray(path.read_bytes())).call)
+    except Exception as error:  # of many kinds, for a damaged file and for one that is too old
+        reason = (str(error) or repr(error)).splitlines()[0][:200]
+        raise UserError(
+            expired or f"{path}: jax {jax.__version__} cannot read it ({reason}); export it again"
+        ) from error
+    if expired:
+        log.warning("%s (this version, jax %s, still reads it)", expired, jax.__version__)
     return lambda images: tuple(map(np.asarray, jax.tree.leaves(call(images))))
 
 
@@ -201,7 +225,7 @@ def _facts(weights: Weights, form: Form) -> dict[str, Any]:
     """What a program must know that reads the file."""
     facts: dict[str, Any] = {
         "names": list(weights.names),
-        "stride": max(weights.spec.strides),
+        "stride": weights.spec.stride,
         "image_size": list(form.image_size),
         "batch": form.batch_size or "any",
         "dtype": form.dtype,

@@ -72,7 +72,7 @@ def _augmented(
             boxes = decode(heads, spec)[:, : -_count(heads[-1])]
         else:
             view = images[:, :, ::-1] if mirrored else images
-            own = run(_shrink(view, scale, max(spec.strides)))
+            own = run(_shrink(view, scale, spec.stride))
             boxes = decode(own, spec)
             boxes = boxes.at[..., :4].divide(scale)
             if mirrored:

@@ -24,21 +24,26 @@ from yolojax.inference.export import (
     write_stablehlo,
 )
 from yolojax.inference.predictor import make_predict
+from yolojax.weights.card import RunFacts, model_card
+from yolojax.weights.safetensors import ARRAYS, read_safetensors, write_safetensors
 from yolojax.weights.store import Weights
 
 # How far a file may be from its network before the check fails.
 MOST_PIXELS, MOST_SCORE = 0.1, 0.001
 
 
-def export_and_check(name: str, stem: Path, weights: Weights, form: Form, opset: int) -> dict[str, Any]:
+def export_and_check(
+    name: str, stem: Path, weights: Weights, form: Form, opset: int, facts: RunFacts
+) -> dict[str, Any]:
     """Write one file, run it on images painted for it, and compare.
 
     Args:
-      name: of the format: ``stablehlo``, ``onnx`` or ``torch``.
+      name: of the format: ``stablehlo``, ``onnx``, ``torch`` or ``safetensors``.
       stem: of the file, without its ending.
       weights: the network.
       form: what the file takes and gives.
       opset: version of ONNX's operators.
+      facts: of the training, for a model card.
 
     Returns:
       ``format file size_mb box_difference_px score_difference compared ok``; a difference is ``None`` where nothing can be compared.
@@ -55,6 +60,10 @@ def export_and_check(name: str, stem: Path, weights: Weights, form: Form, opset:
         path = stem.with_name(f"{stem.name}.pt")
         write_checkpoint(path, weights)
         outputs = _run(read_checkpoint(path), form, images)
+    elif name == "safetensors":
+        path = stem / ARRAYS
+        write_safetensors(stem, weights, model_card(weights, facts))
+        outputs = _run(read_safetensors(path), form, images)
     elif name == "onnx":
         path = stem.with_name(f"{stem.name}.onnx")
         write_onnx(path, weights, form, opset)
@@ -66,7 +75,7 @@ def export_and_check(name: str, stem: Path, weights: Weights, form: Form, opset:
     pixels, score = largest_differences(outputs, expected)
     return {
         "format": name,
-        "file": path.name,
+        "file": str(path.relative_to(stem.parent)),
         "size_mb": path.stat().st_size / 1e6,
         "box_difference_px": pixels if math.isfinite(pixels) else None,
         "score_difference": score if math.isfinite(score) else None,

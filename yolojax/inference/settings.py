@@ -10,7 +10,7 @@ from yolojax.flags import at_least, flag, fraction
 
 Dtype = Literal["float32", "bfloat16"]
 WAYS = ("float32", "unfused", "bfloat16", "stablehlo", "onnx")
-EXPORTS = ("stablehlo", "onnx", "torch")
+EXPORTS = ("stablehlo", "onnx", "torch", "safetensors")
 _OTHER_EXPORTS = (
     "torchscript", "openvino", "engine", "coreml", "saved_model", "pb", "tflite", "edgetpu", "tfjs", "paddle", "ncnn",
 )  # fmt: skip
@@ -156,7 +156,9 @@ class ExportSettings(_WithDtype):
         None, "a .pt, a weights directory, a run folder or a name; default: the embedded yolov5n"
     )
     include: tuple[str, ...] = flag(
-        ("stablehlo",), "stablehlo, onnx, torch (a .pt for YOLOv5 and its own exports)", nargs="+"
+        ("stablehlo",),
+        "stablehlo, onnx, torch (a .pt for YOLOv5 and its own exports), safetensors (a folder for the Hugging Face Hub)",
+        nargs="+",
     )
     imgsz: tuple[int, ...] | None = flag(
         None,

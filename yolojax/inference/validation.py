@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ class Validation:
             image_size=image_size or self.image_size,
             batch_size=self.batch_size,
             rectangular=self.rectangular,
-            stride=max(max(item.spec.strides) for item in self.weights),
+            stride=math.lcm(*(item.spec.stride for item in self.weights)),
             pad=0.5,
         )
 
@@ -212,7 +213,7 @@ def prepare_validation(settings: ValSettings, devices: Sequence[jax.Device]) -> 
         weights=weights,
         samples=samples,
         names=names,
-        image_size=whole_strides(size, max(max(item.spec.strides) for item in weights)),
+        image_size=whole_strides(size, math.lcm(*(item.spec.stride for item in weights))),
         batch_size=batch_size,
         nms=NmsSettings(
             confidence=0.25 if speed else settings.conf_thres,

@@ -37,7 +37,7 @@ class Network(nn.Module):
         """Run the network.
 
         Args:
-          images: ``(B, H, W, 3)`` RGB, float, 0 to 1; H and W are multiples of the greatest stride.
+          images: ``(B, H, W, 3)`` RGB, float, 0 to 1; H and W are multiples of ``spec.coarsest``.
           train: use the statistics of the batch and move the running ones; needs ``mutable=["batch_stats"]``.
 
         Returns:
@@ -45,8 +45,8 @@ class Network(nn.Module):
         """
         if not jnp.issubdtype(images.dtype, jnp.floating):
             raise TypeError(f"images must be float in 0 to 1, not {images.dtype}")
-        if any(side % max(self.spec.strides) for side in images.shape[1:3]):
-            raise ValueError(f"image sides {images.shape[1:3]} must be multiples of {max(self.spec.strides)}")
+        if any(side % self.spec.coarsest for side in images.shape[1:3]):
+            raise ValueError(f"image sides {images.shape[1:3]} must be multiples of {self.spec.coarsest}")
         mode = Mode(train, self.fixed_bn)
         images = images if self.dtype is None else images.astype(self.dtype)
         outputs: list[Array] = []
@@ -92,7 +92,7 @@ def init_variables(spec: ModelSpec, key: Array) -> Variables:
 
 def abstract_variables(spec: ModelSpec) -> Variables:
     """Shapes and dtypes of ``init_variables``, without computing anything."""
-    side = max(spec.strides)
+    side = spec.coarsest
     images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     return jax.eval_shape(Network(spec).init, jax.random.key(0), images)
 

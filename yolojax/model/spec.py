@@ -15,6 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeGuard, cast, get_args
 
+import numpy as np
+
 from yolojax.config import check_keys, find_config, read_yaml
 from yolojax.errors import UserError
 
@@ -24,6 +26,8 @@ Module = Literal["Conv", "C3", "SPPF", "Upsample", "Concat", "Detect"]
 Anchors = tuple[tuple[tuple[float, float], ...], ...]
 
 _KEYS = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head", "name", "ch")
+_LEAST_STRIDE = 32  # of image sizes
+_MOST_LEVELS, _MOST_ANCHORS = 5, 100
 # Least and most arguments of each module.
 _ARGUMENTS: Mapping[str, tuple[int, int]] = {
     "Conv": (1, 4),
@@ -87,6 +91,7 @@ class ModelSpec:
       name: for messages and tables (``yolov5n``).
       classes: number of classes.
       anchors: per level, per anchor, ``(width, height)`` in pixels of the network input.
+      own_anchors: False where the file says only how many anchors a level has: ``anchors`` are those of the nearest shipped model then.
       depth_multiple: factor on the repeats of ``C3``.
       width_multiple: factor on the channels.
       layers: the lines of the file.
@@ -100,9 +105,14 @@ class ModelSpec:
     width_multiple: float
     layers: tuple[LayerSpec, ...]
     backbone: int
+    own_anchors: bool = True
 
     def __post_init__(self) -> None:
         levels = len(self.resolved[-1].sources)
+        if levels > _MOST_LEVELS:
+            raise UserError(
+                f"layer {len(self.layers) - 1}: Detect has {levels} levels; the loss has weights for {_MOST_LEVELS}"
+            )
         if len(self.anchors) != levels:
             raise UserError(f"key 'anchors': {len(self.anchors)} lines, but Detect has {levels} levels")
         if len({len(level) for level in self.anchors}) != 1:
@@ -119,6 +129,16 @@ class ModelSpec:
     def strides(self) -> tuple[int, ...]:
         """Pixels per cell of each level."""
         return tuple(self.resolved[source].reduction for source in self.resolved[-1].sources)
+
+    @cached_property
+    def coarsest(self) -> int:
+        """Pixels that image sides must be multiples of: every stride inside the network divides it, also where Detect reads none so coarse."""
+        return math.lcm(*(layer.reduction for layer in self.resolved))
+
+    @cached_property
+    def stride(self) -> int:
+        """Pixels that image sides are made multiples of: ``coarsest``, but at least 32, as in YOLOv5."""
+        return math.lcm(_LEAST_STRIDE, self.coarsest)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data in the form of the YAML file; ``from_dict`` reads it back."""
@@ -162,18 +182,24 @@ class ModelSpec:
         classes = content.get("nc")
         if not _is_integer(classes) or classes < 1:
             raise UserError(f"{where}: key 'nc': expected a number of classes, found {classes!r}")
+        count = _anchor_count(content.get("anchors"))
         settings: dict[str, Any] = {
             "name": str(content.get("name", Path(str(where)).stem)),
             "classes": classes,
-            "anchors": _read_anchors(content.get("anchors"), where),
+            "anchors": _read_anchors([[1, 1] * count] if count else content.get("anchors"), where),
             "depth_multiple": _positive(content, "depth_multiple", where),
             "width_multiple": _positive(content, "width_multiple", where),
             "layers": tuple(_read_layer(line, f"{where}: layer {index}") for index, line in enumerate(layers)),
         }
+        if count:  # only now is it known for how many levels
+            settings["anchors"] *= len(settings["layers"][-1].sources)
         try:
             spec = cls(backbone=backbone, **settings)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
+        if count:
+            anchors = _shipped_anchors(spec.strides, count)
+            return dataclasses.replace(spec.with_anchors(anchors), own_anchors=False)
         return spec if _areas_follow(spec.anchors, spec.strides) else spec.with_anchors(spec.anchors[::-1])
 
     def with_classes(self, classes: int) -> ModelSpec:
@@ -182,9 +208,8 @@ class ModelSpec:
 
     def with_anchors(self, anchors: Sequence[Sequence[Sequence[float]]]) -> ModelSpec:
         """The same network with other anchors: per level, per anchor, ``(width, height)`` in pixels."""
-        return dataclasses.replace(
-            self, anchors=tuple(tuple((float(w), float(h)) for w, h in level) for level in anchors)
-        )
+        pairs = tuple(tuple((float(w), float(h)) for w, h in level) for level in anchors)
+        return dataclasses.replace(self, anchors=pairs, own_anchors=True)
 
 
 def load_spec(name: str | Path, classes: int | None = None) -> ModelSpec:
@@ -228,9 +253,35 @@ def _read_anchors(value: Any, where: str | Path) -> Anchors:
     ]
     if not rows or not all(good):
         raise UserError(
-            f"{where}: key 'anchors': expected one list 'width, height, width, height, …' per level, found {value!r}"
+            f"{where}: key 'anchors': expected one list 'width, height, width, height, …' per level, "
+            f"or how many anchors each level has, found {value!r}"
         )
     return tuple(tuple((float(w), float(h)) for w, h in zip(row[::2], row[1::2], strict=True)) for row in rows)
+
+
+def _anchor_count(value: Any) -> int | None:
+    """How many anchors a file asks for that leaves it to others to find them."""
+    return value if _is_integer(value) and 0 < value <= _MOST_ANCHORS else None
+
+
+def nearest_shipped(strides: Sequence[int]) -> str:
+    """The shipped model whose levels are most like these: P6 from stride 64 on."""
+    return "yolov5n6" if max(strides) >= 64 else "yolov5n"
+
+
+def _shipped_anchors(strides: Sequence[int], count: int) -> Anchors:
+    """``count`` anchors for each level, like those of the nearest shipped model at the nearest stride."""
+    shipped = load_spec(nearest_shipped(strides))
+    levels = dict(zip(shipped.strides, shipped.anchors, strict=True))
+
+    def level(stride: int) -> tuple[tuple[float, float], ...]:
+        nearest = min(levels, key=lambda known: abs(math.log(known / stride)))
+        sides = np.log(np.asarray(levels[nearest]) * (stride / nearest))
+        places = np.linspace(0, len(sides) - 1, count) if count > 1 else np.array([(len(sides) - 1) / 2])
+        between = [np.exp(np.interp(places, np.arange(len(sides)), sides[:, axis])) for axis in (0, 1)]
+        return tuple((round(float(w), 2), round(float(h), 2)) for w, h in zip(*between, strict=True))
+
+    return tuple(level(stride) for stride in strides)
 
 
 def _areas_follow(anchors: Anchors, strides: Sequence[int]) -> bool:

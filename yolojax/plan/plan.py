@@ -85,8 +85,8 @@ def plan(settings: PlanSettings, spec: ModelSpec) -> Iterator[Row]:
     Raises:
       UserError: a freeze or target is wrong, before anything is compiled; or a target cannot be compiled for.
     """
-    if settings.imgsz % max(spec.strides):
-        raise UserError(f"--img {settings.imgsz}: must be a multiple of the stride {max(spec.strides)}")
+    if settings.imgsz % spec.stride:
+        raise UserError(f"--img {settings.imgsz}: must be a multiple of the stride {spec.stride}")
     targets = [load_target(name) for name in dict.fromkeys(settings.target)]
     planned_phases(settings, spec)
     for target in targets:

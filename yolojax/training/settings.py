@@ -105,7 +105,10 @@ class TrainSettings:
     seed: int = flag(0, "seed of weights, order and augmentation")
     wandb: bool = flag(False, "send metrics and figures to Weights & Biases")
     entity: str | None = flag(None, "user or team of Weights & Biases")
-    strict: bool = flag(False, "refuse to train when the data check finds anything, or when layers that start from random numbers are frozen")
+    strict: bool = flag(
+        False,
+        "refuse to train when the data check finds anything, or when layers that start from random numbers are frozen",
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""

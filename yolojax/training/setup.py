@@ -32,7 +32,7 @@ from yolojax.freezing.random_layers import frozen_random, random_sentence
 from yolojax.hyperparameters import Hyperparameters, load_hyperparameters
 from yolojax.mesh import make_mesh
 from yolojax.model.network import Variables, abstract_variables, init_variables, parameter_sizes
-from yolojax.model.spec import ModelSpec, load_spec, whole_strides
+from yolojax.model.spec import ModelSpec, load_spec, nearest_shipped, whole_strides
 from yolojax.runtime import select_devices
 from yolojax.training.loss import LossSettings
 from yolojax.training.optimizer import OptimizerSettings
@@ -111,7 +111,7 @@ class Job:
     @property
     def image_sizes(self) -> tuple[int, ...]:
         """The sides that ``--multi-scale`` samples from: seven between half and one and a half of the image size, in whole strides."""
-        stride = max(self.spec.strides)
+        stride = self.spec.stride
         factors = np.linspace(0.5, 1.5, 7)
         return tuple(sorted({max(round(factor * self.image_size / stride), 1) * stride for factor in factors}))
 
@@ -184,7 +184,7 @@ def prepare(settings: TrainSettings) -> tuple[Job, Variables]:
     weights = _initial_weights(settings)
     spec = _architecture(settings, weights, len(names))
     strategy = load_strategy(settings.freeze, sizes=partial(parameter_sizes, spec))
-    image_size = whole_strides(resolved.imgsz, max(spec.strides))
+    image_size = whole_strides(resolved.imgsz, spec.stride)
     _check_batch_size(resolved.batch_size, devices)
     if settings.albumentations:
         load_effects()
@@ -192,7 +192,7 @@ def prepare(settings: TrainSettings) -> tuple[Job, Variables]:
         require_clean(data, ("train", "val"))
     train = open_split(data, "train", single_class=settings.single_cls, needs_boxes=True)
     val = open_split(data, "val", single_class=settings.single_cls)
-    spec = _fit_anchors(settings, hyperparameters, spec, train.samples, image_size)
+    spec = _fit_anchors(settings, hyperparameters, spec, weights, train.samples, image_size)
     variables, source, fresh = _place(weights, spec, settings.seed)
     _check_random_layers(settings, strategy, resolved.epochs, spec, tuple(flatten(variables["params"])), fresh)
     resolved = replace(resolved, imgsz=image_size)
@@ -242,7 +242,7 @@ def _make_job(
     devices: Sequence[jax.Device],
 ) -> Job:
     spec, (train, val) = network.spec, splits
-    shapes, stride = abstract_variables(spec), max(spec.strides)
+    shapes, stride = abstract_variables(spec), spec.stride
     rehearse(strategy, tuple(flatten(shapes["params"])), resolved.epochs, spec.name)
     stream = training_stream(
         train.samples,
@@ -376,10 +376,13 @@ def _fit_anchors(
     settings: TrainSettings,
     hyperparameters: Hyperparameters,
     spec: ModelSpec,
+    weights: Weights | None,
     samples: Sequence[Sample],
     image_size: int,
 ) -> ModelSpec:
     """The network with anchors that fit the boxes: its own where they do, or where ``--noautoanchor`` says so."""
+    if not spec.own_anchors and not hyperparameters.anchors:
+        return _find_anchors(settings, hyperparameters, spec, weights, samples, image_size)
     if settings.noautoanchor:
         return spec
     anchors = spec.anchors
@@ -394,3 +397,30 @@ def _fit_anchors(
     shown = " | ".join(" ".join(f"{w:g},{h:g}" for w, h in level) for level in check.anchors)
     log.warning("%s; they replace those of %s (--noautoanchor keeps them): %s", check.reason, spec.name, shown)
     return spec.with_anchors(check.anchors)
+
+
+def _find_anchors(
+    settings: TrainSettings,
+    hyperparameters: Hyperparameters,
+    spec: ModelSpec,
+    weights: Weights | None,
+    samples: Sequence[Sample],
+    image_size: int,
+) -> ModelSpec:
+    """Anchors for a network whose file says only how many each level has: found for the boxes, or taken over where there are too few."""
+    count = len(spec.anchors[0])
+    asked = f"{spec.name} asks for {count} anchors per level"
+    if not settings.noautoanchor:
+        # No box is near these, so that any that can be found are better.
+        useless = tuple(((stride / 10_000, stride / 10_000),) * count for stride in spec.strides)
+        check = check_anchors(samples, useless, image_size, hyperparameters.anchor_t, settings.seed)
+        if check.anchors is not None:
+            shown = " | ".join(" ".join(f"{w:g},{h:g}" for w, h in level) for level in check.anchors)
+            log.info("%s; they were found for the boxes and fit %.2f%%: %s", asked, 100 * check.new_recall, shown)
+            return spec.with_anchors(check.anchors)
+    reason = "--noautoanchor" if settings.noautoanchor else "too few different boxes to find them for"
+    if weights and weights.spec.strides == spec.strides and len(weights.spec.anchors[0]) == count:
+        log.warning("%s (%s): those of the weights are taken", asked, reason)
+        return spec.with_anchors(weights.spec.anchors)
+    log.warning("%s (%s): those of %s are taken", asked, reason, nearest_shipped(spec.strides))
+    return spec.with_anchors(spec.anchors)

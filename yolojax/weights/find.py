@@ -7,6 +7,8 @@ from pathlib import Path
 
 from yolojax.config import configs_root
 from yolojax.errors import UserError
+from yolojax.weights.safetensors import ARRAYS as SAFETENSORS
+from yolojax.weights.safetensors import read_safetensors
 from yolojax.weights.store import Weights, is_weights_folder, read_weights, replaced
 
 EMBEDDED_WEIGHTS = "yolov5n-shapes"
@@ -17,8 +19,9 @@ def load_weights(source: str | Path) -> Weights:
     """The weights that a user means.
 
     Args:
-      source: a ``.pt`` checkpoint of YOLOv5, a weights directory, a run folder (its best weights, else its last), or a name (``yolov5m``) that is
-        looked for in the working directory, in ``weights/``, in the folder ``$YOLOJAX_WEIGHTS`` and among the shipped ones.
+      source: a ``.pt`` checkpoint of YOLOv5, a weights directory, a run folder (its best weights, else its last), a ``.safetensors`` file of
+        ours or the folder of one, or a name (``yolov5m``) that is looked for in the working directory, in ``weights/``, in the folder
+        ``$YOLOJAX_WEIGHTS`` and among the shipped ones.
 
     Returns:
       Weights with float32 arrays that fit their architecture.
@@ -29,6 +32,8 @@ def load_weights(source: str | Path) -> Weights:
     path = find_weights(source)
     if path.is_dir():
         return read_weights(path)
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
     if path.suffix in (".onnx", ".stablehlo"):
         raise UserError(
             f"{path}: is an export; give the weights that it was made from ('yolojax bench' measures exports)"
@@ -54,6 +59,8 @@ def find_weights(source: str | Path) -> Path:
         for candidate in inside:
             if is_weights_folder(candidate):
                 return candidate
+        if (path / SAFETENSORS).is_file():
+            return path / SAFETENSORS
         raise UserError(f"{source}: is neither a weights directory nor a run folder (no weights.json, no weights/best)")
     stem = path.name.removesuffix(".pt")
     folders = [

@@ -71,13 +71,7 @@ def save_weights(directory: str | Path, weights: Weights) -> None:
     target = Path(directory).absolute()
     if target.exists() and not is_weights_folder(target) and not (target.is_dir() and not any(target.iterdir())):
         raise UserError(f"{directory}: exists and is not a weights directory; it is left as it is, name another place")
-    record = {
-        "format": _FORMAT,
-        "architecture": weights.spec.to_dict(),
-        "classes": list(weights.names),
-        "strides": list(weights.spec.strides),
-        "source": dict(weights.source),
-    }
+    record = weights_record(weights)
     writing = target.with_name(f".{target.name}.writing")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -98,6 +92,51 @@ def save_weights(directory: str | Path, weights: Weights) -> None:
         if reason is None:
             raise
         raise UserError(f"{directory}: cannot be written ({reason}); what was there before is untouched") from error
+
+
+def weights_record(weights: Weights) -> dict[str, Any]:
+    """All about weights but their arrays, as JSON values; ``weights_from`` puts both together again."""
+    return {
+        "format": _FORMAT,
+        "architecture": weights.spec.to_dict(),
+        "classes": list(weights.names),
+        "strides": list(weights.spec.strides),
+        "source": dict(weights.source),
+    }
+
+
+def weights_from(record: Any, arrays: Mapping[str, Any], record_place: Path, place: Path) -> Weights:
+    """The weights that a record and arrays make.
+
+    Args:
+      record: of ``weights_record``.
+      arrays: by path with collection, ``params/model_0/conv/kernel``.
+      record_place: file of the record, for errors.
+      place: of both, for errors.
+
+    Returns:
+      Weights with float32 arrays that fit their architecture.
+
+    Raises:
+      UserError: the record is damaged or of another format, or the arrays do not fit its architecture.
+    """
+    try:
+        if record["format"] != _FORMAT:
+            raise UserError(f"{place}: has the format {record['format']!r}, this version reads {_FORMAT!r}")
+        spec = ModelSpec.from_dict(record["architecture"], record_place)
+        names, source = tuple(map(str, record["classes"])), dict(record["source"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{record_place}: is damaged ({error!r}); convert or train the weights again") from error
+    problems = differences(
+        {path: leaf.shape for path, leaf in flatten(abstract_variables(spec)).items()},
+        {path: leaf.shape for path, leaf in arrays.items()},
+    )
+    if len(names) != spec.classes:
+        problems.append(f"{len(names)} class names for {spec.classes} classes")
+    if problems:
+        raise UserError(f"{place}: arrays and architecture do not fit; " + "; ".join(problems))
+    variables = unflatten({path: np.asarray(leaf, np.float32) for path, leaf in arrays.items()})
+    return Weights(spec=spec, names=names, variables=variables, source=source)
 
 
 def transfer(weights: Weights, spec: ModelSpec, key: jax.Array) -> Transfer:
@@ -178,30 +217,17 @@ def read_weights(directory: Path) -> Weights:
     """
     try:
         record = json.loads((directory / _RECORD).read_text(encoding="utf-8"))
-        if record["format"] != _FORMAT:
-            raise UserError(f"{directory}: has the format {record['format']!r}, this version reads {_FORMAT!r}")
-        spec = ModelSpec.from_dict(record["architecture"], directory / _RECORD)
-        names, source = tuple(map(str, record["classes"])), dict(record["source"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{directory / _RECORD}: is damaged ({error!r}); convert or train the weights again") from error
     try:
         with _checkpointer() as checkpointer:
-            variables = checkpointer.restore((directory / _ARRAYS).absolute())
-        arrays = {path: np.asarray(leaf, np.float32) for path, leaf in flatten(variables).items()}
+            arrays = flatten(checkpointer.restore((directory / _ARRAYS).absolute()))
     except Exception as error:  # Orbax raises many kinds for a damaged file
         reason = str(error).splitlines()[0][:200] if str(error) else repr(error)
         raise UserError(
             f"{directory / _ARRAYS}: cannot be read ({reason}); convert or train the weights again"
         ) from error
-    expected = flatten(abstract_variables(spec))
-    problems = differences(
-        {p: leaf.shape for p, leaf in expected.items()}, {p: leaf.shape for p, leaf in arrays.items()}
-    )
-    if len(names) != spec.classes:
-        problems.append(f"{len(names)} class names for {spec.classes} classes")
-    if problems:
-        raise UserError(f"{directory}: arrays and architecture do not fit; " + "; ".join(problems))
-    return Weights(spec=spec, names=names, variables=unflatten(arrays), source=source)
+    return weights_from(record, arrays, directory / _RECORD, directory)
 
 
 def _checkpointer() -> ocp.Checkpointer:

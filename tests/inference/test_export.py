@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from yolojax.errors import UserError
 from yolojax.evaluation.nms import NmsSettings, suppress_batch
@@ -16,6 +15,7 @@ from yolojax.inference.export import Form, largest_differences, read_onnx, read_
 from yolojax.inference.predictor import make_predict
 from yolojax.model.network import abstract_variables
 from yolojax.model.spec import load_spec
+from yolojax.tree import flatten, unflatten
 from yolojax.weights.store import Weights
 
 SIZE = (64, 96)
@@ -33,10 +33,10 @@ def weights(tiny_model) -> Weights:
             return rng.normal(0, 1.5 / np.sqrt(np.prod(shape[:3])), shape)
         return rng.uniform(0.5, 1.5, shape) if path.endswith(("scale", "var")) else rng.uniform(-0.5, 0.5, shape)
 
-    leaves = flatten_dict(abstract_variables(spec), sep="/")
+    leaves = flatten(abstract_variables(spec))
     drawn = {path: draw(path, leaf.shape).astype(np.float32) for path, leaf in leaves.items()}
     source = {"licence": "AGPL-3.0-or-later", "file": "tiny.pt"}
-    return Weights(spec=spec, names=("naïve 'cat'", "dog"), variables=unflatten_dict(drawn, sep="/"), source=source)
+    return Weights(spec=spec, names=("naïve 'cat'", "dog"), variables=unflatten(drawn), source=source)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_what_stands_beside_stablehlo(weights, tmp_path):
     write_stablehlo(tmp_path / "a.stablehlo", weights, Form(image_size=SIZE, batch_size=2))
     known = json.loads((tmp_path / "a.stablehlo.json").read_text())
     assert known["names"] == ["naïve 'cat'", "dog"]
-    assert (known["stride"], known["image_size"], known["batch"]) == (16, [64, 96], 2)
+    assert (known["stride"], known["image_size"], known["batch"]) == (32, [64, 96], 2)
     assert known["licence"] == "AGPL-3.0-or-later"
     assert json.loads(known["source"])["file"] == "tiny.pt"
 
@@ -119,7 +119,7 @@ def test_onnx(weights, images, predictions, tmp_path, batch):
     # What YOLOv5's own readers look at.
     known = {entry.key: entry.value for entry in model.metadata_props}
     assert eval(known["names"]) == {0: "naïve 'cat'", 1: "dog"}
-    assert int(known["stride"]) == 16
+    assert int(known["stride"]) == 32  # what YOLOv5 pads images to, for coarser levels or not
     [taken], [given] = model.graph.input, model.graph.output
     assert (taken.name, given.name) == ("images", "output0")
     shape = [side.dim_value or side.dim_param for side in taken.type.tensor_type.shape.dim]

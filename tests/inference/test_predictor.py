@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from yolojax.inference.fuse import apply_fused, fuse
 from yolojax.inference.predictor import make_predict
 from yolojax.model.decode import decode
 from yolojax.model.network import Network, abstract_variables
 from yolojax.model.spec import load_spec
+from yolojax.tree import flatten, unflatten
 from yolojax.weights.store import Weights
 
 
@@ -28,9 +28,9 @@ def weights() -> Weights:
             return rng.normal(0, gain / np.sqrt(np.prod(shape[:3])), shape)
         return rng.uniform(0.5, 1.5, shape) if path.endswith(("scale", "var")) else rng.uniform(-0.5, 0.5, shape)
 
-    leaves = flatten_dict(abstract_variables(spec), sep="/")
+    leaves = flatten(abstract_variables(spec))
     drawn = {path: draw(path, leaf.shape).astype(np.float32) for path, leaf in leaves.items()}
-    return Weights(spec=spec, names=("a", "b", "c"), variables=unflatten_dict(drawn, sep="/"), source={})
+    return Weights(spec=spec, names=("a", "b", "c"), variables=unflatten(drawn), source={})
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_fused_equals_unfused_in_double_precision(weights, images):
 
 
 def test_fuse_keeps_nothing_of_batch_norm_but_its_bias(weights):
-    paths = flatten_dict(fuse(weights.variables), sep="/")
+    paths = flatten(fuse(weights.variables))
     assert not any(path.endswith(("scale", "mean", "var")) for path in paths)
     assert {path.split("/")[0] for path in paths} == {"params"}
     assert all(leaf.dtype == np.float32 for leaf in paths.values())

@@ -94,7 +94,9 @@ def test_a_file_of_others_is_refused(tmp_path, weights):
         "source": {},
     }
     save_file({"a": np.zeros(3, np.float32)}, tmp_path / "b.safetensors", {"yolojax": json.dumps(record)})
-    with pytest.raises(UserError, match=r"b\.safetensors: arrays and architecture do not fit; missing: batch_stats/model_0/bn/mean"):
+    with pytest.raises(
+        UserError, match=r"b\.safetensors: arrays and architecture do not fit; missing: batch_stats/model_0/bn/mean"
+    ):
         read_safetensors(tmp_path / "b.safetensors")
 
 

@@ -24,7 +24,6 @@ from yolojax.evaluation.evaluator import Evaluation
 from yolojax.evaluation.metrics import fitness
 from yolojax.files import find_run_folder, new_run_folder, run_folder_of, write_yaml
 from yolojax.freezing.adapters import merge_adapters
-from yolojax.freezing.labels import trainable_mask
 from yolojax.freezing.phases import GRADIENT_NORMS, MOVEMENT, EpochRecord, History, Phase
 from yolojax.freezing.signals import movement
 from yolojax.lock import locked
@@ -212,7 +211,7 @@ class Run:
 
     def _trained(self) -> Tree:
         """A copy of what trains."""
-        return jax.tree.map(jnp.copy, partition(self.state.params, trainable_mask(self.phase.tree()))[0])
+        return jax.tree.map(jnp.copy, partition(self.state.params, self.phase.mask)[0])
 
 
 @contextmanager
@@ -334,7 +333,7 @@ def _template(job: Job, position: Position, phase: Phase) -> dict[str, Any]:
     everywhere = replicated(job.mesh)
     template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), state)
     watched = MOVEMENT in job.strategy.needs and position.batch > 0
-    start = partition(template.params, trainable_mask(phase.tree()))[0] if watched else None
+    start = partition(template.params, phase.mask)[0] if watched else None
     return {"state": template, "epoch_start": start}
 
 

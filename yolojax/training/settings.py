@@ -62,7 +62,7 @@ class TrainSettings:
     )
     freeze: tuple[str, ...] = flag(
         ("0",),
-        "what to freeze: 10 = layers 0 to 9; 0 1 2; 0-9; 'model_*/cv1/**'; backbone; a strategy's name or file",
+        "what to freeze: 10 = layers 0 to 9; 0 1 2; 0-9; 95%% of the parameters; 'model_*/cv1/**'; backbone; a strategy's name or file",
         nargs="+",
     )
     frozen_bn: Literal["fixed", "track"] = flag(

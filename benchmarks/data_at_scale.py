@@ -1,13 +1,13 @@
 """Time and memory of checking a data set and of one epoch of its input stream, at several sizes.
 
-    python benchmarks/data_at_scale.py                      # 5,000, 10,000 and 20,000 pictures, about ten minutes on two cores
+    python benchmarks/data_at_scale.py                      # 5,000, 10,000 and 20,000 images, about ten minutes on two cores
 
-A set of JPEG pictures of 160x120 pixels with one to five boxes each is drawn into a temporary folder; smaller sets are lists of its first pictures.
+A set of JPEG images of 160x120 pixels with one to five boxes each is drawn into a temporary folder; smaller sets are lists of its first images.
 Every figure comes from a process of its own: ``check`` is ``yolojax data check`` with nothing remembered, ``check again`` the same once more,
 ``epoch`` opens the data set and takes all training batches of one epoch (mosaic, batch 16, workers as ``--workers`` says), from the files and from a
 RAM cache. Memory is the most that the process and its workers held together, pages that they share counted once (PSS), every tenth of a second.
 
-Expected: twice the pictures take twice the time, and memory grows by a few KB a picture, and by the cache where one is asked for.
+Expected: twice the images take twice the time, and memory grows by a few KB an image, and by the cache where one is asked for.
 """
 
 import argparse
@@ -20,24 +20,24 @@ import time
 from pathlib import Path
 
 SIDES = 120, 160  # height, width in pixels
-BOXES = 5  # of a picture, at most
+BOXES = 5  # of an image, at most
 IMAGE_SIZE, BATCH = 160, 16
 TASKS = ("check", "check again", "epoch", "epoch, RAM cache")
 
 
 def draw_set(folder: Path, counts: list[int]) -> None:
-    """Write pictures and labels in YOLO layout, and a list ``<count>.txt`` for each size."""
+    """Write images and labels in YOLO layout, and a list ``<count>.txt`` for each size."""
     import cv2
     import numpy as np
 
-    for kind in ("images", "labels"):
-        (folder / kind).mkdir()
+    for part in ("images", "labels"):
+        (folder / part).mkdir()
     rng = np.random.default_rng(0)
     for number in range(max(counts)):
         noise = rng.integers(0, 256, (SIDES[0] // 8, SIDES[1] // 8, 3)).astype(np.uint8)
         cv2.imwrite(str(folder / "images" / f"{number:06d}.jpg"), cv2.resize(noise, SIDES[::-1]))
         rows = rng.uniform(0.2, 0.4, (rng.integers(1, BOXES + 1), 4)) + (0.3, 0.3, 0, 0)
-        text = "".join(f"{kind % 4} {' '.join(f'{value:.6f}' for value in row)}\n" for kind, row in enumerate(rows))
+        text = "".join(f"{label % 4} {' '.join(f'{value:.6f}' for value in row)}\n" for label, row in enumerate(rows))
         (folder / "labels" / f"{number:06d}.txt").write_text(text)
     for count in counts:
         listing = "".join(f"./images/{number:06d}.jpg\n" for number in range(count))
@@ -47,9 +47,10 @@ def draw_set(folder: Path, counts: list[int]) -> None:
 
 def work(task: str, data: str, workers: int) -> dict[str, float]:
     """Do one task in this process; its seconds, and the bytes of the cache that it made."""
+    from yolojax.data.batches import StreamSettings
     from yolojax.data.check import check_data
-    from yolojax.data.pipeline import training_stream
     from yolojax.data.sources import load_data, open_split
+    from yolojax.data.stream import training_stream
     from yolojax.hyperparameters import Hyperparameters
 
     start, cached = time.perf_counter(), 0.0
@@ -58,18 +59,12 @@ def work(task: str, data: str, workers: int) -> dict[str, float]:
         assert check_data(config).clean
     else:
         samples = open_split(config, "train").samples
-        stream = training_stream(
-            samples,
-            Hyperparameters(),
-            image_size=IMAGE_SIZE,
-            batch_size=BATCH,
-            epochs=1,
-            cache="ram" if "RAM" in task else None,
-        )
+        settings = StreamSettings(image_size=IMAGE_SIZE, batch_size=BATCH, cache="ram" if "RAM" in task else None)
+        stream = training_stream(samples, Hyperparameters(), settings)
         batches = sum(1 for _ in stream.iterate(workers=workers))
         assert batches == stream.batches_per_epoch
         stream.close()
-        cache = stream.pictures.cache
+        cache = stream.images.cache
         cached = float(cache.shapes.prod(1, dtype=float).sum() * 3) if cache else 0.0
     return {"seconds": time.perf_counter() - start, "cache_bytes": cached}
 
@@ -85,22 +80,22 @@ def measure(task: str, data: Path, workers: int, cache: Path) -> dict[str, float
         while process.poll() is None:
             held = 0
             try:
-                one = psutil.Process(process.pid)
-                for member in (one, *one.children(recursive=True)):
+                parent = psutil.Process(process.pid)
+                for member in (parent, *parent.children(recursive=True)):
                     held += member.memory_full_info().pss
             except psutil.Error:  # it has just ended
                 continue
             peak = max(peak, held)
             time.sleep(0.1)
         assert process.stdout is not None
-        found = json.loads(process.stdout.read().splitlines()[-1])
-    return found | {"peak_bytes": peak}
+        figures = json.loads(process.stdout.read().splitlines()[-1])
+    return figures | {"peak_bytes": peak}
 
 
 def main() -> None:
     """Print a row for each task and size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--counts", type=int, nargs="+", default=[5000, 10_000, 20_000], help="pictures of each set")
+    parser.add_argument("--counts", type=int, nargs="+", default=[5000, 10_000, 20_000], help="images of each set")
     parser.add_argument("--workers", type=int, default=2, help="data loading processes")
     parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
     parser.add_argument("--data", help=argparse.SUPPRESS)

@@ -1,9 +1,9 @@
-"""Training pictures per second and core beside the original's loader, interleaved in one run on the same machine.
+"""Training images per second and core beside the original's loader, interleaved in one run on the same machine.
 
-A picture is what training sees: a mosaic, warped, recoloured and flipped (``scratch-low``), with its boxes, in a batch. The original is PyPI
+An image is what training sees: a mosaic, warped, recoloured and flipped (``scratch-low``), with its boxes, in a batch. The original is PyPI
 ``yolov5==7.0.14`` in an interpreter of its own (``tests/goldens/make_goldens.py`` says how to make one):
 
-    python benchmarks/loader_against_torch.py --torch-python ../oracle/bin/python --data coco128 --data-root ../shared/data/coco128
+    python benchmarks/loader_against_torch.py --torch-python PYTHON --data coco128 --data-root FOLDER
 
 Both sides read the same copy of the photos (the original writes into its data set), make batches without worker processes, and are timed by the
 processor time of their whole process, so that helping threads count and other work on the machine does not.
@@ -53,22 +53,22 @@ def our_batches(options: argparse.Namespace, data: Path, source: str, size: int)
     """Makes the next batch of this project in this thread."""
     import cv2
 
-    from yolojax.data.pipeline import training_stream
+    from yolojax.data.batches import StreamSettings
     from yolojax.data.sources import load_data, open_split
+    from yolojax.data.stream import training_stream
     from yolojax.hyperparameters import Hyperparameters
 
     samples = open_split(load_data(str(data)), "train").samples
     cache: Any = "ram" if source == "ram" else None
-    stream = training_stream(
-        samples, Hyperparameters(), image_size=size, batch_size=options.batch, epochs=1000, cache=cache
-    )
+    settings = StreamSettings(image_size=size, batch_size=options.batch, epochs=1000, cache=cache)
+    stream = training_stream(samples, Hyperparameters(), settings)
     cv2.setNumThreads(1)
     numbers = itertools.count()
     return lambda: stream.batches[next(numbers)]
 
 
 def compare(options: argparse.Namespace, data: Path, source: str, size: int) -> dict[str, Any]:
-    """Both sides in turns; pictures per second of processor time."""
+    """Both sides in turns; images per second of processor time."""
     from dataclasses import asdict
 
     from yolojax.hyperparameters import Hyperparameters
@@ -99,14 +99,14 @@ def compare(options: argparse.Namespace, data: Path, source: str, size: int) -> 
 
 
 def main() -> None:
-    """Print a row per source of pictures and size."""
+    """Print a row per source of images and size."""
     parser = argparse.ArgumentParser(description="Compare the training pipeline with the original's.")
     parser.add_argument("--torch-python", help="interpreter that has yolov5==7.0.14 and torch")
     parser.add_argument("--data", default="coco128", help="data set YAML or name (default: %(default)s)")
     parser.add_argument("--data-root", help="its folder")
-    parser.add_argument("--size", type=int, help="only this side of the pictures in pixels (default: 320 and 640)")
-    parser.add_argument("--source", choices=SOURCES, help="only pictures from a cache in memory, or from their files")
-    parser.add_argument("--batch", type=int, default=16, help="pictures of a batch (default: %(default)s)")
+    parser.add_argument("--size", type=int, help="only this side of the images in pixels (default: 320 and 640)")
+    parser.add_argument("--source", choices=SOURCES, help="only images from a cache in memory, or from their files")
+    parser.add_argument("--batch", type=int, default=16, help="images of a batch (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=10, help="turns of each side (default: %(default)s)")
     parser.add_argument("--batches", type=int, default=2, help="batches per turn (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
@@ -125,7 +125,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("YOLOV5_CONFIG_DIR", folder)  # where the original keeps its settings
         data = convert_data(load_data(options.data, options.data_root), Path(folder) / "data", "yolo", ("train",)).file
-        print("pictures per second and core: median (quartiles)\n", flush=True)
+        print("images per second and core: median (quartiles)\n", flush=True)
         report(
             ("source", "size"),
             (

@@ -3,7 +3,7 @@
 A step is forward pass, loss, backward pass, clip, update and moving average. The original is PyPI ``yolov5==7.0.14`` in an
 interpreter of its own (``tests/goldens/make_goldens.py`` says how to make one):
 
-    python benchmarks/step_against_torch.py --torch-python ../oracle/bin/python
+    python benchmarks/step_against_torch.py --torch-python PYTHON
 
 Both sides train the same architecture from random weights on the same batch, and take turns of a few steps, so that a
 machine that is slow for a while is slow for both. Only ratios mean anything.
@@ -79,19 +79,23 @@ def jax_step(options: argparse.Namespace, freeze: int, mode: str) -> Callable[[]
     """A step of this project that updates after each batch, as the other side does."""
     import jax
 
-    from yolojax.freezing.labels import fixed_bn, freeze_labels
+    from yolojax.freezing.labels import fixed_bn
+    from yolojax.freezing.phases import make_phase
     from yolojax.hyperparameters import Hyperparameters
     from yolojax.model.network import Network, init_variables
     from yolojax.model.spec import load_spec
+    from yolojax.runtime import select_devices
     from yolojax.training.loss import LossSettings
     from yolojax.training.optimizer import OptimizerSettings
     from yolojax.training.schedule import Schedule
     from yolojax.training.state import create_state
     from yolojax.training.step import make_train_step
+    from yolojax.tree import flatten
 
+    select_devices("cpu")  # where the other side runs
     hyp, spec = Hyperparameters(), load_spec(options.model, classes=options.classes)
     variables = init_variables(spec, jax.random.key(0))
-    labels = freeze_labels(variables["params"], freeze)
+    labels = make_phase(tuple(flatten(variables["params"])), freeze=freeze).tree()
     network = Network(spec, fixed_bn=fixed_bn(labels) if mode == "fixed" else frozenset())
     optimizer = OptimizerSettings(accumulates=False)
     schedule = Schedule(epochs=100, batches_per_epoch=1000, batch_size=64)

@@ -2,8 +2,8 @@
 
 The original is PyPI ``yolov5==7.0.14`` in an interpreter of its own (``tests/goldens/make_goldens.py`` says how to make one):
 
-    python benchmarks/val_against_torch.py --torch-python ../oracle/bin/python --weights ../shared/data/weights/yolov5n.pt \\
-        --data coco128 --data-root ../shared/data/coco128
+    python benchmarks/val_against_torch.py --torch-python PYTHON --weights yolov5n.pt \\
+        --data coco128 --data-root FOLDER
 
 Both read the same copy of the photos (the original writes into its data set), in rectangular batches, and draw nothing. A first run of each is not counted:
 it fills the compile cache of one and the label cache of the other. The original drops what its suppression does not reach in time, and says so; such runs are
@@ -53,7 +53,7 @@ def main() -> None:
         ours = [
             sys.executable,
             "-m",
-            "yolojax.cli.main",
+            "yolojax",
             "val",
             "--weights",
             weights,

@@ -1,5 +1,7 @@
 """``python -m convert SRC DST``: a PyTorch checkpoint as a weights directory, or the way back where ``DST`` ends in ``.pt``."""
 
+from __future__ import annotations
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -40,11 +42,13 @@ def _convert(source: str, target: str) -> int:
     import jax
 
     from convert.writer import write_checkpoint
+    from yolojax.runtime import select_devices
     from yolojax.weights.find import load_weights
     from yolojax.weights.store import save_weights
 
     if target.endswith(".pt") and Path(target).exists():
         raise UserError(f"{target}: exists; it is left as it is, name another file")
+    select_devices("cpu")
     weights = load_weights(source)
     if target.endswith(".pt"):
         write_checkpoint(target, weights)

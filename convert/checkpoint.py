@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax.traverse_util import flatten_dict
 
 from convert.names import to_name, to_variables
 from convert.untrusted import Inert, open_untrusted
@@ -22,6 +21,7 @@ from yolojax.config import configs_root
 from yolojax.errors import UserError
 from yolojax.model.network import abstract_variables
 from yolojax.model.spec import ModelSpec, load_spec
+from yolojax.tree import flatten
 from yolojax.weights.store import Weights, differences
 
 _HARMLESS = {"inplace": (True, False), "activation": ("nn.SiLU()", "torch.nn.SiLU()"), "channel_multiple": (8,)}
@@ -160,9 +160,8 @@ def _fit(path: Path, spec: ModelSpec, tensors: Mapping[str, Any]) -> dict[str, n
 def expected_state(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor, buffers aside, that PyTorch has for a network."""
     shapes = {}
-    for (collection, *path), leaf in flatten_dict(abstract_variables(spec)).items():
+    for where, leaf in flatten(abstract_variables(spec)).items():
+        collection, _, path = where.partition("/")
         kernel = len(leaf.shape) == 4
-        shapes[to_name(collection, "/".join(path))] = (
-            tuple(leaf.shape[i] for i in (3, 2, 0, 1)) if kernel else leaf.shape
-        )
+        shapes[to_name(collection, path)] = tuple(leaf.shape[axis] for axis in (3, 2, 0, 1)) if kernel else leaf.shape
     return shapes

@@ -2,8 +2,10 @@
 
 ``model.2.m.0.cv1.conv.weight`` is ``params`` / ``model_2/m_0/cv1/conv/kernel``. A number joins the word before it,
 ``weight`` is ``kernel`` in a convolution and ``scale`` in a BatchNorm, running statistics live in ``batch_stats``, and
-kernels change from OIHW to HWIO. Plain Python and NumPy.
+kernels change from OIHW to HWIO. NumPy only.
 """
+
+from __future__ import annotations
 
 import re
 from collections.abc import Mapping
@@ -11,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-Tree = dict[str, Any]
+from yolojax.tree import Tree, flatten, unflatten
 
 # BatchNorm counts its batches and Detect keeps its anchors as buffers; neither is an array of the network here.
 _BUFFERS = frozenset({"num_batches_tracked", "anchors", "anchor_grid", "stride"})
@@ -103,31 +105,15 @@ def to_variables(state: Mapping[str, np.ndarray]) -> Tree:
     Raises:
       ValueError: a name that no tensor of YOLOv5 has.
     """
-    variables: Tree = {"params": {}, "batch_stats": {}}
-    for name, array in state.items():
-        if is_buffer(name):
-            continue
-        collection, path = to_path(name)
-        *modules, leaf = path.split("/")
-        node = variables[collection]
-        for module in modules:
-            node = node.setdefault(module, {})
-        node[leaf] = to_jax(np.asarray(array))
-    return variables
+    arrays = {to_path(name): to_jax(np.asarray(array)) for name, array in state.items() if not is_buffer(name)}
+    nested = unflatten({f"{collection}/{path}": array for (collection, path), array in arrays.items()})
+    return {"params": {}, "batch_stats": {}, **nested}
 
 
 def to_state(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The variables of the network as a PyTorch state dict without buffers; the inverse of ``to_variables``."""
-
-    def leaves(node: Mapping[str, Any], prefix: str) -> list[tuple[str, np.ndarray]]:
-        found = []
-        for key, value in node.items():
-            path = f"{prefix}/{key}" if prefix else key
-            found += leaves(value, path) if isinstance(value, Mapping) else [(path, np.asarray(value))]
-        return found
-
     return {
-        to_name(collection, path): to_torch(array)
+        to_name(collection, path): to_torch(np.asarray(array))
         for collection in ("params", "batch_stats")
-        for path, array in leaves(variables.get(collection, {}), "")
+        for path, array in flatten(variables.get(collection, {})).items()
     }

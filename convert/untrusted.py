@@ -4,6 +4,8 @@ A ``.pt`` is a pickle, a program that may call any function by name. Two walls s
 restricted unpickler then reads it, with each class of the file replaced by an inert stand-in.
 """
 
+from __future__ import annotations
+
 import pickle
 import pickletools
 import warnings
@@ -21,7 +23,7 @@ class Inert:
 
     kind = ""
 
-    def __new__(cls, *_: object, **__: object) -> "Inert":
+    def __new__(cls, *_: object, **__: object) -> Inert:
         """Take any arguments and forget them."""
         return super().__new__(cls)
 

@@ -31,7 +31,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder with real weights and photos, described in the developers' guide; absent on most machines."""
+    """The folder with real weights and photos (tests/README.md); absent on most machines."""
     folder = Path(os.environ.get("YOLOJAX_DATA", REPOSITORY.parent / "shared" / "data"))
     if not (folder / "weights" / "yolov5n.pt").is_file():
         pytest.skip(f"real weights and photos are not at {folder} (set YOLOJAX_DATA)")
@@ -74,7 +74,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data YAML in YOLO layout: ten training and four validation pictures of 64 px with one to three coloured squares."""
+    """A data YAML in YOLO layout: ten training and four validation images of 64 px with one to three coloured squares."""
     folder = tmp_path_factory.mktemp("data")
     for split, count in (("train", 10), ("val", 4)):
         for kind in ("images", "labels"):

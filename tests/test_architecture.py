@@ -11,7 +11,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 GROUND = 0
 FLOORS = [
     {
-        *("errors", "version", "files", "flags", "tree", "mesh", "interrupts", "drawing", "runtime", "system"),
+        *("errors", "text", "version", "files", "flags", "tree", "mesh"),
+        *("interrupts", "lock", "processes", "drawing", "figures", "runtime", "system"),
         *("config", "hyperparameters"),
     },
     {"model", "freezing", "data", "evaluation"},
@@ -20,7 +21,7 @@ FLOORS = [
     {"weights.find"},
     {"training", "inference"},
     {"study"},
-    {"plan", "evolve"},
+    {"plan", "evolve", "doctor"},
     {"yolojax"},
     {"cli"},
 ]

@@ -22,8 +22,10 @@ def test_the_names_of_yolov5_find_the_shipped_file(name):
 
 
 def test_a_missing_file_is_named_with_the_nearest_one():
-    with pytest.raises(UserError, match=r"finetun: no such file; did you mean 'finetune'"):
+    with pytest.raises(UserError, match=r"finetun: no such file; did you mean 'finetune'\? Shipped hyps: "):
         find_config("hyps", "finetun")
+    with pytest.raises(UserError, match=r"tfds:voc: no such file; shipped models: yolov5"):
+        find_config("models", "tfds:voc")
 
 
 def test_a_path_that_does_not_exist_is_not_taken_for_a_shipped_name():

@@ -44,3 +44,11 @@ def test_a_bad_hyperparameter_file_is_one_clear_sentence(tmp_path, text, message
         load_hyperparameters(file)
     assert str(file) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_exponents_are_numbers_and_missing_keys_are_named_with_their_defaults(tmp_path, caplog):
+    file = write(tmp_path, "lr0: 1e-3\n")
+    with caplog.at_level("INFO"):
+        assert load_hyperparameters(file).lr0 == 0.001
+    assert "lrf 0.01, momentum 0.937" in caplog.text
+    assert "lr0" not in caplog.text

@@ -3,13 +3,16 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from yolojax import runtime
-from yolojax.runtime import use_huge_pages
+from yolojax.errors import UserError
+from yolojax.runtime import has_nvidia_driver, has_tpu, select_devices, use_huge_pages, why_absent
 from yolojax.system import glibc_version
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 PRINT = "from yolojax.runtime import use_huge_pages; use_huge_pages(); import os; print(os.getpid(), os.environ.get('GLIBC_TUNABLES'))"
 
 
@@ -61,3 +64,101 @@ def test_the_process_stays_the_same_one():
         identity, tunables = process.communicate(timeout=60)[0].split()
     assert int(identity) == process.pid
     assert tunables == ("glibc.malloc.hugetlb=1" if glibc_version() >= (2, 35) else "None")
+
+
+# --- JAX on a machine where plugins are installed and no accelerator is ----------------------------------------------------------
+
+PLUGINS = {
+    "jax_cuda12_plugin/__init__.py": "import sys; print('cudart_stub.cc:31', file=sys.stderr)",
+    "jax_plugins/xla_cuda12/__init__.py": "def initialize(): raise RuntimeError('Unable to load CUDA')",
+    "libtpu/__init__.py": "def get_library_path(): return '/does/not/exist'",
+}
+PROGRAMS = {
+    "python": ["-c", "import yolojax; yolojax.load()"],
+    "convert": ["-m", "convert", "yolov5n-shapes", "converted"],
+    "command": ["-m", "yolojax", "freeze", "--cfg", "yolov5n", "--freeze", "10"],
+    "jax itself": ["-c", "import yolojax, jax; assert jax.devices()[0].platform == 'cpu'"],
+    "jax first": ["-c", "import jax, sys; print(file=sys.stderr); import yolojax; yolojax.load()"],
+}
+
+
+@pytest.fixture
+def plugins(tmp_path):
+    """An environment with plugins of JAX that complain, in front of those that may be installed, and no choice of platforms."""
+    if has_nvidia_driver() or has_tpu():
+        pytest.skip("there is an accelerator here")
+    for name, text in PLUGINS.items():
+        file = tmp_path / "plugins" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("JAX_PLATFORMS", "TPU_SKIP_MDS_QUERY")
+    }
+    folders = [str(tmp_path / "plugins"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+    return environment | {"PYTHONPATH": os.pathsep.join(folders)}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_plugins_without_an_accelerator_say_nothing(plugins, tmp_path, program):
+    done = subprocess.run(
+        [sys.executable, *PROGRAMS[program]], env=plugins, cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    said = done.stderr.rpartition("\n\n")[2] if program == "jax first" else done.stderr
+    assert said.strip() == ""
+
+
+def test_what_is_installed_for_an_accelerator_is_never_loaded_without_one(plugins, tmp_path):
+    """Neither the plugin for CUDA, nor libtpu, which would ask for a metadata server."""
+    real = {**plugins, "PYTHONPATH": plugins["PYTHONPATH"].partition(os.pathsep)[2]}
+    code = "import yolojax; yolojax.load(); print(*{line.split()[-1] for line in open('/proc/self/maps')}, sep='\\n')"
+    if not os.path.exists("/proc/self/maps"):
+        pytest.skip("this system does not tell what is loaded")
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=real, cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert "jaxlib" in done.stdout
+    assert "libtpu" not in done.stdout
+    assert "cuda" not in done.stdout.lower()
+    assert done.stderr == ""
+
+
+def test_programs_that_compile_for_absent_accelerators_keep_the_plugins(plugins):
+    code = "import yolojax, jax_cuda12_plugin, os; assert 'JAX_PLATFORMS' not in os.environ"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=plugins | {"YOLOJAX_KEEP_PLUGINS": "1"}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "cudart_stub.cc:31\n")
+
+
+@pytest.mark.slow
+def test_data_workers_say_nothing_either(plugins, tiny_data, tiny_model, tmp_path):
+    words = [
+        "train",
+        "--cfg",
+        tiny_model,
+        "--weights",
+        "",
+        "--data",
+        tiny_data,
+        "--img",
+        "64",
+        "--batch",
+        "4",
+        "--epochs",
+        "1",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "yolojax", *map(str, words), "--workers", "2", "--noplots"],
+        env=plugins, cwd=tmp_path, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "no NVIDIA driver and no TPU here: computing on the CPU" in done.stdout
+
+
+@pytest.mark.parametrize(("device", "reason"), [("gpu", "there is no NVIDIA driver"), ("tpu", "no TPU is attached")])
+def test_a_device_that_is_not_here_is_one_sentence(device, reason):
+    if why_absent({"gpu": "cuda"}.get(device, device)) is None:
+        pytest.skip("it is here")
+    with pytest.raises(UserError, match=rf"--device {device}: {reason}"):
+        select_devices(device)

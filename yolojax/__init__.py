@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from yolojax.runtime import leave_out_absent_accelerators
 from yolojax.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from yolojax.inference.detector import Detector
+
+leave_out_absent_accelerators()  # commands, programs that use yolojax, and data workers pass here before JAX starts
 
 
 def load(
@@ -51,7 +54,7 @@ def load(
       UserError: there are no such weights, classes or devices.
 
     >>> import yolojax
-    >>> from yolojax.inference.sources import example_images
+    >>> from yolojax.data.examples import example_images
     >>> detector = yolojax.load(confidence=0.1)
     >>> detector.names[:3]
     ('gear', 'trapezoid', 'drop')

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -17,9 +18,11 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import yaml
 
 from yolojax.errors import UserError
+from yolojax.text import has_misplaced_space, read_text, visible
 
-Kind = Literal["models", "data", "hyps", "freezing", "studies", "weights"]
+Folder = Literal["models", "data", "hyps", "freezing", "studies", "weights"]
 T = TypeVar("T")
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 _MOST_VALUES = 1_000_000  # of a YAML file, aliases written out
 
 
@@ -30,11 +33,11 @@ def configs_root() -> Path:
     return installed if installed.is_dir() else package.parent / "configs"
 
 
-def find_config(kind: Kind, name: str | Path) -> Path:
+def find_config(folder: Folder, name: str | Path) -> Path:
     """The file that a user means by ``name``.
 
     Args:
-      kind: folder of ``configs/`` to look in when ``name`` is not a path.
+      folder: of ``configs/``, to look in when ``name`` is not a path.
       name: a path, a plain name (``finetune``) or YOLOv5's name (``hyp.finetune.yaml``, ``VOC.yaml``).
 
     Returns:
@@ -46,15 +49,14 @@ def find_config(kind: Kind, name: str | Path) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    folder = configs_root() / kind
-    available = {file.stem.lower(): file for file in sorted(folder.glob("*.yaml"))}
+    available = {file.stem.lower(): file for file in sorted((configs_root() / folder).glob("*.yaml"))}
     stem = path.name.removesuffix(".yaml").removesuffix(".yml").lower()
-    known = available.get(stem) or available.get(stem.removeprefix("hyp."))
-    if known is not None and path.parent.name in ("", "data", "hyps", "models", "configs", kind):
-        return known
+    shipped = available.get(stem) or available.get(stem.removeprefix("hyp."))
+    if shipped is not None and path.parent.name in ("", "data", "hyps", "models", "configs", folder):
+        return shipped
     hint = difflib.get_close_matches(stem, available, n=1)
-    suggestion = f"; did you mean '{hint[0]}'?" if hint else ""
-    raise UserError(f"{name}: no such file{suggestion} Shipped {kind}: {', '.join(available)}")
+    suggestion = f"did you mean '{hint[0]}'? Shipped" if hint else "shipped"
+    raise UserError(f"{name}: no such file; {suggestion} {folder}: {', '.join(available)}")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -63,8 +65,26 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
       UserError: the file is missing, is no YAML, or holds no mapping; the message names file and line.
     """
+    return _mapping(path, yaml.SafeLoader)
+
+
+def read_yaml_words(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, every value as the text that stands there.
+
+    YAML takes ``no`` for false, ``1e3`` for text and ``007`` for seven; a class name is none of these.
+
+    Raises:
+      UserError: see ``read_yaml``.
+    """
+    return _mapping(path, yaml.BaseLoader)
+
+
+def _mapping(path: Path, loader: type[yaml.SafeLoader] | type[yaml.BaseLoader]) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = read_text(path)
+        if has_misplaced_space(text):  # copied from a web page: YAML takes it for a part of the word
+            text = visible(text)
+        content = yaml.load(text, loader)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
@@ -93,9 +113,14 @@ def check_keys(where: str | Path, content: Mapping[str, Any], known: Sequence[st
     """Raise a UserError that names the first unknown key of ``content`` and the nearest known one."""
     for key in content:
         if key not in known:
-            hint = difflib.get_close_matches(key, known, n=1)
-            suggestion = f"did you mean '{hint[0]}'?" if hint else f"known keys: {', '.join(known)}"
+            nearest = nearest_key(key, known)
+            suggestion = f"did you mean '{nearest}'?" if nearest else f"known keys: {', '.join(known)}"
             raise UserError(f"{where}: key '{key}' is unknown; {suggestion}")
+
+
+def nearest_key(key: str, known: Sequence[str]) -> str | None:
+    """The known key that a misspelt one probably means, or None where none is near."""
+    return next(iter(difflib.get_close_matches(key, known, n=1)), None)
 
 
 def from_mapping(settings: type[T], content: Mapping[str, Any], where: str | Path) -> T:
@@ -116,16 +141,28 @@ def from_mapping(settings: type[T], content: Mapping[str, Any], where: str | Pat
     for name, item in fields.items():
         if name not in values and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             raise UserError(f"{where}: key '{name}' is missing")
-    return settings(**values)
+    try:
+        return settings(**values)
+    except UserError as error:  # what a dataclass says of its own values knows no file
+        raise UserError(f"{where}: {error}") from error
 
 
-def typed(kind: Any, value: Any, where: str) -> Any:
-    """``value`` as ``kind``; numbers are never taken for booleans nor the other way round."""
-    if get_origin(kind) is Literal:
-        if value in get_args(kind):
+def typed(wanted: Any, value: Any, where: str) -> Any:
+    """``value`` as ``wanted``; numbers are never taken for booleans nor the other way round."""
+    if wanted is Any:
+        return value
+    if get_origin(wanted) is Literal:
+        if value in get_args(wanted):
             return value
-        raise UserError(f"{where}: {value!r} is none of {', '.join(map(repr, get_args(kind)))}")
-    options = get_args(kind) or (kind,)
+        raise UserError(f"{where}: {value!r} is none of {', '.join(map(repr, get_args(wanted)))}")
+    options = get_args(wanted) or (wanted,)
+    if (
+        {int, float} & set(options)
+        and str not in options
+        and isinstance(value, str)
+        and _NUMBER.fullmatch(value.strip())
+    ):
+        value = float(value)  # YAML takes 1e-3 for text: it wants 1.0e-3
     if type(None) in options:
         return None if value is None else typed(options[0], value, where)
     is_number = (
@@ -137,5 +174,7 @@ def typed(kind: Any, value: Any, where: str) -> Any:
         return int(value)
     if (bool in options and isinstance(value, bool)) or (str in options and isinstance(value, str)):
         return value
-    expected = " or ".join(getattr(option, "__name__", str(option)) for option in options)
+    expected = " or ".join(
+        "true or false" if option is bool else getattr(option, "__name__", str(option)) for option in options
+    )
     raise UserError(f"{where}: expected {expected}, found {value!r}")

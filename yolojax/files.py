@@ -83,8 +83,8 @@ def find_run_folder(resume: str, project: str | Path) -> Path:
     """The run that ``--resume`` means.
 
     Args:
-      resume: a run folder, something inside it, or ``latest``.
-      project: folder of the runs, searched for the latest one.
+      resume: a run folder, something inside it, the name of a run, or ``latest``.
+      project: folder of the runs, searched for the named or latest one.
 
     Raises:
       UserError: no such run, or it has nothing to resume from.
@@ -94,11 +94,17 @@ def find_run_folder(resume: str, project: str | Path) -> Path:
         if not runs:
             raise UserError(f"--resume: no run in {project}; name the run's folder")
         return runs[-1].parent
-    path = Path(resume)
-    folder = next((candidate for candidate in (path, *path.parents) if (candidate / "settings.yaml").is_file()), None)
+    places = (Path(resume), Path(project) / resume)
+    folder = next((folder for place in places if (folder := run_folder_of(place)) is not None), None)
     if folder is None:
         raise UserError(f"--resume {resume}: not a run folder (it holds no settings.yaml)")
     return folder
+
+
+def run_folder_of(path: Path) -> Path | None:
+    """The run folder that a path is, or is in; None if there is none."""
+    whole = path.absolute()
+    return next((folder for folder in (whole, *whole.parents) if (folder / "settings.yaml").is_file()), None)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -24,6 +24,21 @@ def flag(default: Any, help: str, *names: str, nargs: str | None = None, const: 
     return field(default=default, metadata=metadata)
 
 
+class _Field(argparse.Action):
+    """Stores a value, and notes in ``given`` of the parsed arguments that the user gave it."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        setattr(namespace, self.dest, self.const if self.nargs == 0 else values)
+        namespace.given = getattr(namespace, "given", frozenset()) | {self.dest}
+
+
+def given_fields(arguments: argparse.Namespace) -> frozenset[str]:
+    """Names of the fields of ``add_fields`` that stood on the command line, be it with their defaults."""
+    return getattr(arguments, "given", frozenset())
+
+
 def add_fields(parser: argparse.ArgumentParser, settings: type[Any]) -> None:
     """Add one flag for every field of ``settings``.
 
@@ -31,18 +46,18 @@ def add_fields(parser: argparse.ArgumentParser, settings: type[Any]) -> None:
     """
     hints = get_type_hints(settings)
     for item in dataclasses.fields(settings):
-        dashed = f"--{item.name.replace('_', '-')}"
-        names = list(dict.fromkeys([*item.metadata.get("names", ()), dashed]))
+        names = list(dict.fromkeys([*item.metadata.get("names", ()), dashed(item.name)]))
         default = item.default if item.default is not dataclasses.MISSING else item.default_factory()  # type: ignore[operator]
         options: dict[str, Any] = {"dest": item.name, "default": default, "help": item.metadata.get("help")}
-        kind = _plain_type(hints[item.name])
-        if kind is bool:
-            options["action"] = "store_true"
+        options["action"] = _Field
+        value_type = _plain_type(hints[item.name])
+        if value_type is bool:
+            options |= {"nargs": 0, "const": True}
         else:
-            options["type"] = _element_type(kind)
+            options["type"] = _element_type(value_type)
             options["metavar"] = item.metadata.get("metavar") or options["type"].__name__.upper().replace("STR", "TEXT")
-            if get_origin(kind) is Literal:
-                options["choices"] = get_args(kind)
+            if get_origin(value_type) is Literal:
+                options["choices"] = get_args(value_type)
                 del options["metavar"]
             if item.metadata.get("nargs"):
                 options |= {"nargs": item.metadata["nargs"], "const": item.metadata.get("const")}
@@ -54,7 +69,7 @@ def add_fields(parser: argparse.ArgumentParser, settings: type[Any]) -> None:
 def add_foreign(parser: argparse.ArgumentParser, *flags: Mapping[str, str]) -> None:
     """Add flags of YOLOv5 that mean nothing here, so that ``note_foreign`` can say why; ``--help`` leaves them out."""
     for name in itertools.chain(*flags):
-        names = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
+        names = dict.fromkeys([dashed(name), f"--{name}"])
         parser.add_argument(*names, dest=name, nargs="?", const=True, help=argparse.SUPPRESS)
 
 
@@ -66,16 +81,41 @@ def note_foreign(arguments: argparse.Namespace, ignored: Mapping[str, str], refu
     """
     for name, reason in refused.items():
         if getattr(arguments, name) is not None:
-            raise UserError(f"--{name.replace('_', '-')}: {reason}")
+            raise UserError(f"{dashed(name)}: {reason}")
     for name, reason in ignored.items():
         if getattr(arguments, name) is not None:
-            print(f"--{name.replace('_', '-')} has no effect: {reason}")
+            print(f"{dashed(name)} has no effect: {reason}")
 
 
 def read_fields(arguments: argparse.Namespace, settings: type[T]) -> T:
     """The settings that parsed arguments describe."""
     values = {item.name: getattr(arguments, item.name) for item in dataclasses.fields(settings)}  # type: ignore[arg-type]
     return settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def dashed(name: str) -> str:
+    """The flag of a field.
+
+    >>> dashed("conf_thres")
+    '--conf-thres'
+    """
+    return f"--{name.replace('_', '-')}"
+
+
+def at_least(settings: Any, **smallest: int) -> None:
+    """Raise a UserError that names the flag if a field of ``settings`` is below a limit; ``None`` passes."""
+    for name, limit in smallest.items():
+        value = getattr(settings, name)
+        if value is not None and value < limit:
+            raise UserError(f"{dashed(name)} {value}: must be at least {limit}")
+
+
+def fraction(settings: Any, *names: str, below: bool = False) -> None:
+    """Raise a UserError that names the flag if a field of ``settings`` is not from 0 to 1; with ``below`` 1 is too much."""
+    for name in names:
+        value = getattr(settings, name)
+        if not 0 <= value <= 1 or (below and value == 1):
+            raise UserError(f"{dashed(name)} {value}: must be {'at least 0 and below 1' if below else 'from 0 to 1'}")
 
 
 def with_dashes(words: Sequence[str]) -> list[str]:
@@ -98,7 +138,7 @@ def _plain_type(hint: Any) -> Any:
     return hint
 
 
-def _element_type(kind: Any) -> Any:
-    if get_origin(kind) is Literal:
-        return type(get_args(kind)[0])
-    return get_args(kind)[0] if get_origin(kind) is tuple else kind
+def _element_type(hint: Any) -> Any:
+    if get_origin(hint) is Literal:
+        return type(get_args(hint)[0])
+    return get_args(hint)[0] if get_origin(hint) is tuple else hint

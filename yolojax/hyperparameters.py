@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from yolojax.config import find_config, from_mapping, read_yaml
 from yolojax.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +64,14 @@ def load_hyperparameters(name: str | Path) -> Hyperparameters:
       UserError: no such file, an unknown key, a value that is no number or out of its range.
     """
     path = find_config("hyps", name)
-    values = from_mapping(Hyperparameters, read_yaml(path), path)
+    content = read_yaml(path)
+    values = from_mapping(Hyperparameters, content, path)
+    defaults = {
+        key: value for key, value in dataclasses.asdict(values).items() if key not in content and value is not None
+    }
+    if defaults:
+        taken = ", ".join(f"{key} {value:g}" for key, value in defaults.items())
+        log.info("%s: what it does not say is as in scratch-low: %s", path.name, taken)
     for key, value in dataclasses.asdict(values).items():
         if value is not None and value < 0:
             raise UserError(f"{path}: key '{key}': {value} is negative")

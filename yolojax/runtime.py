@@ -1,13 +1,15 @@
-"""Device choice and the compile cache; called once by a command, before anything is computed."""
+"""How JAX starts: with the accelerators that are here, the devices that are asked for, and a compile cache."""
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from yolojax.errors import UserError
@@ -20,6 +22,9 @@ log = logging.getLogger(__name__)
 
 _HUGE_PAGES = "glibc.malloc.hugetlb"
 _PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "tpu": "tpu"}
+_CUDA_PLUGINS = ("cuda12", "cuda13")
+# For a program that compiles for accelerators which are not here, as `yolojax plan` does.
+KEEP_PLUGINS = "YOLOJAX_KEEP_PLUGINS"
 
 
 def cache_folder() -> Path:
@@ -34,10 +39,102 @@ def use_huge_pages() -> None:
     (``docs/performance.md``). glibc reads this setting only before a program begins. Call it first: what was done before is done again.
     """
     chosen = os.environ.get("GLIBC_TUNABLES", "")
-    if glibc_version() < (2, 35) or not replaces_processes() or _HUGE_PAGES in chosen or not sys.executable:
+    if _huge_pages_absence() is not None or _HUGE_PAGES in chosen or not sys.executable:
         return
     tunables = ":".join(filter(None, [chosen, f"{_HUGE_PAGES}=1"]))
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"GLIBC_TUNABLES": tunables})
+
+
+def _huge_pages_absence() -> str | None:
+    """Why glibc cannot put large arrays into huge pages here; None where it can."""
+    if not replaces_processes():
+        return "this system cannot start a process again in its place"
+    version = glibc_version()
+    if version == (0, 0):
+        return "this system has no glibc"
+    return None if version >= (2, 35) else f"glibc {version[0]}.{version[1]} is older than 2.35"
+
+
+def huge_pages_problem() -> str | None:
+    """Why the large arrays of a training on the CPU do not lie in huge pages; None where they do."""
+    if (reason := _huge_pages_absence()) is not None:
+        return reason
+    if f"{_HUGE_PAGES}=0" in os.environ.get("GLIBC_TUNABLES", ""):
+        return "GLIBC_TUNABLES switches them off"
+    kernel = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not kernel.is_file() or "[never]" in kernel.read_text():
+        return f"the kernel gives none ({kernel})"
+    return None
+
+
+def leave_out_absent_accelerators() -> None:
+    """Let JAX start with what is here, where its plugins for NVIDIA GPUs or TPUs are installed and no such device is.
+
+    JAX would try them: it prints warnings and tracebacks, and libtpu asks for the metadata server of a cloud, before it
+    takes the CPU. The package does this when it is imported, because data workers import JAX through Grain and have no
+    other place. ``JAX_PLATFORMS`` and ``YOLOJAX_KEEP_PLUGINS=1`` in the environment are respected.
+    """
+    if os.environ.get(KEEP_PLUGINS):
+        return
+    absent, present = absent_accelerators(), []
+    if "cuda" in absent:
+        for name in _CUDA_PLUGINS:
+            # Importing a module that is None fails as if it were not installed; JAX expects that of its own parts, but
+            # warns where a plugin that it has found by itself is missing. This one has nothing to register.
+            sys.modules.setdefault(f"jax_{name}_plugin", None)  # type: ignore[arg-type]
+            plugin = ModuleType(f"jax_plugins.xla_{name}")
+            plugin.initialize = lambda: None  # type: ignore[attr-defined]
+            sys.modules.setdefault(plugin.__name__, plugin)
+    else:
+        present = ["cuda"] if _has_cuda_plugin() else []
+    if "tpu" not in absent and find_spec("libtpu"):
+        present.append("tpu")
+    if absent:
+        os.environ.setdefault("JAX_PLATFORMS", ",".join([*present, "cpu"]))
+
+
+def absent_accelerators() -> tuple[str, ...]:
+    """Platforms (``cuda``, ``tpu``) whose plugin is installed on a machine without such a device."""
+    cuda = _has_cuda_plugin() and not has_nvidia_driver()
+    tpu = find_spec("libtpu") is not None and not has_tpu()
+    return (*(["cuda"] if cuda else []), *(["tpu"] if tpu else []))
+
+
+def _has_cuda_plugin() -> bool:
+    names = [f"jax_{name}_plugin" for name in _CUDA_PLUGINS]
+    # Hidden modules have no spec.
+    return any(name in sys.modules or find_spec(name) for name in names)
+
+
+def has_nvidia_driver() -> bool:
+    """Whether the library of NVIDIA's driver is here."""
+    import ctypes
+
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def has_tpu() -> bool:
+    """Whether a TPU is attached to this machine."""
+    google = "0x1ae0"
+    vendors = Path("/sys/bus/pci/devices").glob("*/vendor")
+    return "JAX_FORCE_TPU_INIT" in os.environ or any(file.read_text().strip() == google for file in vendors)
+
+
+def why_absent(platform: str) -> str | None:
+    """Why JAX cannot have a platform (``cpu``, ``cuda``, ``tpu``) on this machine; None where nothing speaks against it."""
+    if platform == "cuda" and not has_nvidia_driver():
+        return "there is no NVIDIA driver on this machine"
+    if platform == "cuda" and not _has_cuda_plugin():
+        return "JAX needs its CUDA plugin: pip install 'yolojax[cuda12]'"
+    if platform == "tpu" and not has_tpu():
+        return "no TPU is attached to this machine"
+    if platform == "tpu" and not find_spec("libtpu"):
+        return "JAX needs libtpu: pip install 'yolojax[tpu]'"
+    return None
 
 
 def select_devices(device: str = "") -> list[jax.Device]:
@@ -55,16 +152,23 @@ def select_devices(device: str = "") -> list[jax.Device]:
     import jax
 
     name = device.strip().lower().removeprefix("cuda:")
+    if (reason := why_absent(_PLATFORMS.get(name, "cpu"))) is not None:
+        raise UserError(f"--device {device}: {reason}")
     if name in _PLATFORMS:
         jax.config.update("jax_platforms", _PLATFORMS[name])
-    elif not name and jax.config.values.get("jax_platforms") is None and _has_plugins_alone():
-        log.info("no NVIDIA driver and no TPU here: computing on the CPU")
-        jax.config.update("jax_platforms", "cpu")
+    elif jax.config.values.get("jax_platforms") is None and absent_accelerators():  # JAX was imported before yolojax
+        jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS"))
     try:
-        devices = jax.devices(_PLATFORMS.get(name))
+        with _plain_warnings():
+            devices = jax.devices(_PLATFORMS.get(name))
     except RuntimeError as error:
         jax.config.update("jax_platforms", None)
-        raise UserError(f"--device {device}: not available here ({str(error).splitlines()[0]})") from error
+        reason = str(error).splitlines()[0]
+        if not name:
+            raise UserError(f"no device could be started ({reason}); --device cpu takes the CPU") from error
+        raise UserError(f"--device {device}: not available here ({reason})") from error
+    if not name and devices[0].platform == "cpu" and absent_accelerators():
+        log.info("no NVIDIA driver and no TPU here: computing on the CPU")
     if jax.config.values.get("jax_compilation_cache_dir") is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
     if not name or name in _PLATFORMS:
@@ -76,17 +180,18 @@ def select_devices(device: str = "") -> list[jax.Device]:
         raise UserError(f"--device {device}: choose cpu, gpu, tpu or numbers of: {listed}") from error
 
 
-def _has_plugins_alone() -> bool:
-    """Whether JAX's plugins for accelerators are installed where no accelerator is, as for ``yolojax plan``.
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Of a plugin that cannot start, the reason in one line instead of a traceback."""
 
-    JAX would try them, and print a traceback and warnings before it takes the CPU.
-    """
-    if not any(find_spec(plugin) for plugin in ("jax_cuda12_plugin", "libtpu")):
-        return False
+    def shorten(record: logging.LogRecord) -> bool:
+        if record.exc_info:
+            record.msg, record.args, record.exc_info = f"{record.getMessage()}: {record.exc_info[1]}", (), None
+        return True
+
+    bridge = logging.getLogger("jax._src.xla_bridge")
+    bridge.addFilter(shorten)
     try:
-        ctypes.CDLL("libcuda.so.1")  # of the driver
-        return False
-    except OSError:
-        pass
-    google = "0x1ae0"
-    return all(file.read_text().strip() != google for file in Path("/sys/bus/pci/devices").glob("*/vendor"))
+        yield
+    finally:
+        bridge.removeFilter(shorten)

@@ -3,6 +3,8 @@
 A path is the keys joined by ``/``, for example ``model_2/m_0/cv1/conv/kernel``. Leaves are whatever is not a mapping.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 

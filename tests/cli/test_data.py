@@ -45,7 +45,7 @@ def test_strict_training_refuses_what_check_finds(tiny_data, tiny_model, tmp_pat
     file.write_text("path: data\ntrain: images/train\nval: images/val\nnames: [blue, red]\n")
     arguments = ["--weights=", f"--cfg={tiny_model}", f"--data={file}", "--img=64", f"--project={tmp_path / 'runs'}"]
     assert main(["train", *arguments, "--strict"]) == 2
-    assert "are the same picture, in two splits" in capsys.readouterr().err
+    assert "are the same image, in two splits" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 

@@ -260,7 +260,7 @@ def test_a_file_that_is_no_video(detect, tmp_path, capsys):
         (["--source", "a.png", "--conf", "2"], "--conf-thres 2.0: must be from 0 to 1"),
         (["--source", "a.png", "--vid-stride", "0"], "--vid-stride 0: must be at least 1"),
         (["--source", "a.png", "--img", "64", "64", "64"], "--imgsz 64 64 64: one side, or height and width"),
-        (["--source", "a.png", "--view-img"], "--view-img: there is no window here"),
+        (["--source", "a.png", "--visualize"], "--visualize: feature maps are not drawn"),
         ([], "--source: name an image"),
     ],
 )
@@ -282,6 +282,64 @@ def test_flags_of_yolov5_that_mean_nothing_are_taken(detect, tmp_path, capsys):
     save(tmp_path / "a.png", picture())
     assert detect("--source", "a.png", "--data", "coco128.yaml", "--dnn")[0] == 0
     assert "--data has no effect: class names come with the weights" in capsys.readouterr().out
+
+
+def files_below(folder):
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+
+
+def test_no_file_takes_the_name_of_another(detect, tmp_path):
+    """An image that is called like a frame of a video, and images that differ in folder, ending or case only."""
+    red, blue = picture((0, 10, 8, 50, 40)), picture((2, 10, 8, 50, 40))
+    for name, image in (("clip_3.png", blue), ("CLIP_5.png", blue), ("a.png", blue), ("a.jpg", red), ("A.bmp", red)):
+        save(tmp_path / "in" / name, image)
+    save(tmp_path / "in2" / "a.png", red)
+    make_video(tmp_path / "in" / "clip.avi", frames=6)
+    (tmp_path / "list.txt").write_text("in\nin2\n")
+    status, figures, folder = detect("--source", "list.txt", "--save-txt", "--save-crop")
+    assert (status, figures["images"], figures["frames"], figures["detections"]) == (0, 6, 6, 12)
+    labels = files_below(folder / "labels")
+    assert len(labels) == len({name.casefold() for name in labels}) == 12
+    rows = [np.loadtxt(folder / "labels" / name, ndmin=2)[0, 0] for name in labels]
+    assert sorted(rows) == [0] * 9 + [2] * 3
+    assert len({name.casefold() for name in files_below(folder / "crops")}) == 12
+    annotated = [file.name for file in folder.iterdir() if file.is_file()]
+    assert len(annotated) == len({name.casefold() for name in annotated}) == 7
+    assert (
+        np.loadtxt(folder / "labels" / "clip_3.txt")[0] == 2
+    )  # the photo's; the video came after CLIP_5 and is clip_2
+    assert np.loadtxt(folder / "labels" / "clip_2_3.txt")[0] == 0
+    assert files_below(tmp_path / "in") == ["A.bmp", "CLIP_5.png", "a.jpg", "a.png", "clip.avi", "clip_3.png"]
+
+
+def test_a_window_is_wanted_where_there_is_no_display(detect, tmp_path, monkeypatch, capsys):
+    for variable in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    save(tmp_path / "a.png", picture((0, 10, 8, 50, 40)))
+    status, figures, folder = detect("--source", "a.png", "--view-img")
+    assert (status, figures["detections"]) == (0, 1)
+    assert (folder / "a.png").is_file()
+    assert "--view-img has no effect: there is no display here" in capsys.readouterr().out
+
+
+def test_a_window_shows_what_is_annotated(detect, tmp_path, monkeypatch, capsys):
+    class FakeWindow:
+        shown, waited = [], 0
+
+        def show(self, image, title):
+            self.shown.append((title, (image != plain).any()))
+
+        def wait(self):
+            FakeWindow.waited += 1
+
+    monkeypatch.setattr("yolojax.inference.window.open_window", FakeWindow)
+    plain = picture((0, 10, 8, 50, 40))
+    save(tmp_path / "a.png", plain)
+    assert detect("--source", "a.png", "--view_img", "--nosave")[0] == 0
+    assert FakeWindow.shown == [("a.png", True)]
+    assert FakeWindow.waited == 1
+    assert "close the window to end" in capsys.readouterr().out
 
 
 def test_which_detections(detect, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from yolojax.cli.main import main
-from yolojax.inference import export
+from yolojax.inference import export, roundtrip
 from yolojax.model.network import init_variables
 from yolojax.model.spec import load_spec
 from yolojax.weights.store import Weights, save_weights
@@ -66,7 +66,7 @@ def test_with_nms(run, capsys):
 
 def test_a_file_that_differs_is_told(run, tiny, monkeypatch, capsys):
     right = export.read_stablehlo
-    monkeypatch.setattr(export, "read_stablehlo", lambda path: lambda images: (right(path)(images)[0] + 1,))
+    monkeypatch.setattr(roundtrip, "read_stablehlo", lambda path: lambda images: (right(path)(images)[0] + 1,))
     status, figures, _ = run("--weights", str(tiny))
     assert status == 1
     assert figures["formats"][0]["score_difference"] == pytest.approx(1, abs=1e-3)
@@ -74,7 +74,7 @@ def test_a_file_that_differs_is_told(run, tiny, monkeypatch, capsys):
 
 
 def test_a_file_of_another_shape_is_told(run, tiny, monkeypatch, capsys):
-    monkeypatch.setattr(export, "read_stablehlo", lambda path: lambda images: (np.zeros((1, 2, 7)),))
+    monkeypatch.setattr(roundtrip, "read_stablehlo", lambda path: lambda images: (np.zeros((1, 2, 7)),))
     status, figures, _ = run("--weights", str(tiny))
     assert status == 1
     assert figures["formats"][0]["box_difference_px"] is None

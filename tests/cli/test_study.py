@@ -19,6 +19,21 @@ def test_check_lists_the_runs_and_trains_nothing(study, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "folder"),
+    [
+        (["--project", "studies", "--name", "mine"], "studies/mine"),
+        (["--project", "studies"], "studies/study"),
+        (["--output", "here", "--name", "mine"], "here"),
+        ([], "runs/study/study"),
+    ],
+)
+def test_the_folder_of_a_study_is_named_as_that_of_a_run(study, tmp_path, monkeypatch, flags, folder):
+    monkeypatch.chdir(tmp_path)
+    assert main(["study", str(study.rename(study.with_name("study.yaml"))), "--report", *flags]) == 0
+    assert (tmp_path / folder / "report.html").is_file()
+
+
 def test_a_mistake_is_one_line_and_exit_status_2(study, tmp_path, capsys):
     study.write_text(study.read_text().replace("freeze: 2", "freeze: 30"))
     assert main(["study", str(study), "--output", str(tmp_path / "out")]) == 2

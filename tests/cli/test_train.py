@@ -30,7 +30,7 @@ def parse(words: list[str]):
 def test_every_flag_of_yolov5_is_known(words):
     name = words[0].removeprefix("--").replace("-", "_")
     given, plain = vars(parse(words)), vars(parse([]))
-    changed = {key for key in given if given[key] != plain[key]}
+    changed = {key for key in plain if given[key] != plain[key]}
     fields = {"batch": "batch_size", "img": "imgsz", "img_size": "imgsz"}
     defaults = {"workers", "project", "name", "patience"}  # the value above is the default
     assert changed == ({fields.get(name, name)} if name not in defaults else set())

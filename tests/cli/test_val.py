@@ -1,6 +1,7 @@
 """``yolojax val``, end to end: with a network that sees coloured rectangles, with a random one, and with the real one on real photos."""
 
 import json
+import shutil
 
 import cv2
 import jax
@@ -149,6 +150,47 @@ def test_save_json_and_coco_figures(val, data, tmp_path):
     assert figures["coco_map50"] == pytest.approx(1)
     if "official_tool" in figures:
         assert figures["official_map50_95"] == pytest.approx(figures["coco_map50_95"], abs=1e-6)
+
+
+def test_names_that_are_no_numbers_are_in_the_results(val, data, tmp_path, capsys):
+    """``007`` and ``7`` stay apart, and so do files of one name in two folders; labels too."""
+    names = ("007.png", "7.png", "a/x.png", "b/x.png")
+    for number, name in enumerate(names):
+        for part, suffix in (("images", ".png"), ("labels", ".txt")):
+            file = (tmp_path / "own" / part / name).with_suffix(suffix)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(data.parent / part / f"{number}{suffix}", file)
+    yaml = tmp_path / "own.yaml"
+    yaml.write_text(data.read_text().replace("path: .", "path: own"))
+    status, figures, folder = val("--noplots", "--save-json", "--save-txt", "--data", str(yaml))
+    assert status == 0
+    assert "image_id counts from 1; see file_name" in capsys.readouterr().out
+    results = json.loads((folder / "predictions.json").read_text())
+    pairs = {(result["image_id"], result["file_name"]) for result in results}
+    assert {file_name for _, file_name in pairs} == set(names)
+    assert sorted(identity for identity, _ in pairs) == [1, 2, 3, 4]
+    assert sorted(file.name for file in (folder / "labels").iterdir()) == ["007.txt", "7.txt", "x.txt", "x_2.txt"]
+    assert figures["coco_map50"] == pytest.approx(1)
+
+
+def test_a_threshold_that_spoils_the_figures_is_told(val, capsys):
+    assert val("--noplots", "--conf-thres", "0.25")[0] == 0
+    assert "--conf-thres 0.25: the curves end where detections are cut off" in " ".join(capsys.readouterr().out.split())
+    for words in ([], ["--conf-thres", "0.0005"], ["--task", "speed"]):
+        val("--noplots", *words)
+        assert "the curves end" not in capsys.readouterr().out
+
+
+def test_weights_of_one_class_say_what_to_do(val, data, tmp_path, capsys, monkeypatch):
+    spec = load_spec("yolov5n", classes=1)
+    variables = jax.tree.map(np.asarray, init_variables(spec, jax.random.key(0)))
+    save_weights(tmp_path / "one", Weights(spec=spec, names=("item",), variables=variables, source={}))
+    words = ("--noplots", "--weights", str(tmp_path / "one"), "--task", "speed")
+    assert val(*words, real=True)[0] == 2
+    error = capsys.readouterr().err
+    assert "one has 1 class, but" in error
+    assert "names 3; give --single-cls if they were trained with it, else choose the data set" in error
+    assert val(*words, "--single-cls", real=True)[0] == 0
 
 
 def test_annotations_of_others(val, tmp_path):

@@ -14,14 +14,14 @@ Rows = Sequence[str]
 
 
 def draw(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A picture with structure at every place."""
+    """An image with structure at every place."""
     noise = np.random.default_rng(seed).integers(0, 256, (height // 8 + 2, width // 8 + 2, 3)).astype(np.uint8)
     return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 @pytest.fixture
 def yolo_folder(tmp_path: Path) -> Callable[..., DataConfig]:
-    """Writes a data set in YOLO layout: ``{name: rows}``, None for a picture without label file."""
+    """Writes a data set in YOLO layout: ``{name: rows}``, None for an image without label file."""
 
     def write(labels: dict[str, Rows | None], names: tuple[str, ...] = ("cat", "dog"), size=(48, 64)) -> DataConfig:
         for number, (name, rows) in enumerate(labels.items()):
@@ -41,7 +41,7 @@ def yolo_folder(tmp_path: Path) -> Callable[..., DataConfig]:
 
 @pytest.fixture(scope="session")
 def samples() -> list[Sample]:
-    """Eleven pictures of different shapes in memory, with 0 to 5 boxes each."""
+    """Eleven images of different shapes in memory, with 0 to 5 boxes each."""
     return [memory_sample(seed, *size) for seed, size in enumerate(_SIZES)]
 
 
@@ -49,7 +49,7 @@ _SIZES = [(48, 64), (64, 48), (40, 40), (30, 64), (64, 64), (20, 60), (60, 20), 
 
 
 class Memory:
-    """A reader of a picture that is drawn anew each time; goes to worker processes with its sample."""
+    """A reader of an image that is drawn anew each time; goes to worker processes with its sample."""
 
     def __init__(self, height: int, width: int, seed: int) -> None:
         self.arguments = height, width, seed

@@ -1,4 +1,4 @@
-"""Decoded pictures in one file for all workers."""
+"""Decoded images in one file for all workers."""
 
 import os
 from dataclasses import replace
@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from yolojax.data import cache as cache_module
+from yolojax.data.batches import StreamSettings, validation_batches
 from yolojax.data.cache import make_cache
-from yolojax.data.pipeline import training_stream, validation_batches
 from yolojax.data.sample import ImageError
 from yolojax.data.sources import open_split
+from yolojax.data.stream import training_stream
 from yolojax.hyperparameters import Hyperparameters
 from yolojax.runtime import cache_folder
 
@@ -26,17 +27,18 @@ def own_cache_folder(tmp_path, monkeypatch):
 
 
 def batches(samples, workers=0, **options):
-    stream = training_stream(samples, SETTINGS, image_size=64, batch_size=4, epochs=1, **options)
-    found = list(stream.iterate(workers=workers))
+    settings = StreamSettings(image_size=64, batch_size=4, **options)
+    stream = training_stream(samples, SETTINGS, settings)
+    batches = list(stream.iterate(workers=workers))
     stream.close()
-    return found
+    return batches
 
 
 @pytest.mark.parametrize(("kind", "workers"), [("ram", 0), ("ram", 1), ("disk", 0)])
 def test_batches_are_the_same_with_a_cache(samples, kind, workers):
     for plain, cached in zip(batches(samples), batches(samples, workers, cache=kind), strict=True):
-        for key in plain:
-            np.testing.assert_array_equal(plain[key], cached[key])
+        for expected, array in zip(plain.batch, cached.batch, strict=True):
+            np.testing.assert_array_equal(array, expected)
 
 
 def test_validation_is_the_same_with_a_cache(samples):
@@ -71,16 +73,16 @@ def test_disk_cache_is_used_again_and_made_again_when_a_file_changes(yolo_folder
     config = yolo_folder({"a.png": [], "b.png": []})
     before = sorted(config.root.rglob("*"))
 
-    def first_picture():
+    def first_image():
         samples = open_split(config, "train").samples
         return make_cache(samples, "disk", 64, smooth=False)[0].copy()
 
     with caplog.at_level("INFO"):
-        first, again = first_picture(), first_picture()
+        first, again = first_image(), first_image()
         assert (first == again).all()
         assert sum("filling it" in message for message in caplog.messages) == 1
         cv2.imwrite(str(config.root / "images" / "train" / "a.png"), 255 - first[..., ::-1])
-        assert (first_picture() == 255 - first).all()
+        assert (first_image() == 255 - first).all()
     assert [path for path in sorted(config.root.rglob("*")) if cache_folder() not in (path, *path.parents)] == before
 
 
@@ -106,7 +108,7 @@ def test_what_does_not_fit_is_said_and_not_cached(samples, kind, monkeypatch, ca
     assert "reading from the files instead" in caplog.text
 
 
-def test_unreadable_picture_is_the_same_error_from_a_cache(samples):
+def test_unreadable_image_is_the_same_error_from_a_cache(samples):
     class Broken:
         def __call__(self):
             raise ImageError("cannot be decoded")
@@ -142,7 +144,7 @@ def test_available_memory_is_plausible():
 
 
 def test_streams_start_in_the_middle_from_a_cache(samples):
-    stream = training_stream(samples, SETTINGS, image_size=64, batch_size=4, epochs=2, cache="ram")
+    stream = training_stream(samples, SETTINGS, StreamSettings(image_size=64, batch_size=4, epochs=2, cache="ram"))
     whole = list(stream.iterate())
     for a, b in zip(whole[4:], islice(stream.iterate(1, 1), 2), strict=True):
-        np.testing.assert_array_equal(a["images"], b["images"])
+        np.testing.assert_array_equal(a.batch.images, b.batch.images)

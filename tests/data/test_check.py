@@ -61,7 +61,7 @@ def test_what_is_planted_is_found(yolo_folder):
     for words in (
         "no box of dog",
         "b.png: boxes with a side under 3 pixels: 1",
-        "the same picture",
+        "the same image",
         "in two splits",
         "g.png: cannot be decoded; the image is left out",
     ):
@@ -112,11 +112,11 @@ def test_a_second_check_decodes_only_what_is_new(yolo_folder, monkeypatch, own_c
     (images / "twin.png").unlink()
     assert sorted(path for path in config.root.rglob("*")) == before
     (memory,) = (own_cache_folder / "checks").iterdir()
-    assert json.loads(memory.read_text()).keys() == {"decoder", "pictures"}
+    assert json.loads(memory.read_text()).keys() == {"decoder", "images"}
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\x80\x04K\x01.", b"[]", b"[" * 99_999, b'{"decoder": "0", "pictures": {}}', b'{"pictures": 3}']
+    "content", [b"", b"\x80\x04K\x01.", b"[]", b"[" * 99_999, b'{"decoder": "0", "images": {}}', b'{"images": 3}']
 )
 def test_a_damaged_memory_is_made_anew(yolo_folder, monkeypatch, own_cache_folder, content):
     config = yolo_folder({"a.png": []})
@@ -141,11 +141,11 @@ def test_strict_refuses_what_the_default_leaves_out(yolo_folder):
     require_clean(config, ("train", "val"))
 
 
-def test_strict_refuses_pictures_in_two_splits(yolo_folder):
+def test_strict_refuses_images_in_two_splits(yolo_folder):
     config = yolo_folder({"a.png": [], "b.png": []})
     shutil.copytree(config.root / "images" / "train", config.root / "images" / "val")
     with pytest.raises(
-        UserError, match=r"2 problems; the first: .*train/a\.png and .*val/a\.png are the same picture, in two splits"
+        UserError, match=r"2 problems; the first: .*train/a\.png and .*val/a\.png are the same image, in two splits"
     ):
         require_clean(replace(config, val=("images/val",)), ("train", "val"))
 

@@ -172,5 +172,5 @@ def test_the_same_boxes_as_from_yolo_labels(shared_data, tmp_path):
     assert len(coco.samples) == 128
     for a, b in zip(yolo.samples, coco.samples, strict=True):
         assert Path(a.name).name == Path(b.name).name
-        # Corners are clipped here, so a box that rounding let reach out of its picture may differ by that rounding.
+        # Corners are clipped here, so a box that rounding let reach out of its image may differ by that rounding.
         np.testing.assert_allclose(a.boxes, b.boxes, atol=2e-6)

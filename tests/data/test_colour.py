@@ -6,8 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from yolojax.data.colour import load_effects, mix_up, random_effects, random_hsv
-from yolojax.data.geometry import Scene
+from yolojax.data.colour import load_effects, random_effects, random_hsv
 from yolojax.errors import UserError
 from yolojax.hyperparameters import Hyperparameters
 
@@ -58,20 +57,7 @@ def test_red_and_blue_are_not_exchanged():
     assert changed[0, 0].argmin() == 2
 
 
-def test_mix_up_is_a_weighted_mean_with_all_boxes():
-    rng, shares = np.random.default_rng(0), []
-    first = Scene(flat(0, 0, 200), np.array([[0, 0, 0, 1, 1]], np.float32))
-    second = Scene(flat(200, 0, 0), np.array([[1, 0, 0, 2, 2], [2, 0, 0, 2, 1]], np.float32))
-    for _ in range(2000):
-        mixed = mix_up(first, second, rng)
-        assert abs(int(mixed.image[0, 0, 0]) + int(mixed.image[0, 0, 2]) - 200) <= 2
-        shares.append(mixed.image[0, 0, 2] / 200)
-    assert mixed.boxes[:, 0].tolist() == [0, 1, 2]
-    assert np.mean(shares) == pytest.approx(0.5, abs=0.01)
-    assert np.std(shares) == pytest.approx(np.sqrt(1 / (4 * 65)), abs=0.005)  # Beta(32, 32)
-
-
-def test_effects_change_one_picture_in_a_hundred_each_and_come_by_themselves():
+def test_effects_change_one_image_in_a_hundred_each_and_come_by_themselves():
     pytest.importorskip("albumentations")
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
     before, rng = image.copy(), np.random.default_rng(1)

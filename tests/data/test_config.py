@@ -59,3 +59,44 @@ def test_a_binary_file_is_no_yaml(tmp_path):
     file.write_bytes(b"\xff\xd8\xff\xe0\x00\x10JFIF")
     with pytest.raises(UserError, match="is not valid YAML"):
         read_yaml(file)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("[yes, no, on]", ("yes", "no", "on")),
+        ("{'0': a, '1': b}", ("a", "b")),
+        ("[1, 2]", ("1", "2")),
+        ("[1e3, 007, 1.50]", ("1e3", "007", "1.50")),
+        ("{a: 0, b: 1}", ("a", "b")),
+        ("classes.txt", ("cat", "dog")),
+    ],
+)
+def test_names_are_the_words_that_stand_there(tmp_path, names, expected):
+    (tmp_path / "classes.txt").write_text("\ufeffcat\ndog\u200b\n\n", encoding="utf-8")
+    assert load_data_config(write(tmp_path, f"train: a\nval: b\nnames: {names}\n")).names == expected
+
+
+def test_keys_of_other_tools_are_noted_once_and_keypoints_refused(tmp_path, caplog):
+    file = write(tmp_path, f"train: a\nval: b\nroboflow: {{version: 1}}\nchannels: 3\n{NAMES}")
+    with caplog.at_level("INFO"):
+        load_data_config(file)
+    assert [message for message in caplog.messages if "not used" in message] == [
+        f"{file}: keys 'roboflow', 'channels' not used here"
+    ]
+    with pytest.raises(UserError, match="kpt_shape"):
+        load_data_config(write(tmp_path, f"train: a\nval: b\nkpt_shape: [4, 2]\n{NAMES}"))
+
+
+def test_a_folder_says_which_yaml_is_in_it(tmp_path):
+    with pytest.raises(UserError, match="is a folder without a data YAML; write one"):
+        load_data_config(tmp_path)
+    write(tmp_path, NAMES)
+    with pytest.raises(UserError, match=r"is a folder; give the data YAML in it: pets\.yaml"):
+        load_data_config(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["\ufefftrain: a\nval:\u00a0b\nnames:\n\u00a0 0: cat\n\u00a0 1: dog\u200b\nnc: 2e0\n"])
+def test_yaml_with_spaces_that_are_none_is_read(tmp_path, text):
+    config = load_data_config(write(tmp_path, text))
+    assert (config.val, config.names) == (("b",), ("cat", "dog"))

@@ -11,7 +11,7 @@ import pytest
 
 from yolojax.data.config import DataConfig, load_data_config
 from yolojax.data.convert import convert_data, inner_corners
-from yolojax.data.sample import read_image
+from yolojax.data.images import read_image
 from yolojax.data.sources import load_data, open_split
 from yolojax.errors import UserError
 
@@ -113,7 +113,7 @@ def test_names_never_meet(yolo_folder, tmp_path):
         assert len({Path(name).stem.lower() for name in found}) == 3
 
 
-def test_pictures_without_a_file_become_png(tmp_path):
+def test_images_without_a_file_become_png(tmp_path):
     config = replace(load_data("shapes"), options={"train": 3, "val": 2, "size": 64})
     result = convert_data(config, tmp_path / "out", "coco", ["val"])
     assert result.images == {"val": 2}

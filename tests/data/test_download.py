@@ -215,6 +215,15 @@ def test_a_hostile_or_damaged_archive_leaves_nothing(server, tmp_path, name):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "data"]
 
 
+def test_one_folder_of_an_archive(tmp_path):
+    names = ("pets-main/.x", "pets-main/dogs/.x", "pets-main/dogs/a/b.txt", "pets-main/cats/.x", "dogs/.x")
+    (tmp_path / "a.zip").write_bytes(packed({name: name.encode() for name in names}))
+    download.unpack(tmp_path / "a.zip", tmp_path / "out", 1, "dogs")
+    unpacked = {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    assert unpacked == {".x", "a/b.txt"}
+    assert (tmp_path / "out" / ".x").read_text() == "pets-main/dogs/.x"
+
+
 def test_a_link_in_a_zip_is_refused(tmp_path):
     info = zipfile.ZipInfo("a")
     info.external_attr = 0o120777 << 16
@@ -235,7 +244,7 @@ def test_weights_by_name(server, tmp_path, monkeypatch, capsys):
     assert "404" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["coco128", "coco", "voc"])
+@pytest.mark.parametrize("name", ["bccd", "coco128", "coco", "voc"])
 def test_a_missing_data_set_says_how_to_fetch_it(tmp_path, name):
     config = load_data_config(name, tmp_path / "nowhere")
     assert all(item.url.startswith("http") for item in config.download)

@@ -1,4 +1,4 @@
-"""Boxes stay around what is drawn in them, whatever happens to the picture."""
+"""Boxes stay around what is drawn in them, whatever happens to the image."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ SQUARE = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32)
 
 
 def drawn(height: int, width: int, boxes: list[tuple[int, int, int, int]], outlined: bool = False) -> Scene:
-    """A grey picture with a rectangle of its own colour in every box (left, top, right, bottom); class = number of the colour."""
+    """A grey image with a rectangle of its own colour in every box (left, top, right, bottom); class = number of the colour."""
     image = np.full((height, width, 3), geometry.GREY, np.uint8)
     rows, outlines = [], []
     for number, (left, top, right, bottom) in enumerate(boxes):
@@ -43,7 +43,7 @@ def assert_boxes_fit(scene: Scene, outside: float = 0.75, slack: float | None = 
 
 
 SCENE = drawn(60, 80, [(4, 5, 20, 25), (40, 10, 70, 30), (10, 35, 30, 55), (50, 40, 79, 60)])
-boxes_of_pictures = st.tuples(st.integers(0, 60), st.integers(0, 40), st.integers(4, 20), st.integers(4, 20))
+boxes_of_images = st.tuples(st.integers(0, 60), st.integers(0, 40), st.integers(4, 20), st.integers(4, 20))
 
 
 @pytest.mark.parametrize("shape", [(60, 80), (64, 64), (128, 128), (96, 160), (33, 47)])
@@ -83,7 +83,7 @@ def test_flips_move_boxes_with_objects():
     assert not (geometry.flip_left_right(SCENE).boxes == SCENE.boxes).all()
 
 
-@given(box=boxes_of_pictures, outlined=st.booleans())
+@given(box=boxes_of_images, outlined=st.booleans())
 def test_flipping_twice_changes_nothing(box, outlined):
     left, top, width, height = box
     scene = drawn(60, 80, [(left, top, left + width, top + height)], outlined)
@@ -112,7 +112,7 @@ def test_turning_shearing_and_tilting_keep_objects_in_boxes(seed, outlined):
     assert_boxes_fit(moved, outside=1.5, slack=3.5)
 
 
-def test_without_change_the_picture_is_untouched():
+def test_without_change_the_image_is_untouched():
     settings = Hyperparameters(scale=0, translate=0)
     same = geometry.random_perspective(SCENE, np.random.default_rng(0), settings, (60, 80))
     assert same.image is SCENE.image
@@ -161,9 +161,9 @@ def test_rotation_and_shear_have_the_ranges_of_yolov5():
 
 
 @settings(max_examples=60, deadline=None)
-@given(boxes=st.lists(boxes_of_pictures, min_size=4, max_size=4), seed=st.integers(0, 2**32 - 1))
+@given(boxes=st.lists(boxes_of_images, min_size=4, max_size=4), seed=st.integers(0, 2**32 - 1))
 def test_mosaic_loses_no_visible_object(boxes, seed):
-    """One object in each of four pictures: on the canvas, every object that has a pixel has its box, exactly around it."""
+    """One object in each of four images: on the canvas, every object that has a pixel has its box, exactly around it."""
     scenes = []
     for number, (left, top, width, height) in enumerate(boxes):
         scene = drawn(60, 80, [(left, top, left + width, top + height)])
@@ -235,3 +235,16 @@ def test_fractions_and_corners_are_inverse():
     np.testing.assert_allclose(again.boxes, SCENE.boxes, atol=2e-3)  # the edge is kept 0.001 pixels away
     assert fractions.dtype == np.float32
     assert (fractions[:, 1:3] + fractions[:, 3:] / 2 <= 1).all()
+
+
+def test_mix_up_is_a_weighted_mean_with_all_boxes():
+    rng, shares = np.random.default_rng(0), []
+    first = Scene(np.full((8, 8, 3), (0, 0, 200), np.uint8), np.array([[0, 0, 0, 1, 1]], np.float32))
+    second = Scene(np.full((8, 8, 3), (200, 0, 0), np.uint8), np.array([[1, 0, 0, 2, 2], [2, 0, 0, 2, 1]], np.float32))
+    for _ in range(2000):
+        mixed = mosaic.mix_up(first, second, rng)
+        assert abs(int(mixed.image[0, 0, 0]) + int(mixed.image[0, 0, 2]) - 200) <= 2
+        shares.append(mixed.image[0, 0, 2] / 200)
+    assert mixed.boxes[:, 0].tolist() == [0, 1, 2]
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.01)
+    assert np.std(shares) == pytest.approx(np.sqrt(1 / (4 * 65)), abs=0.005)  # Beta(32, 32)

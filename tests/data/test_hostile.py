@@ -24,7 +24,8 @@ from yolojax.data.cache import make_cache
 from yolojax.data.check import check_data
 from yolojax.data.config import DataConfig
 from yolojax.data.download import download_data
-from yolojax.data.sample import ImageError, decode_image, probe_image, samples_record
+from yolojax.data.images import decode_image, probe_image
+from yolojax.data.sample import ImageError, samples_record
 from yolojax.data.sources import load_data, open_split
 from yolojax.data.voc import read_annotation
 from yolojax.errors import UserError
@@ -258,7 +259,7 @@ def png(width: int, height: int, data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("size", [(60_000, 60_000), (2**31 - 1, 2**31 - 1), (2**31 - 1, 10), (0, 10)])
-def test_a_picture_that_claims_to_be_huge_is_refused_by_its_header(tmp_path, size):
+def test_an_image_that_claims_to_be_huge_is_refused_by_its_header(tmp_path, size):
     (tmp_path / "a.png").write_bytes(png(*size, bytes(100)))
     with pytest.raises(ImageError):
         probe_image(tmp_path / "a.png")
@@ -270,12 +271,12 @@ def test_a_picture_that_claims_to_be_huge_is_refused_by_its_header(tmp_path, siz
     changes=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=6),
     cut=st.integers(0, 200),
 )
-def test_any_damage_to_a_picture_is_an_error_or_nothing(tmp_path, kind, changes, cut):
+def test_any_damage_to_an_image_is_an_error_or_nothing(tmp_path, kind, changes, cut):
     path = tmp_path / "a.png"
     exif = Image.Exif()
     exif[274] = 6
-    picture = np.arange(20 * 30 * 3).reshape(20, 30, 3).astype(np.uint8)
-    Image.fromarray(picture).save(path, kind, **({} if kind == "BMP" else {"exif": exif}))
+    image = np.arange(20 * 30 * 3).reshape(20, 30, 3).astype(np.uint8)
+    Image.fromarray(image).save(path, kind, **({} if kind == "BMP" else {"exif": exif}))
     data = bytearray(path.read_bytes())
     for place, value in changes:
         data[place % len(data)] = value

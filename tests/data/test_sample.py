@@ -1,4 +1,4 @@
-"""Pictures as users have them: upright, three channels, eight bits, or a reason why not."""
+"""Images as users have them: upright, three channels, eight bits, or a reason why not."""
 
 from pathlib import Path
 
@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from yolojax.data.sample import ImageError, Problem, Report, Sample, probe_image, read_image, samples_record
+from yolojax.data.images import probe_image, read_image
+from yolojax.data.sample import ImageError, Problem, Report, Sample, samples_record
 
 
 @pytest.fixture
-def picture() -> np.ndarray:
+def pixels() -> np.ndarray:
     noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
     return cv2.GaussianBlur(noise, (0, 0), 3)
 
@@ -22,20 +23,20 @@ def close(image: np.ndarray, expected: np.ndarray, tolerance: float = 3) -> bool
 
 @pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
-def test_orientation_is_applied_and_the_size_agrees(tmp_path, picture, orientation, suffix):
+def test_orientation_is_applied_and_the_size_agrees(tmp_path, pixels, orientation, suffix):
     path = tmp_path / f"a.{suffix}"
     exif = Image.Exif()
     exif[274] = orientation
-    Image.fromarray(picture).save(path, exif=exif)
+    Image.fromarray(pixels).save(path, exif=exif)
     upright = {
-        1: picture,
-        2: picture[:, ::-1],
-        3: picture[::-1, ::-1],
-        4: picture[::-1],
-        5: picture.transpose(1, 0, 2),
-        6: picture[::-1].transpose(1, 0, 2),
-        7: picture[::-1, ::-1].transpose(1, 0, 2),
-        8: picture[:, ::-1].transpose(1, 0, 2),
+        1: pixels,
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: pixels.transpose(1, 0, 2),
+        6: pixels[::-1].transpose(1, 0, 2),
+        7: pixels[::-1, ::-1].transpose(1, 0, 2),
+        8: pixels[:, ::-1].transpose(1, 0, 2),
     }[orientation]
     image = read_image(path)
     assert probe_image(path) == (image.shape[:2], [])
@@ -43,20 +44,20 @@ def test_orientation_is_applied_and_the_size_agrees(tmp_path, picture, orientati
 
 
 @pytest.mark.parametrize("orientation", [0, 77])
-def test_nonsensical_orientation_is_named_and_taken_as_upright(tmp_path, picture, orientation):
+def test_nonsensical_orientation_is_named_and_taken_as_upright(tmp_path, pixels, orientation):
     exif = Image.Exif()
     exif[274] = orientation
-    Image.fromarray(picture).save(tmp_path / "a.jpg", exif=exif)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif)
     size, (problem,) = probe_image(tmp_path / "a.jpg")
     assert size == (40, 60)
     assert str(problem) == (
         f"{tmp_path / 'a.jpg'}: its EXIF orientation is {orientation}, not one of 1 to 8; it is taken as upright"
     )
-    assert close(read_image(tmp_path / "a.jpg"), picture)
+    assert close(read_image(tmp_path / "a.jpg"), pixels)
 
 
-def test_every_kind_of_pixel_becomes_eight_bit_colour(tmp_path, picture):
-    image = Image.fromarray(picture)
+def test_every_kind_of_pixel_becomes_eight_bit_colour(tmp_path, pixels):
+    image = Image.fromarray(pixels)
     grey = np.repeat(np.array(image.convert("L"))[..., None], 3, 2)
     palette = np.array(image.convert("P").convert("RGB"))
     image.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100)
@@ -64,10 +65,10 @@ def test_every_kind_of_pixel_becomes_eight_bit_colour(tmp_path, picture):
     image.convert("P").save(tmp_path / "palette.png")
     image.convert("RGBA").save(tmp_path / "alpha.png")
     image.convert("LA").save(tmp_path / "grey_alpha.png")
-    cv2.imwrite(str(tmp_path / "deep.png"), picture[..., ::-1].astype(np.uint16) * 257)
+    cv2.imwrite(str(tmp_path / "deep.png"), pixels[..., ::-1].astype(np.uint16) * 257)
     cv2.imwrite(str(tmp_path / "deep_grey.png"), grey[..., 0].astype(np.uint16) * 257)
     cv2.imwrite(str(tmp_path / "deep_grey.tiff"), grey[..., 0].astype(np.uint16) * 257)
-    expected = dict.fromkeys(("cmyk.jpg", "alpha.png", "deep.png"), picture)
+    expected = dict.fromkeys(("cmyk.jpg", "alpha.png", "deep.png"), pixels)
     expected |= {
         "grey.jpg": grey,
         "grey_alpha.png": grey,
@@ -83,8 +84,8 @@ def test_every_kind_of_pixel_becomes_eight_bit_colour(tmp_path, picture):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "P", "PA", "LA"])
-def test_png_named_jpg_is_read_and_named(tmp_path, picture, mode):
-    image = Image.fromarray(picture).convert("P" if mode == "PA" else mode)
+def test_png_named_jpg_is_read_and_named(tmp_path, pixels, mode):
+    image = Image.fromarray(pixels).convert("P" if mode == "PA" else mode)
     transparent = {"transparency": 0} if mode == "PA" else {}
     image.save(tmp_path / "a.jpg", "PNG", **transparent)
     size, (problem,) = probe_image(tmp_path / "a.jpg")
@@ -94,9 +95,9 @@ def test_png_named_jpg_is_read_and_named(tmp_path, picture, mode):
 
 
 @pytest.mark.parametrize("cut", [2, 20])
-def test_jpeg_cut_at_its_end_is_used_and_named(tmp_path, picture, cut):
+def test_jpeg_cut_at_its_end_is_used_and_named(tmp_path, pixels, cut):
     path = tmp_path / "a.jpg"
-    Image.fromarray(picture).save(path, quality=95)
+    Image.fromarray(pixels).save(path, quality=95)
     whole = read_image(path)
     path.write_bytes(path.read_bytes()[:-cut])
     size, (problem,) = probe_image(path)
@@ -106,8 +107,8 @@ def test_jpeg_cut_at_its_end_is_used_and_named(tmp_path, picture, cut):
     assert (read_image(path)[:30] == whole[:30]).all()
 
 
-def test_jpeg_with_something_appended_is_whole(tmp_path, picture):
-    Image.fromarray(picture).save(tmp_path / "a.jpg")
+def test_jpeg_with_something_appended_is_whole(tmp_path, pixels):
+    Image.fromarray(pixels).save(tmp_path / "a.jpg")
     (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes() + bytes(1000))
     assert probe_image(tmp_path / "a.jpg") == ((40, 60), [])
 
@@ -123,9 +124,9 @@ def test_jpeg_cut_in_its_middle_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "is empty"), (b"no picture", "no image of a known kind"), (b"\xff\xd8\xff", "no image of a known kind")],
+    [(b"", "is empty"), (b"no image", "no image of a known kind"), (b"\xff\xd8\xff", "no image of a known kind")],
 )
-def test_what_is_no_picture_is_refused(tmp_path, content, reason):
+def test_what_is_no_image_is_refused(tmp_path, content, reason):
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(ImageError, match=reason):
         probe_image(tmp_path / "a.jpg")
@@ -133,14 +134,14 @@ def test_what_is_no_picture_is_refused(tmp_path, content, reason):
         read_image(tmp_path / "a.jpg")
 
 
-def test_png_cut_at_its_end_is_refused(tmp_path, picture):
-    Image.fromarray(picture).save(tmp_path / "a.png")
+def test_png_cut_at_its_end_is_refused(tmp_path, pixels):
+    Image.fromarray(pixels).save(tmp_path / "a.png")
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:-12])
     with pytest.raises(ImageError, match="cannot be decoded"):
         probe_image(tmp_path / "a.png")
 
 
-def test_tiny_and_missing_pictures_are_refused(tmp_path):
+def test_tiny_and_missing_images_are_refused(tmp_path):
     Image.new("RGB", (1, 1)).save(tmp_path / "one.png")
     with pytest.raises(ImageError, match="1x1 pixels"):
         probe_image(tmp_path / "one.png")

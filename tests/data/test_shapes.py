@@ -8,18 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from yolojax.data import shapes
 from yolojax.data.config import load_data_config
-from yolojax.data.shapes import (
-    LARGEST,
-    SMALLEST,
-    VARIANTS,
-    VISIBLE,
-    ShapesSettings,
-    draw_scene,
-    ensure_shapes,
-    prepare_shapes,
-)
+from yolojax.data.shapes import files as shapes_files
+from yolojax.data.shapes import scene as shapes_scene
+from yolojax.data.shapes.files import VERSION, ensure_shapes, prepare_shapes
+from yolojax.data.shapes.scene import LARGEST, SMALLEST, VARIANTS, VISIBLE, ShapesSettings, draw_scene
 from yolojax.errors import UserError
 
 SIZE = 256
@@ -41,21 +34,21 @@ def every(scenes):
     return scenes["train"] + scenes["val"]
 
 
-# When this fails the pictures have changed: raise VERSION, and measure again what docs/embedded.md states.
+# When this fails the images have changed: raise VERSION, and measure again what docs/embedded.md states.
 PINNED = {
     (2, "shapes"): "6b6bda3e4ce73b03",
     (2, "shapes-pretraining"): "4d5fd064251d2283",
 }
 
 
-def test_pictures_are_the_ones_of_this_version(scenes, variant):
+def test_images_are_the_ones_of_this_version(scenes, variant):
     digest = hashlib.sha256()
     for scene in every(scenes):
         digest.update(scene.image.tobytes() + scene.boxes.astype("<f4").tobytes())
-    assert digest.hexdigest()[:16] == PINNED[shapes.VERSION, variant]
+    assert digest.hexdigest()[:16] == PINNED[VERSION, variant]
 
 
-def test_a_picture_depends_on_seed_split_and_index_alone(variant):
+def test_an_image_depends_on_seed_split_and_index_alone(variant):
     settings = ShapesSettings(variant=variant, train=5)
     one, again = draw_scene(settings, "train", 3), draw_scene(ShapesSettings(variant=variant, train=9), "train", 3)
     assert np.array_equal(one.image, again.image)
@@ -68,19 +61,19 @@ def test_a_picture_depends_on_seed_split_and_index_alone(variant):
     assert not any(np.array_equal(one.image, other.image) for other in others)
 
 
-def test_no_picture_appears_twice(scenes):
+def test_no_image_appears_twice(scenes):
     assert len({scene.image.tobytes() for scene in every(scenes)}) == 2 * FEW
 
 
 def test_both_splits_show_every_class_about_equally_often(scenes, variant):
-    for pictures in scenes.values():
-        kinds = np.concatenate([scene.boxes[:, 0] for scene in pictures]).astype(int)
+    for images in scenes.values():
+        kinds = np.concatenate([scene.boxes[:, 0] for scene in images]).astype(int)
         counts = np.bincount(kinds, minlength=len(VARIANTS[variant].classes))
         assert len(counts) == len(VARIANTS[variant].classes)
         assert counts.min() > counts.mean() * 0.4
 
 
-def test_every_picture_has_objects_of_eight_to_two_hundred_pixels(scenes):
+def test_every_image_has_objects_of_eight_to_two_hundred_pixels(scenes):
     sides = np.concatenate([scene.boxes[:, 3:] for scene in every(scenes)]) * SIZE
     assert all(len(scene.boxes) for scene in every(scenes))
     assert sides.min() >= SMALLEST
@@ -90,7 +83,7 @@ def test_every_picture_has_objects_of_eight_to_two_hundred_pixels(scenes):
     assert longer.max() > 150
 
 
-def test_boxes_lie_inside_the_picture(scenes):
+def test_boxes_lie_inside_the_image(scenes):
     boxes = np.concatenate([scene.boxes for scene in every(scenes)])
     assert (boxes[:, 1:3] - boxes[:, 3:] / 2 >= 0).all()
     assert (boxes[:, 1:3] + boxes[:, 3:] / 2 <= 1).all()
@@ -127,7 +120,7 @@ def test_objects_stand_out_from_the_background(scenes):
 
 def test_most_of_every_object_is_visible_and_some_are_covered(monkeypatch):
     settings, covered = ShapesSettings(), []
-    real = shapes._fair
+    real = shapes_scene._fair
 
     def spy(owner, areas):
         accepted = real(owner, areas)
@@ -135,7 +128,7 @@ def test_most_of_every_object_is_visible_and_some_are_covered(monkeypatch):
             covered.append(min(np.count_nonzero(owner == row) / area for row, area in enumerate(areas)))
         return accepted
 
-    monkeypatch.setattr(shapes, "_fair", spy)
+    monkeypatch.setattr(shapes_scene, "_fair", spy)
     for index in range(20):
         draw_scene(settings, "train", index)
     assert min(covered) >= VISIBLE / 100 >= 0.5
@@ -160,7 +153,7 @@ def test_shipped_yaml_names_the_classes(name):
     assert set(config.defaults) == {"img", "epochs", "batch", "hyp", "optimizer"}
 
 
-def test_embedded_set_has_300_and_100_pictures():
+def test_embedded_set_has_300_and_100_images():
     options = load_data_config("shapes").options
     assert (options["train"], options["val"]) == (300, 100)
     assert ShapesSettings(**options) == ShapesSettings()
@@ -206,7 +199,7 @@ def test_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
 
 
 def test_second_process_that_draws_at_the_same_time_is_harmless(tmp_path, monkeypatch):
-    settings, real = ShapesSettings(train=2, val=1, size=64), shapes._write_split
+    settings, real = ShapesSettings(train=2, val=1, size=64), shapes_files._write_split
     other: list[Path] = []
 
     def interrupted(root, settings, split, count):
@@ -215,7 +208,7 @@ def test_second_process_that_draws_at_the_same_time_is_harmless(tmp_path, monkey
             other.append(tmp_path)
             other.append(ensure_shapes(settings, tmp_path))
 
-    monkeypatch.setattr(shapes, "_write_split", interrupted)
+    monkeypatch.setattr(shapes_files, "_write_split", interrupted)
     folder = ensure_shapes(settings, tmp_path)
     assert folder == other[1]
     assert list(tmp_path.iterdir()) == [folder]

@@ -1,4 +1,4 @@
-"""What all sources have in common: shipped settings, and the same boxes for the same pictures."""
+"""What all sources have in common: shipped settings, and the same boxes for the same images."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_voc_is_composed_as_in_the_original():
     assert load_data("voc-tfds").val == ("voc/2007/test",)
 
 
-def test_the_same_pictures_have_the_same_boxes_in_every_source(yolo_folder, tmp_path):
+def test_the_same_images_have_the_same_boxes_in_every_source(yolo_folder, tmp_path):
     rng = np.random.default_rng(0)
     rows = {}
     for number in range(6):
@@ -85,7 +85,7 @@ def assert_equal(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) ->
 
 
 def prepared_for_tensorflow(config: DataConfig, home: Path) -> DataConfig:
-    """The pictures and boxes of a data set, prepared as a data set of TensorFlow Datasets."""
+    """The images and boxes of a data set, prepared as a data set of TensorFlow Datasets."""
     tfds = pytest.importorskip("tensorflow_datasets")
     described = {
         "image": tfds.features.Image(shape=(None, None, 3)),

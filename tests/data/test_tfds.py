@@ -1,5 +1,6 @@
 """Data sets of TensorFlow Datasets, prepared by the tests from files, without TensorFlow."""
 
+import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -9,22 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import jax
 import numpy as np
 import pytest
 
-from yolojax.data.pipeline import training_stream
+from yolojax.cli.main import main
+from yolojax.data.batches import StreamSettings
 from yolojax.data.sources import load_data, open_split
+from yolojax.data.stream import training_stream
 from yolojax.errors import UserError
 from yolojax.hyperparameters import Hyperparameters
+from yolojax.model.network import init_variables
+from yolojax.model.spec import load_spec
 from yolojax.training.loop import train
-from yolojax.training.records import read_results
+from yolojax.training.report import read_results
 from yolojax.training.settings import TrainSettings
+from yolojax.weights.store import Weights, save_weights
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
 
 def builder_like(name: str, objects: dict[str, Any], mark: str):
-    """A builder with the features of ``voc`` or ``coco``: five training pictures and three for testing, with 0 to 2 boxes each."""
+    """A builder with the features of ``voc`` or ``coco``: five training images and three for testing, with 0 to 2 boxes each."""
 
     def features(self):
         described = {
@@ -45,7 +52,7 @@ def builder_like(name: str, objects: dict[str, Any], mark: str):
             yield number, {"image": str(path), "image/filename": path.name, "objects": rows}
 
     def splits(self, manager) -> dict[str, Any]:
-        folder = Path(self.data_dir).parent / "pictures"
+        folder = Path(self.data_dir).parent / "images"
         folder.mkdir(parents=True, exist_ok=True)
         return {"train": examples(self, folder, 5), "test": examples(self, folder, 3)}
 
@@ -77,7 +84,7 @@ def data_dir(prepared, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["like_voc", "like_coco"])
-def test_boxes_and_pictures(name):
+def test_boxes_and_images(name):
     config = load_data(f"tfds:{name}")
     assert (config.names, config.train, config.val) == (("cat", "dog"), ("train",), ("test",))
     split = open_split(config, "train")
@@ -110,12 +117,12 @@ def test_another_place_can_be_given(prepared, monkeypatch):
 @pytest.mark.parametrize("name", ["like_voc", "like_coco"])
 def test_a_training_epoch_with_workers(name):
     samples = open_split(load_data(f"tfds:{name}"), "train").samples
-    stream = training_stream(samples, Hyperparameters(), image_size=64, batch_size=2, epochs=2)
+    stream = training_stream(samples, Hyperparameters(), StreamSettings(image_size=64, batch_size=2, epochs=2))
     plain = list(islice(stream.iterate(), 3))
-    assert set(range(5)) == {int(index) for batch in plain for index in batch["index"]}
+    assert set(range(5)) == {int(index) for batch in plain for index in batch.indices}
     if name == "like_voc":
         for a, b in zip(plain, islice(stream.iterate(workers=1), 3), strict=True):
-            np.testing.assert_array_equal(a["images"], b["images"])
+            np.testing.assert_array_equal(a.batch.images, b.batch.images)
     stream.close()
 
 
@@ -142,6 +149,21 @@ def test_a_network_trains_an_epoch_on_both(composed, tiny_model, tmp_path):
     losses = read_results(Path(results["run"]) / "results.csv")[0]
     assert all(losses[f"{split}/{part}_loss"] > 0 for split in ("train", "val") for part in ("box", "obj", "cls"))
     assert "tensorflow" not in sys.modules
+
+
+@pytest.mark.parametrize("command", ["val", "bench"])
+def test_commands_that_measure_take_it(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    spec = load_spec("yolov5n", classes=2)
+    variables = jax.tree.map(np.asarray, init_variables(spec, jax.random.key(0)))
+    save_weights(tmp_path / "w", Weights(spec=spec, names=("cat", "dog"), variables=variables, source={}))
+    own = {"val": ["--noplots", "--save-json"], "bench": ["--include", "float32"]}[command]
+    known = ["--weights", "w", "--data", "tfds:like_voc", "--img", "64", "--device", "cpu", "--json", "figures.json"]
+    assert main([command, *known, *own]) == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["images"] == 3
+    assert figures["settings"]["data"] == "tfds:like_voc"
+    assert "w on tfds:like_voc (val" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_format_without_random_access_says_what_to_run(prepared, tmp_path):

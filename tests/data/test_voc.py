@@ -76,7 +76,7 @@ def test_repeated_boxes_are_left_out_and_named(voc):
     ]
 
 
-def test_background_missing_picture_and_unknown_class_are_reported(voc):
+def test_background_missing_image_and_unknown_class_are_reported(voc):
     config = voc({"a": None, "b": entry("green", (1, 1, 9, 9)) + entry("red", (1, 1, 9, 9))})
     (config.root / "ImageSets" / "Main" / "train.txt").write_text("a\nb  1\nc\n")
     report = open_split(config, "train").report
@@ -90,7 +90,7 @@ def test_no_known_class_at_all_is_an_error(voc):
 
 
 @pytest.mark.parametrize("size", ["", "<width>0</width><height>0</height>", "<width>x</width><height>50</height>"])
-def test_size_comes_from_the_picture_where_the_file_has_none(voc, size):
+def test_size_comes_from_the_image_where_the_file_has_none(voc, size):
     split = open_split(voc({"a": entry("red", (10, 5, 30, 45))}, size=size), "train")
     np.testing.assert_allclose(split.samples[0].boxes, [[0, 0.2, 0.5, 0.2, 0.8]], rtol=1e-6)
     assert split.report.problems[0].kind == "no size"

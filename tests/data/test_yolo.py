@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from yolojax.data.config import load_data_config
+from yolojax.data.listing import label_path
 from yolojax.data.sources import open_split
-from yolojax.data.yolo import label_path, read_labels
+from yolojax.data.yolo import read_labels
 from yolojax.errors import UserError
 
 
@@ -78,7 +79,7 @@ def test_duplicates_and_empty_boxes_are_left_out_alone(yolo_folder):
 
 def test_unreadable_image_is_named_once(yolo_folder):
     config = yolo_folder({"a.jpg": [], "b.jpg": []})
-    (config.root / "images" / "train" / "b.jpg").write_bytes(b"not a picture")
+    (config.root / "images" / "train" / "b.jpg").write_bytes(b"not an image")
     report = open_split(config, "train").report
     assert [problem.where.endswith("b.jpg") for problem in report.problems] == [True]
     assert (report.found, report.images) == (2, 1)
@@ -108,7 +109,8 @@ def test_lists_and_lists_of_lists(yolo_folder):
     split = open_split(replace(config, train=("first.txt", "second.txt")), "train")
     assert [sample.name[-5:] for sample in split.samples] == ["a.jpg", "c.jpg"]
     assert str(split.report.problems[0]).endswith(
-        "first.txt, line 3: images/train/gone.jpg does not exist; the image is left out"
+        "first.txt, line 3: images/train/gone.jpg does not exist; looked for at "
+        f"{config.root}/images/train/gone.jpg, images/train/gone.jpg; the image is left out"
     )
     assert split.report.found == 3
 

@@ -7,10 +7,10 @@ import pytest
 
 from yolojax.errors import UserError
 from yolojax.evaluation import coco
-from yolojax.evaluation.coco import Picture, against, average_precision, coco_files, official_figures
+from yolojax.evaluation.coco import EvaluatedImage, against, coco_average_precision, coco_files, official_figures
 
 
-def pictures(seed: int, classes: int, count: int = 12, detections: int = 60) -> list[Picture]:
+def some_images(seed: int, classes: int, count: int = 12, detections: int = 60) -> list[EvaluatedImage]:
     rng = np.random.default_rng(seed)
     made = []
     for index in range(count):
@@ -25,7 +25,7 @@ def pictures(seed: int, classes: int, count: int = 12, detections: int = 60) -> 
         label = np.where(rng.random(len(chosen)) < 0.7, true[chosen, 0], rng.integers(0, classes, len(chosen)))
         score = np.sort(rng.random(len(chosen)))[::-1]
         found = np.concatenate([boxes, score[:, None], label[:, None]], 1).astype(np.float32)
-        made.append(Picture(f"{index}.jpg", (480, 640), found, true))
+        made.append(EvaluatedImage(f"{index}.jpg", (480, 640), found, true))
     return made
 
 
@@ -46,8 +46,8 @@ def only(package: str, monkeypatch) -> None:
 def test_equals_the_official_code(package, classes, detections, monkeypatch):
     pytest.importorskip(package)
     only(package, monkeypatch)
-    made = pictures(classes, classes, detections=detections)
-    ap = average_precision(made, classes)
+    made = some_images(classes, classes, detections=detections)
+    ap = coco_average_precision(made, classes)
     figures = official_figures(*coco_files(made, [str(index) for index in range(classes)]))
     assert figures["tool"] == package
     assert 0.1 < figures["map50_95"] < 0.9
@@ -57,35 +57,35 @@ def test_equals_the_official_code(package, classes, detections, monkeypatch):
 
 def test_perfect_predictions_give_one():
     made = [
-        Picture(p.name, p.size, np.insert(p.labels[:, [1, 2, 3, 4, 0]], 4, 0.9, axis=1), p.labels)
-        for p in pictures(0, 3)
+        EvaluatedImage(p.name, p.size, np.insert(p.labels[:, [1, 2, 3, 4, 0]], 4, 0.9, axis=1), p.labels)
+        for p in some_images(0, 3)
     ]
-    np.testing.assert_allclose(average_precision(made, 3), 1)
+    np.testing.assert_allclose(coco_average_precision(made, 3), 1)
 
 
 def test_classes_without_labels_are_left_out():
-    ap = average_precision(pictures(0, 3), 5)
+    ap = coco_average_precision(some_images(0, 3), 5)
     assert np.isnan(ap[3:]).all()
     assert np.isfinite(ap[:3]).all()
 
 
 def test_without_the_official_code_there_is_no_figure(monkeypatch):
     only("none", monkeypatch)
-    assert official_figures(*coco_files(pictures(0, 3), "abc")) is None
+    assert official_figures(*coco_files(some_images(0, 3), "abc")) is None
 
 
 def test_image_ids_are_the_numbers_of_coco_file_names():
-    one = pictures(0, 1, count=1)[0]
-    named = [Picture(name, one.size, one.detections, one.labels) for name in ("000000000042.jpg", "7.png")]
+    one = some_images(0, 1, count=1)[0]
+    named = [EvaluatedImage(name, one.size, one.detections, one.labels) for name in ("000000000042.jpg", "7.png")]
     truth, results = coco_files(named, ["x"])
     assert [image["id"] for image in truth["images"]] == [42, 7]
     assert {result["image_id"] for result in results} <= {42, 7}
-    truth, _ = coco_files([named[0], Picture("cat.jpg", one.size, one.detections, one.labels)], ["x"])
+    truth, _ = coco_files([named[0], EvaluatedImage("cat.jpg", one.size, one.detections, one.labels)], ["x"])
     assert [image["id"] for image in truth["images"]] == [1, 2]
 
 
 def test_another_file_is_joined_by_names():
-    truth, results = coco_files(pictures(0, 2), ["cat", "dog"])
+    truth, results = coco_files(some_images(0, 2), ["cat", "dog"])
     other = {
         "images": [{"id": 1000 + image["id"], "file_name": image["file_name"]} for image in truth["images"]]
         + [{"id": 1, "file_name": "not ours.jpg"}],

@@ -151,7 +151,7 @@ def test_speed_leaves_the_first_batch_of_a_shape_out(monkeypatch):
 
 
 def test_one_program_per_shape():
-    from yolojax.data.pipeline import validation_batches
+    from yolojax.data.batches import validation_batches
     from yolojax.data.sample import Sample
 
     def sample(height, width):

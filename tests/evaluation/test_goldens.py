@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from yolojax.evaluation.confusion import confusion
-from yolojax.evaluation.metrics import average_precision, match
+from yolojax.evaluation.metrics import match, precision_recall_curves
 from yolojax.evaluation.nms import NmsSettings, suppress, suppress_batch
 
 GOLDENS = Path(__file__).resolve().parent.parent / "goldens"
@@ -72,7 +72,7 @@ def test_average_precision(case):
     detections = np.concatenate([found for _, found, _ in scenes(case)])
     labels = np.concatenate([true[:, 0] for _, _, true in scenes(case)])
     correct = np.concatenate([case[f"{image}.correct"] for image, _, _ in scenes(case)])
-    curves = average_precision(correct, detections[:, 4], detections[:, 5], labels)
+    curves = precision_recall_curves(correct, detections[:, 4], detections[:, 5], labels)
     np.testing.assert_array_equal(curves.classes, case["classes"])
     np.testing.assert_allclose(curves.ap, case["average_precision"], rtol=0, atol=1e-12)
     np.testing.assert_allclose(curves.precision[:, curves.best], case["precision"], rtol=0, atol=1e-12)

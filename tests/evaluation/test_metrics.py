@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from yolojax.evaluation.metrics import IOU_THRESHOLDS, average_precision, box_iou, fitness, match
+from yolojax.evaluation.metrics import IOU_THRESHOLDS, box_iou, fitness, match, precision_recall_curves
 
 
 def scene(rng: np.random.Generator, labels: int, detections: int, classes: int, noise: float = 8):
@@ -26,7 +26,9 @@ def curves(scenes):
     """Figures of a data set: pairs of detections and labels."""
     matches = np.concatenate([match(found, true) for found, true in scenes])
     found = np.concatenate([found for found, _ in scenes])
-    return average_precision(matches, found[:, 4], found[:, 5], np.concatenate([true[:, 0] for _, true in scenes]))
+    return precision_recall_curves(
+        matches, found[:, 4], found[:, 5], np.concatenate([true[:, 0] for _, true in scenes])
+    )
 
 
 def figures(scenes) -> tuple[float, ...]:
@@ -158,14 +160,14 @@ def test_ap_equals_an_obvious_one(seed):
     right[np.flatnonzero(right)[labels:]] = False
     correct = np.repeat(right[:, None], 10, 1)
     scores = np.linspace(0.9, 0.1, count)
-    result = average_precision(correct, scores, np.zeros(count), np.zeros(labels))
+    result = precision_recall_curves(correct, scores, np.zeros(count), np.zeros(labels))
     assert result.ap[0, 0] == pytest.approx(obvious_ap(right.tolist(), labels), abs=1e-9)
 
 
 def test_precision_and_recall_are_read_at_one_confidence():
     # Four labels; right, right, wrong, right: F1 is best where three are found.
     correct = np.repeat(np.array([[True], [True], [False], [True]]), 10, 1)
-    result = average_precision(correct, np.array([0.9, 0.8, 0.7, 0.6]), np.zeros(4), np.zeros(4))
+    result = precision_recall_curves(correct, np.array([0.9, 0.8, 0.7, 0.6]), np.zeros(4), np.zeros(4))
     assert result.mean_recall == pytest.approx(0.75, abs=0.02)
     assert result.mean_precision == pytest.approx(0.75, abs=0.02)
     assert (result.precision[0, -1], result.recall[0, -1]) == (

@@ -8,7 +8,9 @@ import pytest
 
 from yolojax.errors import UserError
 from yolojax.evolve import evolve as module
+from yolojax.evolve import results
 from yolojax.evolve.evolve import evolve
+from yolojax.evolve.space import RANGES
 from yolojax.hyperparameters import Hyperparameters, load_hyperparameters
 from yolojax.training.settings import TrainSettings
 
@@ -33,7 +35,7 @@ def tried(monkeypatch):
         return 0
 
     monkeypatch.setattr(module, "_train", train)
-    monkeypatch.setattr(module, "plot_evolution", lambda trials, path: None)  # takes long; the last test draws
+    monkeypatch.setattr(results, "plot_evolution", lambda trials, path: None)  # takes long; the last test draws
     return seen
 
 
@@ -44,8 +46,8 @@ def settings_in(folder: Path, tiny_data: Path, **changes) -> TrainSettings:
 def test_hyperparameters_get_better_and_stay_in_their_ranges(tried, tmp_path, tiny_data):
     best = evolve(settings_in(tmp_path, tiny_data), 40, ["0", "10"])
     first, *others = tried
-    assert first == {key: getattr(Hyperparameters(), key) for key in module.RANGES} | {"freeze": "0"}
-    assert all(low <= params[key] <= high for params in others for key, (low, high) in module.RANGES.items())
+    assert first == {key: getattr(Hyperparameters(), key) for key in RANGES} | {"freeze": "0"}
+    assert all(low <= params[key] <= high for params in others for key, (low, high) in RANGES.items())
     assert {params["freeze"] for params in others} == {"0", "10"}
     scores = [fitness_of(params) for params in tried]
     assert max(scores) > scores[0] + 0.2

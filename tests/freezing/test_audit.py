@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from yolojax.freezing.audit import compare, moved
+from yolojax.freezing.audit import compare, moved_paths
 from yolojax.tree import flatten
 
 
@@ -45,7 +45,7 @@ def test_the_sign_of_zero_is_a_difference(variables):
     assert audit.changed == ("params/model_1/bn/bias",)
     assert not audit.layers[1].identical
     assert (audit.layers[1].parameters.max_abs, audit.layers[1].parameters.relative) == (0, 0)
-    assert moved(audit, frozenset({"model_1/bn/bias"}), list(flatten(variables["params"]))) == audit.changed
+    assert moved_paths(audit, frozenset({"model_1/bn/bias"}), list(flatten(variables["params"]))) == audit.changed
 
 
 def test_nan_is_itself(variables):
@@ -112,6 +112,6 @@ def test_what_moved_although_it_was_frozen(variables, frozen_bn):
     paths = list(flatten(variables["params"]))
     frozen = frozenset(path for path in paths if path.startswith(("model_0/", "model_1/")))
     expected = ("batch_stats/model_0/bn/var",) if frozen_bn == "fixed" else ()
-    assert moved(compare(variables, after), frozen, paths, frozen_bn) == expected
+    assert moved_paths(compare(variables, after), frozen, paths, frozen_bn) == expected
     # Statistics of a BatchNorm whose bias trains are free to move.
-    assert moved(compare(variables, after), frozen - {"model_0/bn/bias"}, paths, frozen_bn) == ()
+    assert moved_paths(compare(variables, after), frozen - {"model_0/bn/bias"}, paths, frozen_bn) == ()

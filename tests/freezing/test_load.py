@@ -86,7 +86,7 @@ def phase(epoch, history, paths):
         ("kind: freezeout\ngroups: 6\n", "key 'groups': at most 5"),
         ("kind: freezeout\ncubed: 1\n", "key 'cubed': expected true or false, found 1"),
         ("kind: freezeout\nfirst: 2\n", "key 'first': 2 is no part of the run"),
-        ("kind: plateau\npatience: 1.5\n", "key 'patience': expected a number above 0, found 1.5"),
+        ("kind: plateau\npatience: 1.5\n", "key 'patience': expected int, found 1.5"),
         ("kind: adapters\nrank: 0\n", "key 'rank': expected a number above 0"),
         ("kind: adapters\nselect: detect\n", "select detect: model_24/m_0/kernel trains itself"),
         ("kind: adapters\nselect: '**/bn'\n", "there is no kernel in it"),

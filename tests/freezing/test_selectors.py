@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from yolojax.errors import UserError
-from yolojax.freezing.selectors import backbone_end, frozen_paths, layer_of, parse_selector, select
+from yolojax.freezing.phases import make_phase
+from yolojax.freezing.selectors import backbone_end, layer_of, parse_selector, select
 
 
 def layers(selected) -> set[int]:
@@ -70,7 +71,7 @@ def test_a_number_is_what_yolov5_freezes(count):
     expected = {
         path for path in paths if any(f".{path.replace('/', '.')}.".startswith(f".model_{i}.") for i in range(count))
     }
-    assert frozen_paths(str(count), paths) == frozen_paths(count, paths) == expected
+    assert select(str(count), paths) == select(count, paths) == expected
 
 
 def test_layer_one_is_not_layer_ten(p5):
@@ -130,7 +131,7 @@ def test_globs(paths):
 )
 def test_errors_say_what_exists(value, message, p5):
     with pytest.raises(UserError, match=re.escape(message)):
-        frozen_paths(value, p5, "yolov5n")
+        make_phase(p5, freeze=parse_selector(value), network="yolov5n")
 
 
 def test_the_group_that_is_not_there_is_an_error():

@@ -3,7 +3,7 @@
 In an environment of its own (Python 3.11; never a dependency of the project, never needed to pass the tests):
 
     pip install yolov5==7.0.14 torch==2.14.1 torchvision==0.29.1 "numpy<2.4" "setuptools<81"
-    TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 python tests/goldens/make_goldens.py --data ../shared/data [name ...]
+    TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 python tests/goldens/make_goldens.py --data FOLDER [name ...]
 
 ``--data`` holds ``weights/yolov5n.pt`` and ``coco128/``; without names every file is written.
 """

@@ -9,13 +9,13 @@ import sys
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 import yolojax
+from yolojax.data.examples import example_images
 from yolojax.errors import UserError
 from yolojax.inference import detector as module
 from yolojax.inference.detector import fit
-from yolojax.inference.results import Detections
-from yolojax.inference.sources import example_images
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,10 @@ def same(one, two):
     return all(np.array_equal(getattr(one, name), getattr(two, name)) for name in ("boxes", "scores", "classes"))
 
 
-@pytest.mark.parametrize("name", ["yolojax", "yolojax.inference.results", "yolojax.flags"])
+@pytest.mark.parametrize(
+    "name",
+    ["yolojax", "yolojax.inference.results", "yolojax.inference.writing", "yolojax.flags", "yolojax.evaluation.coco"],
+)
 def test_examples_in_docstrings(name):
     results = doctest.testmod(importlib.import_module(name))
     assert results.attempted
@@ -61,6 +64,29 @@ def test_every_way_to_give_images(detector, images, tmp_path):
     assert detector([]) == []
 
 
+def test_images_of_pillow_and_of_other_channels(detector, images, tmp_path):
+    [expected] = detector(images[0])
+    picture = Image.fromarray(images[0])
+    alpha = np.dstack([images[0], np.zeros(images[0].shape[:2], np.uint8)])
+    for given in (picture, picture.convert("RGBA"), alpha):
+        [detections] = detector(given)
+        assert same(detections, expected)
+        assert detections.image.shape == images[0].shape
+    picture.save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as opened:
+        assert detector([opened, images[0]])[0].path == str(tmp_path / "a.png")
+
+    grey = images[0][:, :, 1]
+    [expected] = detector(np.repeat(grey[:, :, None], 3, 2))
+    for given in (grey, grey[:, :, None], Image.fromarray(grey)):
+        assert same(detector(given)[0], expected)
+    turned = picture.copy()
+    turned.getexif()[0x0112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=turned.getexif())
+    with Image.open(tmp_path / "turned.jpg") as opened:
+        assert same(detector(opened)[0], detector(tmp_path / "turned.jpg")[0])
+
+
 def test_a_batch_changes_nothing_but_rounding(images):
     batched = yolojax.load(confidence=0.1, image_size=64, batch_size=2, device="cpu")
     single = yolojax.load(confidence=0.1, image_size=64, device="cpu")
@@ -74,7 +100,9 @@ def test_a_batch_changes_nothing_but_rounding(images):
     [
         ("nowhere.png", "nowhere.png: cannot be read"),
         (np.zeros((4, 4, 3)), "not float64 (4, 4, 3)"),
-        (np.zeros((4, 4), np.uint8), "not uint8 (4, 4)"),
+        (np.zeros((3, 4, 5), np.uint8), "not uint8 (3, 4, 5)"),
+        (np.zeros((4, 4), bool), "not bool (4, 4)"),
+        (Image.new("I;16", (4, 4)), "mode I;16 has no 8 bits per channel"),
         (np.zeros((0, 4, 3), np.uint8), "has no pixel"),
         (7, "not int"),
     ],
@@ -108,24 +136,6 @@ def test_fit_keeps_the_aspect_and_takes_the_fewest_strides(size):
     assert abs(x.min() - left) <= 1
     assert abs(y.min() - top) <= 1
     assert abs(max(size) * gain - 320) <= 1
-
-
-def test_table_of_pandas(monkeypatch):
-    found = Detections(
-        image=np.zeros((9, 9, 3), np.uint8),
-        boxes=np.array([[1, 2, 3, 4]], np.float32),
-        scores=np.array([0.5], np.float32),
-        classes=np.array([1]),
-        names=("a", "b"),
-    )
-    monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(UserError, match="pip install pandas"):
-        found.to_pandas()
-    monkeypatch.undo()
-    pytest.importorskip("pandas")
-    table = found.to_pandas()
-    assert list(table.columns) == ["xmin", "ymin", "xmax", "ymax", "confidence", "class", "name"]
-    assert table.iloc[0].tolist() == [1, 2, 3, 4, 0.5, 1, "b"]
 
 
 def test_an_ensemble_needs_one_set_of_classes(tmp_path, monkeypatch):

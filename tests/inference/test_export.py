@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from yolojax.errors import UserError
 from yolojax.evaluation.nms import NmsSettings, suppress_batch
-from yolojax.inference.export import Form, differences, read_onnx, read_stablehlo, write_onnx, write_stablehlo
+from yolojax.inference.export import Form, largest_differences, read_onnx, read_stablehlo, write_onnx, write_stablehlo
 from yolojax.inference.predictor import make_predict
 from yolojax.model.network import abstract_variables
 from yolojax.model.spec import load_spec
@@ -53,7 +53,7 @@ def predictions(weights, images) -> np.ndarray:
 def test_stablehlo(weights, images, predictions, tmp_path, batch):
     write_stablehlo(tmp_path / "a.stablehlo", weights, Form(image_size=SIZE, batch_size=batch))
     run = read_stablehlo(tmp_path / "a.stablehlo")
-    pixels, score = differences(run(images), (predictions,))
+    pixels, score = largest_differences(run(images), (predictions,))
     assert pixels < 1e-3
     assert score < 1e-5
     if batch is None:
@@ -92,7 +92,7 @@ def test_bfloat16_takes_half_the_room(weights, images, tmp_path):
         sizes.append((tmp_path / dtype).stat().st_size)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(weights.variables["params"]))
     assert sizes[0] - sizes[1] == pytest.approx(2 * parameters, rel=0.05)
-    assert differences(read_stablehlo(tmp_path / "bfloat16")(images), (expected,))[1] < 0.02
+    assert largest_differences(read_stablehlo(tmp_path / "bfloat16")(images), (expected,))[1] < 0.02
 
 
 def test_what_stands_beside_stablehlo(weights, tmp_path):
@@ -111,7 +111,7 @@ def test_onnx(weights, images, predictions, tmp_path, batch):
     pytest.importorskip("onnxruntime")
     path = tmp_path / "a.onnx"
     write_onnx(path, weights, Form(image_size=SIZE, batch_size=batch))
-    pixels, score = differences(read_onnx(path)(images), (predictions,))
+    pixels, score = largest_differences(read_onnx(path)(images), (predictions,))
     assert pixels < 1e-2
     assert score < 1e-5
     model = onnx.load(path)
@@ -143,6 +143,6 @@ def test_differences():
     one = np.zeros((1, 2, 7))
     other = one.copy()
     other[0, 1, 2], other[0, 0, 6] = 3, 0.25
-    assert differences((other,), (one,)) == (3, 0.25)
-    assert differences((one[:, :1],), (one,)) == (float("inf"), float("inf"))
-    assert differences((one, np.array([1])), (one, np.array([2]))) == (float("inf"), float("inf"))
+    assert largest_differences((other,), (one,)) == (3, 0.25)
+    assert largest_differences((one[:, :1],), (one,)) == (float("inf"), float("inf"))
+    assert largest_differences((one, np.array([1])), (one, np.array([2]))) == (float("inf"), float("inf"))

@@ -16,7 +16,8 @@ import pytest
 import seeding
 from summary import Summary
 
-from yolojax.freezing.labels import freeze_labels, trainable_mask
+from yolojax.freezing.labels import trainable_mask
+from yolojax.freezing.phases import make_phase
 from yolojax.hyperparameters import load_hyperparameters
 from yolojax.model.network import Network, abstract_variables
 from yolojax.model.spec import load_spec
@@ -76,7 +77,7 @@ class Program:
 def program(freeze: int, dtype: Any) -> Program:
     spec = load_spec("yolov5n", classes=CLASSES)
     variables = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), abstract_variables(spec))
-    labels = freeze_labels(variables["params"], freeze)
+    labels = make_phase(tuple(flatten(variables["params"])), freeze=freeze).tree()
     hyp, arguments = SCHEDULES["trajectory"]
     optimizer = OptimizerSettings.from_hyperparameters(hyp, batch_size=BATCH)
     loss = LossSettings.from_hyperparameters(hyp, spec, SIZE)

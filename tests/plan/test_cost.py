@@ -126,7 +126,7 @@ def check_strategies(spec, shape, strategies):
     counted = {}
     for name in strategies:
         for start, phase in rehearse(load_strategy(name), tuple(shapes_of(spec)), 20, spec.name):
-            trained = frozenset(path for path, label in phase.labels if label != FROZEN)
+            trained = frozenset(path for path, label in phase.labels.items() if label != FROZEN)
             if trained not in counted:
                 counted[trained] = step_flops(spec, phase, shape) / Count(spec, phase, shape).run()
             assert abs(counted[trained] - 1) < 0.05, (name, start, counted[trained])

@@ -19,9 +19,9 @@ def installed(monkeypatch):
 @pytest.mark.parametrize("name", read_yaml(configs_root() / "targets.yaml"))
 def test_every_shipped_description_is_whole(name):
     target = load_target(name)
-    assert target.kind == name.split(":")[0]
+    assert target.platform == name.split(":")[0]
     assert 1e10 < target.memory < 1e12
-    if target.kind == "cuda":
+    if target.platform == "cuda":
         text = cuda_description(target)
         assert text.count("{") == text.count("}") == 3
         assert all(
@@ -39,7 +39,7 @@ def test_the_facts_of_a_card_reach_the_compiler():
     assert "major: 8 minor: 0 feature_extension: NONE" in cuda_description(load_target("cuda:a100"))
 
 
-@pytest.mark.parametrize(("name", "package"), [("cuda:h100", "jax_plugins.xla_cuda12"), ("tpu:v5e", "libtpu")])
+@pytest.mark.parametrize(("name", "package"), [("cuda:h100", "jax-cuda12-plugin"), ("tpu:v5e", "libtpu")])
 def test_without_its_compiler_the_extra_is_named(monkeypatch, name, package):
     monkeypatch.setattr(targets, "_is_installed", lambda asked: asked != package)
     with pytest.raises(UserError, match=rf"--target {name}: .*pip install 'yolojax\[aot\]'.*missing: {package}"):
@@ -64,5 +64,5 @@ def test_jax_takes_a_part_of_a_gpu(monkeypatch):
 
 
 def test_devices_of_this_machine_need_no_description():
-    assert load_target("cpu") == Target(name="cpu", title="cpu of this machine", kind="own", facts={})
+    assert load_target("cpu") == Target(name="cpu", title="cpu of this machine", platform="own", facts={})
     assert environment(load_target("gpu"))["JAX_PLATFORMS"] == "cuda,cpu"

@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from yolojax.study.measurements import measure_study
-from yolojax.study.plots import styles
+from yolojax.study.measurements import measure_study, summarise
+from yolojax.study.plots import make_plots, memory_figure, styles
 from yolojax.study.report import write_report
 
 SCENARIOS = [
@@ -111,6 +111,34 @@ def test_the_page_escapes_names_and_marks_every_scenario_in_the_pictures(written
     assert not re.search(r"#[0-9a-f]{6}", text[text.index("<main>") : text.index("<script>")]), (
         "a colour that does not follow the theme"
     )
+
+
+def test_cards_fill_their_grid_and_show_nothing_twice(written):
+    text = (written / "report.html").read_text()
+    figures = text[text.index("<div class=plots>") : text.index("<h2>Details")]
+    sizes = set(re.findall(r'viewBox="0 0 [\d.]+ [\d.]+"', figures))
+    assert len(re.findall("<figure>", figures)) == 6  # rows of one, two or three
+    assert len(sizes) == 1
+    titles = re.findall(r"<figcaption><b>(.*?)</b>", figures)
+    assert sum("memory" in title.lower() for title in titles) == 2  # a bar for each, and accuracy against it
+    assert sum("utilisation" in title.lower() for title in titles) == 1
+
+
+def test_memory_is_compared_by_what_every_scenario_tells(make_runs, record_run):
+    """The original tells no memory of its program on a CPU, so that the process is all that can be compared."""
+    original = {"name": "original", "freeze": 2, "framework": "torch", "python": "python", "weights": "n.pt", "cfg": ""}
+    study, runs = make_runs(scenarios=[SCENARIOS[0], original])
+    for run in runs:
+        record_run(run, [(0.1, 0.1), (0.2, 0.1)])
+    measurements = measure_study(study, runs)
+    assert memory_figure(summarise(study, measurements)) == "process_bytes"
+    titles = {plot.key: plot.title for plot in make_plots(study, measurements, summarise(study, measurements))}
+    assert titles["memory"] == "Memory of the process"
+    own = study.only([SCENARIOS[0]["name"]])
+    measurements = measure_study(own, runs[:1])
+    assert memory_figure(summarise(own, measurements)) == "memory_bytes"
+    titles = {plot.key: plot.title for plot in make_plots(own, measurements, summarise(own, measurements))}
+    assert titles["map50-against-memory"] == "mAP50 against memory of the compiled step"
 
 
 def test_scenarios_that_freeze_the_same_share_a_colour(make_runs):

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from yolojax import processes
 from yolojax.errors import UserError
 from yolojax.study import runner
 from yolojax.study.runner import planned_runs, run_study
@@ -40,8 +41,8 @@ def study(write_study, tmp_path, monkeypatch):
         resumed = (run.folder / "settings.yaml").is_file()
         return [sys.executable, str(script), str(run.folder), run.scenario.name, str(resumed)]
 
-    monkeypatch.setattr(runner, "train_command", command)
-    monkeypatch.setattr(runner, "PERIOD", 0.05)
+    monkeypatch.setattr(runner, "own_command", command)
+    monkeypatch.setattr(processes, "PERIOD", 0.05)
     return lambda *names, **changes: load_study(write_study(scenarios=[{"name": name} for name in names], **changes))
 
 

@@ -9,9 +9,8 @@ from yolojax.config import configs_root
 from yolojax.data.config import load_data_config
 from yolojax.errors import UserError
 from yolojax.flags import add_fields, read_fields
-from yolojax.study.runner import train_flags
 from yolojax.study.scenarios import check_study, load_study
-from yolojax.training.settings import TrainSettings
+from yolojax.training.settings import TrainSettings, train_flags
 
 
 def test_a_scenario_has_the_shared_flags_and_its_own(write_study):

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from yolojax.errors import UserError
-from yolojax.training.checkpoints import Checkpoints
+from yolojax.training.checkpoints import CheckpointError, Checkpoints, has_checkpoint
 
 
 @pytest.fixture
@@ -36,16 +36,18 @@ def assert_same_bits(left, right):
 
 def test_a_restored_state_has_the_same_bits_and_progress(tmp_path, state):
     saved = Checkpoints(tmp_path)
+    assert not has_checkpoint(tmp_path)
     saved.save(3, state, {"epoch": 1, "history": [0.5]})
     saved.close()
-    restored, progress, damaged = Checkpoints(tmp_path).restore(lambda _: state)
-    assert_same_bits(restored, state)
-    assert progress == {"epoch": 1, "history": [0.5]}
-    assert damaged == []
+    assert has_checkpoint(tmp_path)
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.steps() == [3]
+    assert checkpoints.progress(3) == {"epoch": 1, "history": [0.5]}
+    assert_same_bits(checkpoints.restore(3, state), state)
 
 
 def test_a_new_run_has_nothing_to_restore(tmp_path, state):
-    assert Checkpoints(tmp_path).restore(lambda _: state) is None
+    assert Checkpoints(tmp_path).steps() == []
 
 
 def test_the_newest_two_are_kept(tmp_path, state):
@@ -62,28 +64,20 @@ def test_the_newest_is_the_one_with_the_largest_number(tmp_path, state):
     for step in (9, 10):
         checkpoints.save(step, state, {})
     assert checkpoints.newest() == tmp_path / "checkpoints" / "10"
+    assert checkpoints.steps() == [10, 9]
     checkpoints.close()
 
 
-def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(tmp_path, state):
+def test_a_damaged_checkpoint_is_told_apart_from_a_good_one(tmp_path, state):
     checkpoints = Checkpoints(tmp_path)
     for step in (1, 2):
         checkpoints.save(step, {**state, "step": jnp.int32(step)}, {"epoch": step})
     checkpoints.close()
     damage(tmp_path / "checkpoints" / "2")
-    restored, progress, damaged = Checkpoints(tmp_path).restore(lambda _: state)
-    assert int(restored["step"]) == progress["epoch"] == 1
-    assert len(damaged) == 1
-    assert str(tmp_path / "checkpoints" / "2") in damaged[0]
-
-
-def test_when_all_are_damaged_the_user_is_told(tmp_path, state):
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, state, {"epoch": 1})
-    checkpoints.close()
-    damage(tmp_path / "checkpoints" / "1")
-    with pytest.raises(UserError, match="no checkpoint of this run can be read"):
-        Checkpoints(tmp_path).restore(lambda _: state)
+    with pytest.raises(CheckpointError, match=str(tmp_path / "checkpoints" / "2")):
+        checkpoints.restore(2, state)
+    assert int(checkpoints.restore(1, state)["step"]) == checkpoints.progress(1)["epoch"] == 1
 
 
 def test_a_full_disk_is_one_clear_error_and_keeps_what_was_saved(tmp_path, state, monkeypatch):
@@ -97,6 +91,18 @@ def test_a_full_disk_is_one_clear_error_and_keeps_what_was_saved(tmp_path, state
     monkeypatch.setattr(checkpoints._manager, "save", full)
     with pytest.raises(UserError, match="the disk is full"):
         checkpoints.save(2, state, {"epoch": 2})
-    restored = Checkpoints(tmp_path).restore(lambda _: state)
-    assert restored is not None
-    assert restored[1] == {"epoch": 1}
+    assert Checkpoints(tmp_path).progress(1) == {"epoch": 1}
+
+
+def test_an_error_of_a_background_save_is_told_once(tmp_path, state, caplog):
+    checkpoints = Checkpoints(tmp_path)
+    (tmp_path / "checkpoints").rmdir()
+    (tmp_path / "checkpoints").write_text("in the way")
+
+    def save() -> None:
+        checkpoints.save(1, state, {"epoch": 1})
+        checkpoints.wait()
+
+    with pytest.raises(UserError, match="the checkpoint could not be saved"):
+        save()
+    assert not caplog.records

@@ -12,14 +12,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from yolojax.data.pipeline import TrainingStream
+from yolojax.data.stream import TrainingStream
 from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import Evaluation
 from yolojax.training import loop
 from yolojax.training.checkpoints import Checkpoints
 from yolojax.training.loop import train
-from yolojax.training.records import read_results
-from yolojax.training.session import Session
+from yolojax.training.report import read_results
+from yolojax.training.run import Run
 from yolojax.training.settings import TrainSettings
 from yolojax.training.trackers import Trackers
 from yolojax.weights.find import load_weights
@@ -214,7 +214,7 @@ def check_stopping(run, tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         train(dataclasses.replace(run, name="stopped"))
     assert len(calls) == 2 * BATCHES + 2
-    train(dataclasses.replace(run, resume=str(tmp_path / "stopped")))
+    train(TrainSettings(resume=str(tmp_path / "stopped")))
     assert bits(tmp_path / "stopped") == bits(tmp_path / "whole")
 
 
@@ -241,8 +241,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_files(settings, t
 
 def test_best_weights_are_the_newest_ones_until_something_is_validated(settings, monkeypatch):
     saved = []
-    monkeypatch.setattr(Session, "save_weights", lambda self, name: saved.append((self.progress.epoch, name)))
-    monkeypatch.setattr("yolojax.training.session.load_weights", None)  # the best validation is known without it
+    monkeypatch.setattr(Run, "_save_weights", lambda self, name: saved.append((self.position.epoch, name)))
+    monkeypatch.setattr("yolojax.training.report.load_weights", None)  # the best validation is known without it
     train(settings(noval=True, epochs=3))
     assert saved == [(epoch, name) for epoch in (1, 2, 3) for name in ("last", "best")]
 
@@ -258,7 +258,7 @@ def test_images_are_drawn_by_what_the_last_validation_found_badly(settings, monk
     monkeypatch.setattr(
         Evaluation, "per_class", lambda _: [{"class": 0, "map50_95": 0.9}, {"class": 1, "map50_95": 0.0}]
     )
-    monkeypatch.setattr("yolojax.training.reporting.show_best", lambda *_: None)
+    monkeypatch.setattr("yolojax.training.report._show_best", lambda *_: None)
     train(settings(image_weights=True))
     (first, before), (second, after) = drawn
     assert (first, second) == (0, 1)
@@ -288,7 +288,7 @@ def test_early_stopping_counts_epochs_since_the_best_one(settings, tmp_path):
         ({"freeze": ("30",)}, "has layers 0 to 6"),
         ({"freeze": ("7",)}, "nothing to train"),
         ({"hyp": "nothing"}, "nothing: no such file"),
-        ({"device": "tpu"}, "--device tpu: not available here"),
+        ({"device": "tpu"}, "--device tpu: no TPU is attached"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_written(settings, tmp_path, changes, message):

@@ -15,10 +15,9 @@ from yolojax.model.network import Network, init_variables
 from yolojax.model.spec import load_spec
 from yolojax.training.loss import LossSettings
 from yolojax.training.optimizer import OptimizerSettings
-from yolojax.training.phases import change_phase, enter_phase, fixed_modules
 from yolojax.training.schedule import Schedule
-from yolojax.training.state import create_state, divide, separate
-from yolojax.training.step import make_train_step
+from yolojax.training.state import change_phase, create_state, divide, enter_phase, separate
+from yolojax.training.step import fixed_modules, make_train_step
 from yolojax.tree import flatten, map_with_path
 
 # Every step of 64 images is an update; the rate is high because a warm-up of 100 steps begins with nothing.
@@ -44,7 +43,7 @@ class Run:
         self.phase = phase
 
     def train(self, batch):
-        key = (self.settings.name, self.phase.labels)
+        key = (self.settings.name, self.phase)
         if key not in self.steps:
             network = Network(self.spec, fixed_bn=fixed_modules(self.phase, "fixed"))
             schedule = Schedule.from_hyperparameters(HYP, epochs=100, batches_per_epoch=10, batch_size=64)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from yolojax.freezing.labels import fixed_bn, freeze_labels
+from yolojax.freezing.labels import fixed_bn
+from yolojax.freezing.phases import make_phase
 from yolojax.hyperparameters import Hyperparameters
 from yolojax.mesh import make_mesh, put_batch
 from yolojax.model.network import Network, abstract_variables, init_variables
@@ -23,8 +24,9 @@ from yolojax.tree import flatten, map_with_path
 
 def build(spec, variables, *, freeze=0, fixed=True, batch_size=2, batches_per_epoch=3, size=64, mesh=None, **options):
     """A step and a state for it."""
-    labels = freeze_labels(variables["params"], freeze)
+    labels = make_phase(tuple(flatten(variables["params"])), freeze=freeze).tree()
     dtype = options.pop("dtype", None)
+    scaled = dtype == jnp.float16
     hyp = Hyperparameters(**options)
     still = fixed_bn(labels) if fixed else frozenset()
     network = Network(spec, dtype=dtype, fixed_bn=still)
@@ -33,8 +35,8 @@ def build(spec, variables, *, freeze=0, fixed=True, batch_size=2, batches_per_ep
     loss = LossSettings.from_hyperparameters(hyp, spec, size)
     step = make_train_step(network, labels, loss, optimizer, schedule, mesh)
     if jax.tree.leaves(variables)[0].__class__ is jax.ShapeDtypeStruct:
-        return step, abstract_state(variables, labels, optimizer, still)
-    return step, create_state(variables, labels, optimizer, mesh, still)
+        return step, abstract_state(variables, labels, optimizer, still, scaled)
+    return step, create_state(variables, labels, optimizer, mesh, still, scaled)
 
 
 def bits(tree):
@@ -181,6 +183,42 @@ def test_mixed_precision_keeps_the_state_wide(mini, make_batch):
     assert jax.tree.map(lambda leaf: leaf.dtype, state) == dtypes
     np.testing.assert_allclose(metrics["loss"], wide["loss"], rtol=0.02)
     assert metrics["loss"] != wide["loss"]
+
+
+@pytest.mark.parametrize("batch_size", [16, 64])  # sums of four batches, and none
+def test_in_float16_a_gradient_that_overflows_counts_for_nothing(mini, make_batch, batch_size):
+    step, state = build(mini.spec, mini.variables, dtype=jnp.float16, batch_size=batch_size, warmup_epochs=0.0)
+    step, _ = compile_quickly(step, state, make_batch(0))
+    assert float(state.moving.loss_scale.scale) == 65536
+    # High enough for the gradient of any loss to leave float16, whose greatest number is 65,504.
+    state = with_leaves(state, loss_scale=state.moving.loss_scale.replace(scale=jnp.float32(2.0**40)))
+    before, after_update = jax.device_get(state.whole), []
+    for index in range(60):
+        state, metrics = step(state, make_batch(index))
+        assert metrics["finite"]
+        if not metrics["overflows"]:
+            break
+        for name in ("params", "ema_params", "opt_state", "ema_updates", "last_update"):
+            for old, new in zip(*(jax.tree.leaves(getattr(tree, name)) for tree in (before, state.whole)), strict=True):
+                assert np.asarray(old).tobytes() == np.asarray(new).tobytes(), name
+        after_update.append(float(state.moving.loss_scale.scale))
+    assert after_update == [2.0 ** (39 - index) for index in range(len(after_update))]
+    assert 5 < len(after_update) < 40
+    for index in range(4):
+        state, metrics = step(state, make_batch(index))
+    assert not metrics["overflows"]
+    assert bits(state.params) != bits(before.params)
+    assert int(state.moving.ema_updates) > 0
+
+
+def test_in_float16_a_step_moves_as_in_float32(mini, make_batch):
+    step, state = build(mini.spec, mini.variables, dtype=jnp.float16)
+    state, metrics = compile_quickly(step, state, make_batch(0))[0](state, make_batch(0))
+    _, wide = mini.step(fresh_state(mini), make_batch(0))
+    assert not metrics["overflows"]
+    np.testing.assert_allclose(metrics["loss"], wide["loss"], rtol=0.01)
+    np.testing.assert_allclose(metrics["gradient_norm"], wide["gradient_norm"], rtol=0.02)
+    assert state.moving.params["model_0"]["conv"]["kernel"].dtype == jnp.float32
 
 
 def test_a_loss_that_is_not_finite_is_reported(mini, make_batch):

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from yolojax.data.pipeline import validation_batches
+from yolojax.data.batches import validation_batches
 from yolojax.data.sample import Sample
 from yolojax.hyperparameters import Hyperparameters
 from yolojax.mesh import make_mesh

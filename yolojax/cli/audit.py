@@ -37,15 +37,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     from yolojax.errors import UserError
     from yolojax.files import write_json
-    from yolojax.freezing.audit import compare, moved
+    from yolojax.freezing.audit import compare, moved_paths
     from yolojax.runtime import select_devices
     from yolojax.tree import flatten
     from yolojax.weights.find import load_weights
 
     select_devices("cpu")
     before, after = load_weights(arguments.before), load_weights(arguments.after)
-    for one in ("layers", "depth_multiple", "width_multiple"):
-        if getattr(before.spec, one) != getattr(after.spec, one):
+    for field in ("layers", "depth_multiple", "width_multiple"):
+        if getattr(before.spec, field) != getattr(after.spec, field):
             raise UserError(
                 f"{arguments.before} is {before.spec.name} and {arguments.after} is {after.spec.name}: "
                 "only weights of one architecture can be compared"
@@ -56,23 +56,23 @@ def run(arguments: argparse.Namespace) -> int:
     changed = sum(not row.identical for row in audit.layers)
     console.print(f"{len(audit.layers) - changed} layers identical, {changed} changed.")
     content = {"identical": audit.identical, "layers": _rows(audit)}
-    guilty: tuple[str, ...] = ()
+    moved: tuple[str, ...] = ()
     if arguments.frozen:
         paths = tuple(flatten(before.variables["params"]))
         frozen = _always_frozen(arguments.frozen, paths, before.spec.name)
-        guilty = moved(audit, frozen, paths, arguments.frozen_bn)
-        content["moved"] = list(guilty)
-        for path in guilty[:10]:
+        moved = moved_paths(audit, frozen, paths, arguments.frozen_bn)
+        content["moved"] = list(moved)
+        for path in moved[:10]:
             console.print(f"frozen, but moved: {path}", markup=False, soft_wrap=True)
-        if len(guilty) > 10:
-            console.print(f"and {len(guilty) - 10} more")
-        if not guilty:
+        if len(moved) > 10:
+            console.print(f"and {len(moved) - 10} more")
+        if not moved:
             console.print(
                 f"All that --frozen {' '.join(arguments.frozen)} holds is bit for bit the same.", markup=False
             )
     if arguments.json:
         write_json(arguments.json, content)
-    return 1 if guilty else 0
+    return 1 if moved else 0
 
 
 def _always_frozen(values: list[str], paths: tuple[str, ...], network: str) -> frozenset[str]:

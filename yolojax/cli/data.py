@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from yolojax.errors import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
     from rich.progress import TaskID
 
     from yolojax.data.check import DataCheck
@@ -197,11 +196,8 @@ def _download(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     """Draw the contact sheet."""
-    import numpy as np
-
-    from yolojax.data.pipeline import training_stream
+    from yolojax.data.plots import draw_examples
     from yolojax.data.sources import load_data, open_split
-    from yolojax.evaluation.plots import draw_sheet
     from yolojax.hyperparameters import load_hyperparameters
 
     config = load_data(arguments.data, arguments.data_root)
@@ -218,42 +214,6 @@ def _show(arguments: argparse.Namespace) -> int:
     settings = load_hyperparameters(arguments.hyp or config.defaults.get("hyp", "scratch-low"))
     samples = open_split(config, arguments.split).samples
     count = min(arguments.count, len(samples))
-    plain, augmented = (
-        training_stream(
-            samples, settings, image_size=size, batch_size=count, epochs=1, seed=arguments.seed, augment=augment
-        ).batches[0]
-        for augment in (False, True)
-    )
-    boxes = [
-        np.concatenate(
-            [
-                _pixel_boxes(batch["boxes"][row][batch["mask"][row]], size, place * (size + _GAP))
-                for place, batch in enumerate((plain, augmented))
-            ]
-        )
-        for row in range(count)
-    ]
-    border = np.full((count, size, _GAP, 3), 255, np.uint8)
-    margin = np.repeat(border, 3, 2)  # keeps the two of an image closer together than to the next one
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draw_sheet(
-        np.concatenate([plain["images"], border, augmented["images"], margin], 2),
-        boxes,
-        [[config.names[int(kind)] for kind in found[:, 4]] for found in boxes],
-        [f"{Path(samples[index].name).name}: as it is | as training sees it" for index in plain["index"]],
-        out,
-        most=count,
-    )
+    draw_examples(samples, config.names, settings, out, size=size, count=count, seed=arguments.seed)
     print(f"{out}: {count} of {len(samples)} images; left as they are, right as training sees them")
     return 0
-
-
-_GAP = 6  # pixels between an image and what training makes of it
-
-
-def _pixel_boxes(boxes: np.ndarray, size: int, left: int) -> np.ndarray:
-    """From ``(n, 5)`` class, x, y, width, height as fractions to x1, y1, x2, y2, class in pixels, ``left`` pixels to the right."""
-    import numpy as np
-
-    centre, half = boxes[:, 1:3] * size + (left, 0), boxes[:, 3:] * size / 2
-    return np.concatenate([centre - half, centre + half, boxes[:, :1]], 1)

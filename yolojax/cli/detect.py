@@ -16,7 +16,6 @@ IGNORED = {
     "update": "weights need no update",
 }
 REFUSED = {
-    "view_img": "there is no window here; the annotated images are written into the run folder",
     "visualize": "feature maps are not drawn",
     "save_format": "only YOLO's own format is written",
 }
@@ -39,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     from yolojax.inference.detector import make_detector
     from yolojax.inference.sinks import Sink
     from yolojax.inference.sources import example_sources, find_sources
+    from yolojax.inference.window import open_window
 
     sources, problems = find_sources(settings.source) if settings.source is not None else ([], [])
     detector = make_detector(settings)
@@ -47,11 +47,16 @@ def run(arguments: argparse.Namespace) -> int:
     for problem in problems:
         tally.problem(problem)
     folder: Path | None = None
+    window = open_window() if settings.view_img else None
+    if settings.view_img and window is None:
+        print(
+            "--view-img has no effect: there is no display here, or no toolkit (such as Tk) that opens a window on it"
+        )
 
     def make_sink() -> Sink:
         nonlocal folder
         folder = new_run_folder(settings.project, settings.name, settings.exist_ok)
-        return Sink(settings, sources, folder)
+        return Sink(settings, sources, folder, window)
 
     detect_all(detector, sources, make_sink, tally, settings.vid_stride)
     if folder is None:
@@ -74,4 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
             "folder": str(folder),
         }
         write_json(arguments.json, content)
+    if window is not None and tally.images:
+        print("close the window to end")
+        window.wait()
     return 1 if tally.problems else 0

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from yolojax.flags import add_fields, add_foreign, note_foreign, read_fields
 from yolojax.inference.settings import ExportSettings
-
-if TYPE_CHECKING:
-    from yolojax.inference.export import Form, Outputs
-    from yolojax.weights.store import Weights
 
 # Flags of export.py that mean nothing here: taken, with a note, so that a command line can be carried over as it is.
 IGNORED = {
@@ -24,8 +18,6 @@ IGNORED = {
 }
 _ELSEWHERE = "belongs to a format that YOLOv5 makes: --include torch, then its own export.py with this flag"
 REFUSED = dict.fromkeys(("keras", "optimize", "int8", "per_tensor", "cache", "mlmodel", "workspace"), _ELSEWHERE)
-# How far a file may be from its network before the check fails.
-MOST_PIXELS, MOST_SCORE = 0.1, 0.001
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,13 +37,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     from yolojax.evaluation.nms import NmsSettings
     from yolojax.files import new_run_folder, write_json
-    from yolojax.inference.detector import image_size
+    from yolojax.inference.detector import choose_image_size
     from yolojax.inference.export import Form, check_installed, check_onnx_form
+    from yolojax.inference.roundtrip import export_and_check
     from yolojax.runtime import select_devices
     from yolojax.weights.find import EMBEDDED_WEIGHTS, load_weights
 
-    for kind in settings.include:
-        check_installed(kind)
+    for name in settings.include:
+        check_installed(name)
     nms = NmsSettings(
         confidence=settings.conf_thres,
         iou=settings.iou_thres,
@@ -63,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     source = settings.weights or EMBEDDED_WEIGHTS
     weights = load_weights(source)
     form = Form(
-        image_size=image_size(settings.imgsz, (weights,)),
+        image_size=choose_image_size(settings.imgsz, (weights,)),
         batch_size=None if settings.dynamic else settings.batch_size,
         dtype=settings.computation,
         nms=nms if settings.nms else None,
@@ -72,7 +65,9 @@ def run(arguments: argparse.Namespace) -> int:
         check_onnx_form(form)
     folder = new_run_folder(settings.project, settings.name, settings.exist_ok)
     stem = Path(source).name.removesuffix(".pt")
-    rows = [_export(kind, folder / stem, weights, form, settings.opset) for kind in dict.fromkeys(settings.include)]
+    rows = [
+        export_and_check(name, folder / stem, weights, form, settings.opset) for name in dict.fromkeys(settings.include)
+    ]
 
     table = Table("format", "file", "MB", "boxes ± px", "scores ±", "")
     table.columns[1].overflow = "fold"
@@ -94,65 +89,3 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json(arguments.json, content)
     return 0 if all(row["ok"] for row in rows) else 1
-
-
-def _export(kind: str, stem: Path, weights: Weights, form: Form, opset: int) -> dict[str, Any]:
-    """Write one file, run it on drawn pictures, and compare."""
-    import numpy as np
-
-    from yolojax.inference import export
-
-    images = _pictures(form)
-    expected = _predict(weights, form, images)
-    if kind == "torch":
-        from convert.checkpoint import read_checkpoint
-        from convert.writer import write_checkpoint
-
-        path = stem.with_name(f"{stem.name}.pt")
-        write_checkpoint(path, weights)
-        found = _predict(read_checkpoint(path), form, images)
-    elif kind == "onnx":
-        path = stem.with_name(f"{stem.name}.onnx")
-        export.write_onnx(path, weights, form, opset)
-        found = export.read_onnx(path)(images)
-    else:
-        path = stem.with_name(f"{stem.name}.stablehlo")
-        export.write_stablehlo(path, weights, form)
-        found = export.read_stablehlo(path)(images)
-    pixels, score = export.differences(found, expected)
-    return {
-        "format": kind,
-        "file": path.name,
-        "size_mb": path.stat().st_size / 1e6,
-        "box_difference_px": pixels if math.isfinite(pixels) else None,
-        "score_difference": score if math.isfinite(score) else None,
-        "compared": int(np.sum(expected[1])) if form.nms else expected[0].shape[0] * expected[0].shape[1],
-        "ok": pixels <= MOST_PIXELS and score <= MOST_SCORE,
-    }
-
-
-def _pictures(form: Form) -> Any:
-    """A batch of drawn pictures of the size that the network takes."""
-    import cv2
-    import numpy as np
-
-    from yolojax.data.shapes import VARIANTS
-    from yolojax.inference.sources import example_images
-
-    size = form.image_size[::-1]
-    drawn = [cv2.resize(image, size) for image in example_images(VARIANTS["shapes-pretraining"].classes)]
-    return np.stack([drawn[index % len(drawn)] for index in range(form.batch_size or len(drawn))])
-
-
-def _predict(weights: Weights, form: Form, images: Any) -> Outputs:
-    """What the network itself gives, in the form of the export."""
-    import jax
-    import numpy as np
-
-    from yolojax.evaluation.nms import suppress_batch
-    from yolojax.inference.predictor import make_predict
-
-    predictions, _ = make_predict([weights], dtype=jax.numpy.dtype(form.dtype))(images)
-    if form.nms is None:
-        return (np.asarray(predictions),)
-    return tuple(map(np.asarray, jax.jit(suppress_batch, static_argnums=1)(predictions, form.nms)))

@@ -9,8 +9,12 @@ from typing import Any
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    network = parser.add_mutually_exclusive_group(required=True)
-    network.add_argument("--weights", metavar="TEXT", help="a .pt, a weights directory, a run folder or a name")
+    network = parser.add_mutually_exclusive_group()
+    network.add_argument(
+        "--weights",
+        metavar="TEXT",
+        help="a .pt, a weights directory, a run folder or a name; default: the embedded yolov5n",
+    )
     network.add_argument("--cfg", metavar="TEXT", help="model YAML (yolov5m, path)")
     parser.add_argument("--nc", type=int, metavar="N", help="number of classes; default: that of the weights or YAML")
     parser.add_argument(
@@ -50,13 +54,13 @@ def run(arguments: argparse.Namespace) -> int:
     from yolojax.model.spec import load_spec
     from yolojax.runtime import select_devices
     from yolojax.tree import flatten
-    from yolojax.weights.find import load_weights
+    from yolojax.weights.find import EMBEDDED_WEIGHTS, load_weights
 
     for name, value in (("--nc", arguments.nc), ("--epochs", arguments.epochs)):
         if value is not None and value < 1:
             raise UserError(f"{name} {value}: must be at least 1")
     select_devices("cpu")
-    spec = load_spec(arguments.cfg) if arguments.cfg else load_weights(arguments.weights).spec
+    spec = load_spec(arguments.cfg) if arguments.cfg else load_weights(arguments.weights or EMBEDDED_WEIGHTS).spec
     spec = spec.with_classes(arguments.nc or spec.classes)
     plain = abstract_variables(spec)["params"]
     strategy = load_strategy(arguments.freeze)

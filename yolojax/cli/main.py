@@ -26,16 +26,20 @@ COMMANDS = {
     "audit": "compare two checkpoints layer by layer",
     "plan": "say what a training step costs with each freeze, here or on an absent GPU or TPU, without training",
     "study": "compare freezing strategies, and frameworks, side by side",
+    "doctor": "show versions, devices, memory, caches, and extras that are missing",
 }
 _COMPUTING = ("train", "val", "detect", "bench")  # many times on large arrays
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """Shows a default where the help text does not already tell it."""
+    """Shows the default of every flag that has one, in parentheses at the end."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text, default = action.help or "", action.default
-        if "default" in text or default in (None, False, "", argparse.SUPPRESS) or not action.option_strings:
+        what, told, in_words = text.rpartition("; default: ")
+        if told:
+            return f"{what} (default: {in_words})"
+        if default in (None, False, "", (), argparse.SUPPRESS) or "(default: " in text or not action.option_strings:
             return text
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
         return f"{text} (default: {shown})"

@@ -34,11 +34,11 @@ def run(arguments: argparse.Namespace) -> int:
     from yolojax.plan.plan import plan
     from yolojax.plan.plot import plot_plan
     from yolojax.runtime import select_devices
-    from yolojax.weights.find import load_weights
+    from yolojax.weights.find import EMBEDDED_WEIGHTS, load_weights
 
     settings = read_fields(arguments, PlanSettings)
     select_devices("cpu")
-    spec = load_spec(settings.cfg) if settings.cfg else load_weights(settings.weights or "").spec
+    spec = load_spec(settings.cfg) if settings.cfg else load_weights(settings.weights or EMBEDDED_WEIGHTS).spec
     spec = spec.with_classes(settings.nc or spec.classes)
     console = Console(highlight=False)
     rows: list[Row] = []

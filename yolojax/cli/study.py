@@ -13,8 +13,12 @@ log = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("study", metavar="STUDY", help="study YAML or name: quick, bccd, guide")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: runs/study/NAME")
-    parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help="these scenarios alone")
+    parser.add_argument("--project", type=Path, default=Path("runs/study"), metavar="DIR", help="folder of the studies")
+    parser.add_argument("--name", metavar="TEXT", help="name of the study's folder; default: that of its file")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="the study's folder, instead of --project and --name"
+    )
+    parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help="these scenarios alone; default: all")
     parser.add_argument("--check", action="store_true", help="check everything and list the runs, but train nothing")
     parser.add_argument("--report", action="store_true", help="write the report of what is there, but train nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures of every scenario here")
@@ -30,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     whole = load_study(arguments.study)
     study = whole.only(arguments.only)
-    output = arguments.output or Path("runs") / "study" / study.file.stem
+    output = arguments.output or arguments.project / (arguments.name or study.file.stem)
 
     def report() -> Path:
         return write_report(whole, measure_study(whole, planned_runs(whole, output)), output)
@@ -39,18 +43,18 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.report:
         runs = planned_runs(study, output)
         extents = check_study(study)
-        done = sum(one.record()["status"] == "finished" for one in runs)
+        done = sum(run.record()["status"] == "finished" for run in runs)
         log.info("%s: %d runs in %s, %d of them finished", study.title, len(runs), output, done)
         if arguments.check:
-            for one in runs:
-                log.info("%-12s %s", one.record()["status"], one.name)
+            for run in runs:
+                log.info("%-12s %s", run.record()["status"], run.name)
             return 0
         failed = run_study(study, output, extents, lambda: print(f"report: {report()}"))
     page = report()
     print(page.with_suffix(".md").read_text(encoding="utf-8"))
     print(f"report: {page}")
-    for one in failed:
-        print(f"failed: {one.name}; log: {one.folder / 'log.txt'}")
+    for run in failed:
+        print(f"failed: {run.name}; log: {run.folder / 'log.txt'}")
     if arguments.json:
         measured = measure_study(whole, planned_runs(whole, output))
         write_json(arguments.json, [dataclasses.asdict(row) for row in summarise(whole, measured)])

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 
-from yolojax.flags import add_fields, add_foreign, note_foreign, read_fields
+from yolojax.flags import add_fields, add_foreign, given_fields, note_foreign, read_fields
 from yolojax.training.settings import TrainSettings
 
 # Flags of YOLOv5 that mean nothing here: taken, with a note, so that a command line can be carried over as it is.
 IGNORED = {
     "sync_bn": "BatchNorm statistics are always taken over the global batch",
     "local_rank": "one program runs on all devices",
-    "bbox_interval": "Weights & Biases gets the pictures of the run folder, no boxes",
+    "bbox_interval": "Weights & Biases gets the figures of the run folder, no boxes",
     "upload_dataset": "data sets and weights are not uploaded",
     "artifact_alias": "data sets and weights are not uploaded",
     "evolve_population": "an evolution begins with the --hyp file",
@@ -50,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train; the results stand in the run folder."""
     note_foreign(arguments, IGNORED, REFUSED)
+    if arguments.debug:
+        logging.getLogger("yolojax").setLevel(logging.DEBUG)
     settings = read_fields(arguments, TrainSettings)
 
     if arguments.evolve is not None:
@@ -61,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     from yolojax.files import write_json
     from yolojax.training.loop import train
 
-    results = train(settings)
+    results = train(settings, given_fields(arguments))
     if arguments.json:
         write_json(arguments.json, results)
     return 0

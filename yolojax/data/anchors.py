@@ -62,28 +62,26 @@ def check_anchors(
     sides = box_sides(samples, image_size)
     flat = np.array(anchors, np.float64).reshape(-1, 2)
     recall = best_possible_recall(flat, sides * rng.uniform(0.9, 1.1, (len(sides), 1)), threshold)
-    found = f"anchors fit {recall:.2%} of the boxes at {image_size} px"
+    fit = f"anchors fit {recall:.2%} of the boxes at {image_size} px"
     if recall > ENOUGH_RECALL or not len(sides):
-        return AnchorCheck(recall, None, recall, f"{found}: kept")
+        return AnchorCheck(recall, None, recall, f"{fit}: kept")
     fitted = fit_anchors(sides, len(flat), threshold, rng)
     if fitted is None:
-        return AnchorCheck(
-            recall, None, recall, f"{found}; kept, as there are too few different boxes to fit others to"
-        )
+        return AnchorCheck(recall, None, recall, f"{fit}; kept, as there are too few different boxes to fit others to")
     new_recall = best_possible_recall(fitted, sides, threshold)
     if new_recall <= recall:
-        return AnchorCheck(recall, None, recall, f"{found}; kept, as the best others fit only {new_recall:.2%}")
+        return AnchorCheck(recall, None, recall, f"{fit}; kept, as the best others fit only {new_recall:.2%}")
     areas = flat.prod(1).reshape(len(anchors), -1).mean(1)
     if areas[-1] < areas[0]:
         fitted = fitted[::-1]
     levels = tuple(
         tuple((float(w), float(h)) for w, h in level) for level in fitted.reshape(len(anchors), -1, 2).round(2)
     )
-    return AnchorCheck(recall, levels, new_recall, f"{found}; new ones fit {new_recall:.2%}")
+    return AnchorCheck(recall, levels, new_recall, f"{fit}; new ones fit {new_recall:.2%}")
 
 
 def box_sides(samples: Sequence[Sample], image_size: int) -> Sides:
-    """Width and height ``(n, 2)`` of every box in pixels, once the longer side of its picture is ``image_size``."""
+    """Width and height ``(n, 2)`` of every box in pixels, once the longer side of its image is ``image_size``."""
     sides = [
         sample.boxes[:, 3:].astype(np.float64) * (np.array(sample.size[::-1]) * (image_size / max(sample.size)))
         for sample in samples

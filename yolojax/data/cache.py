@@ -1,4 +1,4 @@
-"""Decoded pictures kept between epochs, as one array that all worker processes map.
+"""Decoded images kept between epochs, as one array that all worker processes map.
 
 ``ram`` keeps them at training size in a file that lives as long as the run; ``disk`` keeps them at their own size in the cache folder
 (``$YOLOJAX_CACHE``, else ``~/.cache/yolojax``) for later runs. Nothing is ever written beside the user's files.
@@ -36,13 +36,13 @@ _MARGIN = 1.1
 
 @dataclass(frozen=True, eq=False)
 class ImageCache:
-    """Pictures in one memory-mapped file; unpickled in a worker it maps the same file.
+    """Images in one memory-mapped file; unpickled in a worker it maps the same file.
 
     Attributes:
-      path: the file: the pictures' bytes, one after another.
-      offsets: ``(n,)`` int64, where each picture starts.
+      path: the file: the images' bytes, one after another.
+      offsets: ``(n,)`` int64, where each image starts.
       shapes: ``(n, 2)`` int32, height and width of each; zeros for one that could not be read.
-      size: pixels of the longer side, or None for pictures at their own size.
+      size: pixels of the longer side, or None for images at their own size.
     """
 
     path: Path
@@ -51,7 +51,7 @@ class ImageCache:
     size: int | None
 
     def __getitem__(self, index: int) -> Pixels:
-        """The picture, uint8 RGB ``(height, width, 3)``; not to be written to.
+        """The image, uint8 RGB ``(height, width, 3)``; not to be written to.
 
         Raises:
           ImageError: it could not be read when the cache was filled.
@@ -73,10 +73,10 @@ def _mapped(path: Path) -> NDArray[np.uint8]:
 
 
 def make_cache(samples: Sequence[Sample], kind: CacheKind, size: int, *, smooth: bool) -> ImageCache | None:
-    """Decode every picture once and keep it.
+    """Decode every image once and keep it.
 
     Args:
-      samples: whose pictures.
+      samples: whose images.
       kind: ``ram`` or ``disk``.
       size: pixels of the longer side, for ``ram``.
       smooth: see ``resize_long_side``.
@@ -119,10 +119,10 @@ def _make_cache(samples: Sequence[Sample], kind: CacheKind, size: int, smooth: b
     try:
         with contextlib.suppress(AttributeError):  # not on every system; without it a full disk is found while writing
             os.posix_fallocate(handle, 0, total)
-        found = _fill(handle, samples, np.append(offsets, total), target, smooth)
+        filled_shapes = _fill(handle, samples, np.append(offsets, total), target, smooth)
         if kind == "disk":
             file.close()
-            return _finish(path, finished, offsets, found)
+            return _finish(path, finished, offsets, filled_shapes)
     except BaseException:
         _remove(path, file, os.getpid())
         raise
@@ -130,37 +130,37 @@ def _make_cache(samples: Sequence[Sample], kind: CacheKind, size: int, smooth: b
     if open_file.exists():  # the file can lose its name at once: nothing is left behind even by a run that is killed
         path.unlink()
         path = open_file
-    cache = ImageCache(path, offsets, found, target)
+    cache = ImageCache(path, offsets, filled_shapes, target)
     weakref.finalize(cache, _remove, path, file, os.getpid())
     return cache
 
 
 def _open(finished: Path, count: int) -> ImageCache | None:
-    """The disk cache of ``count`` pictures with a name; None where it is missing or damaged."""
-    pictures = finished.with_suffix(".bin")
+    """The disk cache of ``count`` images with a name; None where it is missing or damaged."""
+    images = finished.with_suffix(".bin")
     try:
         with finished.open("rb") as file, np.load(file, allow_pickle=False) as content:
             offsets, shapes = content["offsets"], content["shapes"]
         ends = offsets + shapes.prod(1, dtype=np.int64) * 3
-        whole = len(offsets) == count and ends.max(initial=0) <= pictures.stat().st_size
+        whole = len(offsets) == count and ends.max(initial=0) <= images.stat().st_size
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    return ImageCache(pictures, offsets, shapes, None) if whole else None
+    return ImageCache(images, offsets, shapes, None) if whole else None
 
 
 def _finish(path: Path, finished: Path, offsets: NDArray[np.int64], shapes: NDArray[np.int32]) -> ImageCache:
-    """Give a disk cache its name; what describes the pictures comes last and makes it valid."""
-    pictures = finished.with_suffix(".bin")
-    path.replace(pictures)
+    """Give a disk cache its name; what describes the images comes last and makes it valid."""
+    images = finished.with_suffix(".bin")
+    path.replace(images)
     with complete_file(finished) as file:
         np.savez(file, offsets=offsets, shapes=shapes)
-    return ImageCache(pictures, offsets, shapes, None)
+    return ImageCache(images, offsets, shapes, None)
 
 
 def _fill(
     handle: int, samples: Sequence[Sample], room: NDArray[np.int64], size: int | None, smooth: bool
 ) -> NDArray[np.int32]:
-    """Write the pictures into the open file; their (height, width), zeros where one cannot be read."""
+    """Write the images into the open file; their (height, width), zeros where one cannot be read."""
     shapes = np.zeros((len(samples), 2), np.int32)
 
     def write(index: int) -> None:
@@ -208,7 +208,7 @@ def available_memory() -> int:
 
 
 def _fingerprint(samples: Sequence[Sample]) -> str:
-    """Names what the pictures are: their names, and size and time of their files."""
+    """Names what the images are: their names, and size and time of their files."""
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(os.fsencode(sample.name) + f"\0{sample.size}\0".encode())

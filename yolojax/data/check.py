@@ -1,6 +1,6 @@
-"""A close look at a data set before training: every picture decoded, every label read, splits compared by what is in their pictures.
+"""A close look at a data set before training: every image decoded, every label read, splits compared by what is in their images.
 
-What a picture decodes to is remembered by the content of its file, in ``checks`` of the cache folder: a second check decodes only what is new.
+What an image decodes to is remembered by the content of its file, in ``checks`` of the cache folder: a second check decodes only what is new.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class SplitCheck:
     """What is in a split.
 
     Attributes:
-      report: what its source said, and pictures that cannot be decoded.
-      boxes: ``(n, 5)`` class, x, y, width, height as fractions, of all pictures.
+      report: what its source said, and images that cannot be decoded.
+      boxes: ``(n, 5)`` class, x, y, width, height as fractions, of all images.
       sides: ``(n, 2)`` float32, width and height of the boxes in pixels of their file.
-      sizes: ``(k, 2)`` int64, height and width of the pictures in pixels.
-      counts: ``(k,)`` int64, boxes of each picture.
-      duplicates: groups of names whose pictures are the same.
+      sizes: ``(k, 2)`` int64, height and width of the images in pixels.
+      counts: ``(k,)`` int64, boxes of each image.
+      duplicates: groups of names whose images are the same.
     """
 
     report: Report
@@ -68,7 +68,7 @@ class SplitCheck:
 
     @property
     def distributions(self) -> dict[str, list[float]]:
-        """Quantiles (0, 5, 25, 50, 75, 95 and 100 %) of the longer side of pictures and of boxes in pixels, and of the boxes of a picture."""
+        """Quantiles (0, 5, 25, 50, 75, 95 and 100 %) of the longer side of images and of boxes in pixels, and of the boxes of an image."""
         return {
             "image_side_px": _quantiles(self.sizes.max(1)) if len(self.sizes) else [],
             "box_side_px": _quantiles(self.sides.max(1)) if len(self.sides) else [],
@@ -83,7 +83,7 @@ class DataCheck:
     Attributes:
       names: of the classes.
       splits: by name.
-      leaks: pairs of names in different splits whose pictures are the same; splits that are the same on purpose are not compared.
+      leaks: pairs of names in different splits whose images are the same; splits that are the same on purpose are not compared.
     """
 
     names: tuple[str, ...]
@@ -92,7 +92,7 @@ class DataCheck:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing had to be left out, and no picture is in two splits."""
+        """Whether nothing had to be left out, and no image is in two splits."""
         left_out = any(problem.left_out for check in self.splits.values() for problem in check.report.problems)
         return not left_out and not self.leaks
 
@@ -104,12 +104,12 @@ class DataCheck:
             unseen = [self.names[number] for number, count in enumerate(check.classes(len(self.names))) if not count]
             if unseen:
                 lines.append(f"  no box of {', '.join(unseen)}")
-            lines += [f"  the same picture: {', '.join(group)}" for group in check.duplicates[:most]]
+            lines += [f"  the same image: {', '.join(group)}" for group in check.duplicates[:most]]
             if len(check.duplicates) > most:
-                lines.append(f"  … {len(check.duplicates) - most} more pictures that are there twice in {name}")
+                lines.append(f"  … {len(check.duplicates) - most} more images that are there twice in {name}")
         lines += [f"in two splits: {first} and {second}" for first, second in self.leaks[:most]]
         if len(self.leaks) > most:
-            lines.append(f"… {len(self.leaks) - most} more pictures are in two splits")
+            lines.append(f"… {len(self.leaks) - most} more images are in two splits")
         return lines
 
     def figures(self) -> dict[str, Any]:
@@ -138,12 +138,12 @@ class DataCheck:
 
 
 def check_data(config: DataConfig, splits: Sequence[SplitName] = (), progress: Progress = lambda *_: None) -> DataCheck:
-    """Decode every picture and read every label of a data set.
+    """Decode every image and read every label of a data set.
 
     Args:
       config: the data set.
       splits: which ones; all that the data set has unless given. A split that is another one under a second name is left out.
-      progress: called with the split's name, pictures done and pictures in all.
+      progress: called with the split's name, images done and images in all.
 
     Raises:
       UserError: a split is missing or empty.
@@ -153,61 +153,61 @@ def check_data(config: DataConfig, splits: Sequence[SplitName] = (), progress: P
         if getattr(config, name):
             entries.setdefault(getattr(config, name), name)
     memory = cache_folder() / "checks" / f"{hashlib.sha256(str(config.root.absolute()).encode()).hexdigest()[:16]}.json"
-    known = _recall(memory)
+    remembered = _recall(memory)
     checks: dict[str, SplitCheck] = {}
-    pictures: dict[str, dict[str, list[str]]] = {}
+    images: dict[str, dict[str, list[str]]] = {}
     seen: dict[str, str] = {}
     for name in entries.values():
-        checks[name], pictures[name] = _check_split(config, name, known, seen, progress)
-    if not seen.keys() <= known.keys():
-        _remember(memory, known | seen)
+        checks[name], images[name] = _check_split(config, name, remembered, seen, progress)
+    if not seen.keys() <= remembered.keys():
+        _remember(memory, remembered | seen)
     leaks = [
-        (pictures[first][key][0], pictures[second][key][0])
+        (images[first][key][0], images[second][key][0])
         for number, first in enumerate(checks)
         for second in list(checks)[number + 1 :]
-        for key in pictures[first]
-        if key in pictures[second]
+        for key in images[first]
+        if key in images[second]
     ]
     return DataCheck(config.names, checks, tuple(leaks))
 
 
 def require_clean(config: DataConfig, splits: Sequence[SplitName]) -> None:
-    """Refuse splits of which anything has to be left out, or that share a picture.
+    """Refuse splits of which anything has to be left out, or that share an image.
 
     Raises:
       UserError: names the first of what the check found.
     """
     check = check_data(config, splits)
-    found = [str(problem) for split in check.splits.values() for problem in split.report.problems if problem.left_out]
-    found += [f"{first} and {second} are the same picture, in two splits" for first, second in check.leaks]
-    if found:
+    faults = [str(problem) for split in check.splits.values() for problem in split.report.problems if problem.left_out]
+    faults += [f"{first} and {second} are the same image, in two splits" for first, second in check.leaks]
+    if faults:
         raise UserError(
-            f"{config.file}: {len(found)} problems; the first: {found[0]}; 'yolojax data check {config.file}' lists them all"
+            f"{config.file}: {len(faults)} problems; the first: {faults[0]}; 'yolojax data check {config.file}' lists them all"
         )
 
 
 def _check_split(
-    config: DataConfig, name: SplitName, known: Fingerprints, seen: dict[str, str], progress: Progress
+    config: DataConfig, name: SplitName, remembered: Fingerprints, seen: dict[str, str], progress: Progress
 ) -> tuple[SplitCheck, dict[str, list[str]]]:
-    """Check a split; also gives the names of its pictures by their fingerprint, and adds to ``seen`` what there is to remember."""
+    """Check a split; also gives the names of its images by their fingerprint, and adds to ``seen`` what there is to remember."""
     split = read_split(config, name)
     problems = list(split.report.problems)
     good: list[Sample] = []
-    pictures: defaultdict[str, list[str]] = defaultdict(list)
+    images: defaultdict[str, list[str]] = defaultdict(list)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        found = pool.map(partial(_fingerprint, known), split.samples)
-        for done, (sample, (content, picture)) in enumerate(zip(split.samples, found, strict=True), start=1):
-            if isinstance(picture, Problem):
-                problems.append(picture)
+        fingerprints = pool.map(partial(_fingerprint, remembered), split.samples)
+        for done, (sample, (content, fingerprint)) in enumerate(zip(split.samples, fingerprints, strict=True), start=1):
+            if isinstance(fingerprint, Problem):
+                problems.append(fingerprint)
             else:
                 good.append(sample)
-                pictures[picture].append(sample.name)
+                images[fingerprint].append(sample.name)
                 tiny = int(_tiny(sample.boxes[:, 3:] * sample.size[::-1]).sum())
                 if tiny:
                     message = f"boxes with a side under {TINY_SIDE:g} pixels: {tiny}"
                     problems.append(Problem("tiny box", sample.name, message))
                 if content:
-                    seen[content] = picture
+                    seen[content] = fingerprint
             progress(name, done, len(split.samples))
     counts = np.array([len(sample.boxes) for sample in good], np.int64)
     boxes = np.concatenate([np.zeros((0, 5), np.float32), *(sample.boxes for sample in good)])
@@ -226,23 +226,23 @@ def _check_split(
         sides=(boxes[:, 3:] * np.repeat(sizes[:, ::-1], counts, 0)).astype(np.float32),
         sizes=sizes,
         counts=counts,
-        duplicates=tuple(tuple(group) for group in pictures.values() if len(group) > 1),
+        duplicates=tuple(tuple(group) for group in images.values() if len(group) > 1),
     )
-    return check, dict(pictures)
+    return check, dict(images)
 
 
 def _tiny(sides: NDArray[Any]) -> NDArray[np.bool_]:
     return np.asarray((sides < TINY_SIDE).any(1))
 
 
-def _fingerprint(known: Fingerprints, sample: Sample) -> tuple[str, str | Problem]:
-    """What names the content of the picture's file (nothing where it has none), and what names its pixels, or why they cannot be read."""
+def _fingerprint(remembered: Fingerprints, sample: Sample) -> tuple[str, str | Problem]:
+    """What names the content of the image's file (nothing where it has none), and what names its pixels, or why they cannot be read."""
     try:
         content = _digest(Path(sample.name).read_bytes())
-    except (OSError, ValueError):  # it is no file: a picture of a prepared data set
+    except (OSError, ValueError):  # it is no file: an image of a prepared data set
         content = ""
-    if content in known:
-        return content, known[content]
+    if content in remembered:
+        return content, remembered[content]
     try:
         image = sample.load()
     except ImageError as error:
@@ -255,19 +255,19 @@ def _digest(data: bytes, salt: str = "") -> str:
 
 
 def _recall(memory: Path) -> dict[str, str]:
-    """What pictures decoded to, by the content of their files; nothing where it is missing, damaged or of another decoder."""
+    """What images decoded to, by the content of their files; nothing where it is missing, damaged or of another decoder."""
     try:
-        found = json.loads(memory.read_bytes())
-        known = found["pictures"] if found["decoder"] == cv2.__version__ else {}
-        return {content: picture for content, picture in known.items() if isinstance(picture, str)}
+        stored = json.loads(memory.read_bytes())
+        fingerprints = stored["images"] if stored["decoder"] == cv2.__version__ else {}
+        return {content: pixels for content, pixels in fingerprints.items() if isinstance(pixels, str)}
     except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError):
         return {}
 
 
-def _remember(memory: Path, pictures: Fingerprints) -> None:
+def _remember(memory: Path, images: Fingerprints) -> None:
     try:
         with complete_file(memory) as unfinished:
-            unfinished.write_text(json.dumps({"decoder": cv2.__version__, "pictures": pictures}), encoding="utf-8")
+            unfinished.write_text(json.dumps({"decoder": cv2.__version__, "images": images}), encoding="utf-8")
     except OSError as error:
         log.warning("%s: cannot be written (%s): the next check decodes every image again", memory, error.strerror)
 

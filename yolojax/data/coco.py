@@ -1,9 +1,9 @@
 """Data sets with COCO annotation files.
 
 An entry is an annotation file (``annotations/instances_train2017.json``). Crowd boxes are left out, as the original does it; corners are clipped to the
-picture; categories are matched by name. Options of the data set's YAML:
+image; categories are matched by name. Options of the data set's YAML:
 
-  images: folder of the pictures, relative to the root; ``{set}`` in it is what follows the last ``_`` of the annotation file's name. Unless given,
+  images: folder of the images, relative to the root; ``{set}`` in it is what follows the last ``_`` of the annotation file's name. Unless given,
     the usual places are tried: ``images/{set}``, ``{set}``, ``images``, and the folder of the annotation file.
 """
 
@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolojax.config import check_keys
-from yolojax.data.config import DataConfig
+from yolojax.data.config import DataConfig, system_path
+from yolojax.data.images import probe_image, read_image
 from yolojax.data.sample import (
     ImageError,
     Objects,
@@ -32,8 +33,6 @@ from yolojax.data.sample import (
     Split,
     make_split,
     other_size,
-    probe_image,
-    read_image,
     read_samples,
 )
 from yolojax.errors import UserError
@@ -42,7 +41,7 @@ _OPTIONS = ("images",)
 
 
 @dataclass(frozen=True)
-class _Picture:
+class _Entry:
     path: Path
     where: str
     size: tuple[Any, Any]
@@ -53,22 +52,22 @@ def open_coco(config: DataConfig, split: str, entries: Sequence[str]) -> Split:
     """The samples of a split with COCO annotations.
 
     Raises:
-      UserError: a file is missing or no COCO annotation file, its pictures are not found, or none of its categories has a name of the data set.
+      UserError: a file is missing or no COCO annotation file, its images are not found, or none of its categories has a name of the data set.
     """
     check_keys(f"{config.file}: options", config.options, _OPTIONS)
     problems: list[Problem] = []
     samples: list[Sample] = []
-    found = 0
+    listed = 0
     for entry in entries:
         file = config.root / entry
         content = _read(config, split, file)
-        pictures = _pictures(config, file, content, problems)
-        found += len(content["images"])
+        rows = _entries(config, file, content, problems)
+        listed += len(content["images"])
         classes = _classes(config, file, content)
-        usable, seen = read_samples(partial(_read_sample, classes), pictures)
+        usable, seen = read_samples(partial(_read_sample, classes), rows)
         samples += usable
         problems += seen
-    return make_split(split, found, samples, problems)
+    return make_split(split, listed, samples, problems)
 
 
 def _read(config: DataConfig, split: str, file: Path) -> dict[str, list[dict[str, Any]]]:
@@ -104,23 +103,28 @@ def _classes(config: DataConfig, file: Path, content: Mapping[str, list[dict[str
     return classes
 
 
-def _pictures(
+def _entries(
     config: DataConfig, file: Path, content: Mapping[str, list[dict[str, Any]]], problems: list[Problem]
-) -> list[_Picture]:
+) -> list[_Entry]:
     rows: defaultdict[Any, list[tuple[int, Mapping[str, Any]]]] = defaultdict(list)
     for number, annotation in enumerate(content["annotations"]):
         rows[_key(annotation["image_id"])].append((number, annotation))
-    names = [str(image["file_name"]) for image in content["images"]]
+    names = [system_path(str(image["file_name"])) for image in content["images"]]
+    identifiers = {_key(image.get("id")) for image in content["images"]}
+    for identifier in rows.keys() - identifiers:
+        for number, _ in rows[identifier]:
+            message = f"image_id {identifier} is not among the images"
+            problems.append(Problem("no such image", f"{file}, annotations[{number}]", message, "box"))
     folder = _image_folder(config, file, names)
-    pictures = []
-    for number, (name, image) in enumerate(zip(names, content["images"], strict=True)):
+    entries = []
+    for number, (name, row) in enumerate(zip(names, content["images"], strict=True)):
         where = f"{file}, images[{number}]"
         if os.path.isabs(name) or ".." in Path(name).parts or "\0" in name or not _is_text(name):
             problems.append(Problem("bad path", where, f"{name!r} is no name below the images' folder", "image"))
         else:
-            size = image.get("height"), image.get("width")
-            pictures.append(_Picture(folder / name, str(file), size, rows.get(_key(image.get("id")), [])))
-    return sorted(pictures, key=lambda picture: str(picture.path))
+            size = row.get("height"), row.get("width")
+            entries.append(_Entry(folder / name, str(file), size, rows.get(_key(row.get("id")), [])))
+    return sorted(entries, key=lambda entry: str(entry.path))
 
 
 def _is_text(name: str) -> bool:
@@ -133,10 +137,10 @@ def _is_text(name: str) -> bool:
 
 
 def _image_folder(config: DataConfig, file: Path, names: Sequence[str]) -> Path:
-    kind = file.stem.rpartition("_")[2]
+    set_name = file.stem.rpartition("_")[2]
     if "images" in config.options:
-        return config.root / str(config.options["images"]).replace("{set}", kind)
-    places = [config.root / "images" / kind, config.root / kind, config.root / "images", file.parent]
+        return config.root / str(config.options["images"]).replace("{set}", set_name)
+    places = [config.root / "images" / set_name, config.root / set_name, config.root / "images", file.parent]
     for place in places:
         if any(os.path.isfile(place / name) for name in names[:100]):  # of any text: Path.is_file refuses long ones
             return place
@@ -150,33 +154,33 @@ def _key(value: Any) -> Any:
     return value if isinstance(value, int | str) else repr(value)
 
 
-def _read_sample(classes: Mapping[Any, int | str], picture: _Picture) -> tuple[Sample | None, list[Problem]]:
+def _read_sample(classes: Mapping[Any, int | str], entry: _Entry) -> tuple[Sample | None, list[Problem]]:
     try:
-        size, problems = probe_image(picture.path)
+        size, problems = probe_image(entry.path)
     except ImageError as error:
-        return None, [Problem("unreadable image", str(picture.path), str(error), "image")]
+        return None, [Problem("unreadable image", str(entry.path), str(error), "image")]
     limit = np.array(size[::-1], np.float64)
-    written = np.array([_number(side) for side in picture.size[::-1]])
+    written = np.array([_number(side) for side in entry.size[::-1]])
     if (written > 0).all() and (written != limit).any():
-        problems.append(other_size(f"{picture.where}, {picture.path.name}", written.tolist(), size))
+        problems.append(other_size(f"{entry.where}, {entry.path.name}", written.tolist(), size))
         limit = written
     objects = Objects(problems=problems)
-    for number, annotation in picture.annotations:
-        where = f"{picture.where}, annotations[{number}]"
+    for number, annotation in entry.annotations:
+        where = f"{entry.where}, annotations[{number}]"
         if annotation.get("iscrowd"):
             continue
-        kind = classes.get(_key(annotation.get("category_id")), f"category_id {annotation.get('category_id')}")
+        label = classes.get(_key(annotation.get("category_id")), f"category_id {annotation.get('category_id')}")
         corners = _corners(annotation.get("bbox"), limit)
-        if isinstance(kind, str):
-            problems.append(Problem("unknown class", where, f"'{kind}' is not among the data set's classes", "box"))
+        if isinstance(label, str):
+            problems.append(Problem("unknown class", where, f"'{label}' is not among the data set's classes", "box"))
         elif corners is None:
             problems.append(Problem("bad annotation", where, "has no four numbers in 'bbox'", "image"))
         else:
             low, high = corners / limit
-            objects.add_corners(where, kind, low, high, _outline(annotation.get("segmentation"), limit))
+            objects.add_corners(where, label, low, high, _outline(annotation.get("segmentation"), limit))
     if any(problem.left_out == "image" for problem in problems):
         return None, problems
-    name, reader = str(picture.path), partial(read_image, picture.path)
+    name, reader = str(entry.path), partial(read_image, entry.path)
     return Sample(name=name, size=size, boxes=objects.boxes, polygons=objects.polygons, reader=reader), problems
 
 
@@ -197,7 +201,7 @@ def _corners(box: Any, limit: NDArray[np.float64]) -> NDArray[np.float64] | None
 
 
 def _outline(segmentation: Any, limit: NDArray[np.float64]) -> Outline:
-    """The polygon ``(k, 2)`` of an object that is in one piece, as fractions of the picture; None for all others."""
+    """The polygon ``(k, 2)`` of an object that is in one piece, as fractions of the image; None for all others."""
     if not isinstance(segmentation, list) or len(segmentation) != 1 or not isinstance(segmentation[0], list):
         return None
     values = np.array([_number(value) for value in segmentation[0]])

@@ -1,4 +1,4 @@
-"""Changing colours and leaving boxes alone, or laying one scene over another."""
+"""Changing the colours of images; boxes stay where they are."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from yolojax.data.geometry import Scene
 from yolojax.data.sample import Pixels
 from yolojax.errors import UserError
 from yolojax.hyperparameters import Hyperparameters
 
-_MIX_CONCENTRATION = 32.0
-_EFFECT_SHARE = 0.01  # of the pictures, for each effect
+_EFFECT_SHARE = 0.01  # of the images, for each effect
 
 
 def random_hsv(image: Pixels, rng: np.random.Generator, settings: Hyperparameters) -> Pixels:
@@ -39,7 +37,7 @@ def random_hsv(image: Pixels, rng: np.random.Generator, settings: Hyperparameter
 
 
 def random_effects(image: Pixels, rng: np.random.Generator) -> Pixels:
-    """Blur, median blur, grey and local contrast, each for one picture in a hundred.
+    """Blur, median blur, grey and local contrast, each for one image in a hundred.
 
     Args:
       image: uint8 RGB ``(height, width, 3)``.
@@ -70,15 +68,5 @@ def load_effects() -> tuple[Any, ...]:
         import albumentations
     except ImportError as error:
         raise UserError("--albumentations needs Albumentations: pip install 'yolojax[albumentations]'") from error
-    kinds = (albumentations.Blur, albumentations.MedianBlur, albumentations.ToGray, albumentations.CLAHE)
-    return tuple(kind(p=1.0) for kind in kinds)
-
-
-def mix_up(scene: Scene, other: Scene, rng: np.random.Generator) -> Scene:
-    """One scene seen through another of the same size; the boxes of both.
-
-    Source: Zhang et al. 2018 (arXiv:1710.09412); the share is Beta(32, 32) (``docs/yolov5.md`` §1.9).
-    """
-    share = rng.beta(_MIX_CONCENTRATION, _MIX_CONCENTRATION)
-    image = (scene.image * np.float32(share) + other.image * np.float32(1 - share)).astype(np.uint8)
-    return Scene(image, np.concatenate([scene.boxes, other.boxes]))
+    effects = (albumentations.Blur, albumentations.MedianBlur, albumentations.ToGray, albumentations.CLAHE)
+    return tuple(effect(p=1.0) for effect in effects)

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from yolojax.config import check_keys, find_config, from_mapping, read_yaml, typed
+from yolojax.config import (
+    check_keys,
+    find_config,
+    from_mapping,
+    nearest_key,
+    read_yaml,
+    read_yaml_words,
+    typed,
+)
 from yolojax.errors import UserError
+from yolojax.text import read_text, trimmed
+
+log = logging.getLogger(__name__)
 
 Format = Literal["yolo", "voc", "coco", "tfds", "shapes"]
+_KEYPOINT_KEYS = ("kpt_shape", "flip_idx")
+_MOST_CLASSES, _LONGEST_INDEX = 100_000, 7
 _DATA_KEYS = ("path", "format", "train", "val", "test", "names", "nc", "options", "defaults", "download")
 _DEFAULT_KEYS: Mapping[str, type] = {"img": int, "epochs": int, "batch": int, "hyp": str, "optimizer": str}
 
@@ -25,6 +39,7 @@ class Download:
       size: bytes, where known.
       sha256: checksum in hexadecimal digits, where known.
       strip: leading folders of the archive's names to leave out.
+      only: a folder of the archive, named without those, that is taken while the rest is left out.
       into: folder of the data set to unpack into; its own one unless given.
     """
 
@@ -32,6 +47,7 @@ class Download:
     size: int | None = None
     sha256: str | None = None
     strip: int = 0
+    only: str = ""
     into: str = ""
 
 
@@ -77,21 +93,26 @@ def load_data_config(name: str | Path, root: str | Path | None = None) -> DataCo
       YAML's folder, in this order.
 
     Raises:
-      UserError: unknown keys, wrong types, no classes, or ``nc`` that disagrees with ``names``.
+      UserError: a folder, a key that looks like one of ours and is not, wrong types, no classes, or ``nc``
+        that disagrees with ``names``.
     """
+    if os.path.isdir(name):
+        raise UserError(_which_yaml(Path(name)))
     path = find_config("data", name)
     content = read_yaml(path)
-    check_keys(path, content, _DATA_KEYS)
-    kind = typed(Format, content.get("format", "yolo"), f"{path}: key 'format'")
+    _check_data_keys(path, content)
+    annotation_format = typed(Format, content.get("format", "yolo"), f"{path}: key 'format'")
     splits = {key: _strings(content.get(key), f"{path}: key '{key}'") for key in ("train", "val", "test")}
     for key in ("train", "val"):
         if not splits[key]:
-            raise UserError(f"{path}: key '{key}' is missing")
+            other = next((f"; '{key}: {entry}' validates on what it trains on" for entry in splits["train"]), "")
+            raise UserError(f"{path}: key '{key}' is missing{other}")
+    found_root = Path(root) if root is not None else _find_root(content, path, splits)
     return DataConfig(
         file=path,
-        root=Path(root) if root is not None else _find_root(content.get("path", "."), path),
-        format=kind,
-        names=_class_names(content, path),
+        root=found_root,
+        format=annotation_format,
+        names=_class_names(content, path, found_root),
         options=_section(content, "options", path),
         defaults=_data_defaults(content, path),
         download=_downloads(content, path),
@@ -99,16 +120,57 @@ def load_data_config(name: str | Path, root: str | Path | None = None) -> DataCo
     )
 
 
-def _find_root(written: Any, file: Path) -> Path:
+def _which_yaml(folder: Path) -> str:
+    """What to give instead of a folder."""
+    files = sorted(file.name for suffix in ("*.yaml", "*.yml") for file in folder.glob(suffix))
+    if files:
+        return f"{folder}: is a folder; give the data YAML in it: {', '.join(files)}"
+    return (
+        f"{folder}: is a folder without a data YAML; write one there with the keys 'train' and 'val' "
+        "(folders or lists of images) and 'names' (the classes, or the file that lists them)"
+    )
+
+
+def _check_data_keys(file: Path, content: Mapping[str, Any]) -> None:
+    """Refuse keys that look like one of ours, and name those that other tools wrote for themselves."""
+    foreign = []
+    for key in content:
+        if key in _KEYPOINT_KEYS:
+            raise UserError(f"{file}: key '{key}': a data set of keypoints; yolojax reads boxes and outlines")
+        if key in _DATA_KEYS:
+            continue
+        if nearest_key(key, _DATA_KEYS):
+            check_keys(file, {key: None}, _DATA_KEYS)
+        foreign.append(f"'{key}'")
+    if foreign:
+        word = "key" if len(foreign) == 1 else "keys"
+        log.info("%s: %s %s not used here", file, word, ", ".join(foreign))
+
+
+def _find_root(content: Mapping[str, Any], file: Path, splits: Mapping[str, tuple[str, ...]]) -> Path:
+    written = content.get("path")
+    if written is None or written == "":
+        written = "."
     if not isinstance(written, str):
         raise UserError(f"{file}: key 'path': expected a folder, found {written!r}")
-    folder = Path(written).expanduser()
+    folder = Path(system_path(written)).expanduser()
     if folder.is_absolute():
-        return folder
+        moved = not os.path.isdir(folder) and all(
+            os.path.exists(file.parent / entry) for entry in splits["train"] + splits["val"]
+        )
+        if not moved:
+            return folder
+        log.info("%s: %s does not exist; what the file lists is beside it, and taken from there", file, folder)
+        return file.parent
     home = os.environ.get("YOLOJAX_DATA")
     candidates = [Path(home) / folder.name] if home and folder.name else []
     candidates += [folder, file.parent / folder] if folder.name else [file.parent]  # '.' is where the YAML is
     return next((candidate for candidate in candidates if candidate.is_dir()), candidates[0])
+
+
+def system_path(written: str) -> str:
+    """A path with the separators of this system, where it was written with those of Windows."""
+    return written.replace("\\", "/") if os.sep == "/" else written
 
 
 def _strings(value: Any, where: str) -> tuple[str, ...]:
@@ -116,23 +178,63 @@ def _strings(value: Any, where: str) -> tuple[str, ...]:
         return ()
     values = value if isinstance(value, list) else [value]
     if not all(isinstance(item, str) for item in values):
-        raise UserError(f"{where}: expected a name or a list of names, found {value!r}")
-    return tuple(values)
+        raise UserError(
+            f"{where}: expected a name or a list of names, found {value!r}; a name that YAML takes for something else needs quotes"
+        )
+    return tuple(trimmed(item) for item in values if item)
 
 
-def _class_names(content: Mapping[str, Any], file: Path) -> tuple[str, ...]:
-    names, count = content.get("names"), content.get("nc")
-    if isinstance(names, dict):
-        if sorted(names, key=str) != sorted(range(len(names)), key=str):
-            raise UserError(f"{file}: key 'names': indices must run from 0 to {len(names) - 1} without gaps")
-        names = [names[index] for index in range(len(names))]
-    if names is None and isinstance(count, int) and count > 0:
-        names = [f"class{index}" for index in range(count)]
-    if not isinstance(names, list) or not names:
-        raise UserError(f"{file}: key 'names': expected a list of class names or 'index: name' lines, found {names!r}")
-    if count is not None and count != len(names):
-        raise UserError(f"{file}: key 'nc' is {count!r}, but 'names' lists {len(names)} classes")
-    return tuple(str(name) for name in names)
+def _class_names(content: Mapping[str, Any], file: Path, root: Path) -> tuple[str, ...]:
+    where, count = f"{file}: key 'names'", content.get("nc")
+    if count is not None:
+        count = typed(int, count, f"{file}: key 'nc'")
+    names = content.get("names")
+    if names is None and count is not None and 0 < count <= _MOST_CLASSES:
+        return tuple(f"class{index}" for index in range(count))
+    if isinstance(names, str):
+        listed = _listed_names(names, where, (root, file.parent))
+    elif isinstance(names, list | dict) and names:
+        # The words as they stand there: YAML would make truth values and numbers of some.
+        listed = _ordered_names(read_yaml_words(file)["names"], where)
+    else:
+        raise UserError(
+            f"{where}: expected a list of class names, 'index: name' lines or a file of names, found {names!r}"
+        )
+    for index, name in enumerate(listed):
+        if not isinstance(name, str) or not trimmed(name):
+            raise UserError(f"{where}: class {index} has no name that is a word; found {name!r}")
+    if count is not None and count != len(listed):
+        raise UserError(f"{file}: key 'nc' is {count!r}, but 'names' lists {len(listed)} classes")
+    return tuple(trimmed(name) for name in listed)
+
+
+def _ordered_names(names: Any, where: str) -> list[Any]:
+    """Class names by index, from a list or from a mapping of words either way round."""
+    if isinstance(names, list):
+        return names
+    indices = {_index(key): value for key, value in names.items()}
+    if None in indices and all(isinstance(value, str) for value in names.values()):
+        indices = {_index(value): key for key, value in names.items()}  # 'cat: 0' lines
+    if len(indices) != len(names) or set(indices) != set(range(len(names))):
+        raise UserError(f"{where}: indices must run from 0 to {len(names) - 1} without gaps")
+    return [indices[index] for index in range(len(names))]
+
+
+def _index(word: Any) -> int | None:
+    return int(word) if isinstance(word, str) and word.isdecimal() and len(word) < _LONGEST_INDEX else None
+
+
+def _listed_names(name: str, where: str, places: tuple[Path, ...]) -> list[Any]:
+    """The lines of a file of class names (``classes.txt``, ``obj.names``)."""
+    files = [place / name for place in places]
+    file = next((place for place in files if os.path.isfile(place)), None)
+    if file is None:
+        tried = " nor ".join(dict.fromkeys(map(str, files)))
+        raise UserError(f"{where}: is {name!r}, which is no list of names, and neither {tried} is a file of names")
+    try:
+        return [trimmed(line) for line in read_text(file).rstrip().splitlines()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: {file} is no list of names: it is not text") from error
 
 
 def _section(content: Mapping[str, Any], key: str, file: Path) -> dict[str, Any]:

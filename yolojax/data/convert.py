@@ -1,6 +1,6 @@
 """A data set in another layout: what any source gives, written so that the source of the new layout gives it again.
 
-Boxes come back as the same float32 numbers. VOC and COCO keep corners inside the picture, and no source gives a box twice, so that two boxes which
+Boxes come back as the same float32 numbers. VOC and COCO keep corners inside the image, and no source gives a box twice, so that two boxes which
 differ by less than a float32 can hold become one: what that changes is counted and said.
 """
 
@@ -22,7 +22,8 @@ import yaml
 from numpy.typing import NDArray
 
 from yolojax.data.config import DataConfig
-from yolojax.data.sample import IMAGE_SUFFIXES, Boxes, ImageError, Polygons, Sample
+from yolojax.data.images import IMAGE_SUFFIXES
+from yolojax.data.sample import Boxes, ImageError, Polygons, Sample
 from yolojax.data.sources import SplitName, open_split
 from yolojax.errors import UserError
 from yolojax.files import complete_folder
@@ -35,8 +36,8 @@ _DECIMALS = 8  # of a pixel; corners that need more are written with all their d
 _WITHIN = 1 - 1e-6  # share of a rounding interval that is surely inside it
 _OUTLINE_OFF = 1.0  # pixels between an outline and its box, at most, for a YOLO row to stand for both
 _LONGEST_NAME = 60  # characters; file systems take 255 bytes
-_CUT = "boxes reached over the border of their picture and are cut at it"
-_REPEATED = "boxes were exactly another one of their picture and are written once"
+_CUT = "boxes reached over the border of their image and are cut at it"
+_REPEATED = "boxes were exactly another one of their image and are written once"
 _NO_OUTLINE = "outlines are not written: a YOLO row holds a box or an outline, and these do not belong to their boxes"
 _UNREADABLE = "images could not be decoded and are left out"
 
@@ -47,7 +48,7 @@ class Conversion:
 
     Attributes:
       file: the data YAML of the new layout.
-      images: pictures per split.
+      images: images per split.
       boxes: boxes per split.
       changes: how often something could not be kept as it was, by what it is.
     """
@@ -60,7 +61,7 @@ class Conversion:
 
 @dataclass(frozen=True, eq=False)
 class _Labels:
-    """A written picture: its path below the new folder, its (height, width), and what is in it."""
+    """A written image: its path below the new folder, its (height, width), and what is in it."""
 
     image: Path
     size: tuple[int, int]
@@ -77,14 +78,14 @@ def convert_data(
 ) -> Conversion:
     """Write a data set in another layout.
 
-    Files of pictures are copied as they are; what has no file becomes a PNG. The folder appears complete or not at all.
+    Files of images are copied as they are; what has no file becomes a PNG. The folder appears complete or not at all.
 
     Args:
       config: the data set.
       out: folder to write; it must not exist, or be empty.
       layout: ``yolo``, ``voc`` or ``coco``.
       splits: which ones; all that the data set has unless given. Splits of the same entries are written once.
-      progress: called with the split, the pictures done and all pictures.
+      progress: called with the split, the images done and all images.
 
     Raises:
       UserError: the data set cannot be read, ``out`` is in use or cannot be written, or a class name cannot stand in the layout.
@@ -117,7 +118,7 @@ def convert_data(
                         progress(split, number, len(samples))
                 entries[split] = _WRITERS[layout](unfinished, split, labels, config.names, result.changes)
                 result.images[split], result.boxes[split] = len(labels), sum(len(item.boxes) for item in labels)
-            _write_config(unfinished / CONFIG_NAME, config, layout, entries)
+            _write_config(unfinished / CONFIG_NAME, out, config, layout, entries)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
     return result
@@ -136,10 +137,10 @@ def _check_names(config: DataConfig) -> None:
 
 
 def _write_image(root: Path, folder: Path, number: str, sample: Sample, taken: set[str]) -> Path | None:
-    """Copy or encode the picture of a sample below ``root``; nothing where it cannot be decoded."""
+    """Copy or encode the image of a sample below ``root``; nothing where it cannot be decoded."""
     source = Path(sample.name)
     is_file = source.suffix.lower() in IMAGE_SUFFIXES and source.is_file()
-    # VOC's lists end a name at a space, and a name is a picture's whatever its suffix, on some machines whatever its case.
+    # VOC's lists end a name at a space, and a name is an image's whatever its suffix, on some machines whatever its case.
     stem = re.sub(r"[^\w.-]", "_", source.stem if is_file else number).lstrip(".")[:_LONGEST_NAME] or number
     unique, copies = stem, 1
     while unique.casefold() in taken:
@@ -171,11 +172,11 @@ def _unique(sample: Sample, changes: Counter[str]) -> tuple[Boxes, Polygons]:
 
 
 def inner_corners(boxes: Boxes, size: tuple[int, int]) -> tuple[Corners, NDArray[np.bool_]]:
-    """Corners in pixels inside the picture that make the same boxes, with as few decimals as that takes.
+    """Corners in pixels inside the image that make the same boxes, with as few decimals as that takes.
 
     Args:
       boxes: ``(n, 5)``: class, x, y, width, height as fractions.
-      size: (height, width) of the picture.
+      size: (height, width) of the image.
 
     Returns:
       ``(n, 4)`` x1, y1, x2, y2, and ``(n,)`` which boxes reach over the border so far that they had to be cut.
@@ -217,14 +218,14 @@ def _write_yolo(root: Path, split: str, labels: Sequence[_Labels], _names: Seque
         corners, cut = inner_corners(item.boxes, item.size)
         outside = np.asarray(((item.boxes[:, 1:] < 0) | (item.boxes[:, 1:] > 1)).any(1))
         rows = []
-        for number, (kind, *box) in enumerate(item.boxes.tolist()):
+        for number, (label, *box) in enumerate(item.boxes.tolist()):
             outline = _fitted(item.polygons[number] if item.polygons else None, corners[number], item.size, changes)
             if outside[number] or (outline is not None and cut[number]):
                 changes[_CUT] += 1
                 low, high = corners[number].reshape(2, 2) / item.size[::-1]
                 box = [*((low + high) / 2).astype(np.float32).tolist(), *(high - low).astype(np.float32).tolist()]
             values = [f"{value:.9g}" for value in box] if outline is None else map(_text, outline.ravel().tolist())
-            rows.append(" ".join([f"{kind:.0f}", *values]))
+            rows.append(" ".join([f"{label:.0f}", *values]))
         if rows:
             (folder / f"{item.image.stem}.txt").write_text("\n".join(rows) + "\n", encoding="ascii")
     return f"images/{split}"
@@ -258,9 +259,9 @@ def _write_voc(root: Path, split: str, labels: Sequence[_Labels], names: Sequenc
             ElementTree.SubElement(size, key).text = str(value)
         corners, cut = inner_corners(item.boxes, item.size)
         changes[_CUT] += int(cut.sum())
-        for kind, row in zip(item.boxes[:, 0].tolist(), corners.tolist(), strict=True):
+        for label, row in zip(item.boxes[:, 0].tolist(), corners.tolist(), strict=True):
             entry = ElementTree.SubElement(tree, "object")
-            ElementTree.SubElement(entry, "name").text = names[int(kind)]
+            ElementTree.SubElement(entry, "name").text = names[int(label)]
             ElementTree.SubElement(entry, "difficult").text = "0"
             box = ElementTree.SubElement(entry, "bndbox")
             for key, number in zip(("xmin", "ymin", "xmax", "ymax"), row, strict=True):
@@ -278,7 +279,7 @@ def _write_coco(root: Path, split: str, labels: Sequence[_Labels], names: Sequen
     for image_id, item in enumerate(labels, start=1):
         corners, cut = inner_corners(item.boxes, item.size)
         changes[_CUT] += int(cut.sum())
-        for number, (kind, (left, top, right, bottom)) in enumerate(
+        for number, (label, (left, top, right, bottom)) in enumerate(
             zip(item.boxes[:, 0], corners.tolist(), strict=True)
         ):
             polygon = item.polygons[number] if item.polygons else None
@@ -288,7 +289,7 @@ def _write_coco(root: Path, split: str, labels: Sequence[_Labels], names: Sequen
                 {
                     "id": len(annotations) + 1,
                     "image_id": image_id,
-                    "category_id": int(kind) + 1,
+                    "category_id": int(label) + 1,
                     "bbox": [left, top, width, height],
                     "area": width * height,
                     "iscrowd": 0,
@@ -316,10 +317,12 @@ _WRITERS: dict[Layout, Callable[[Path, str, Sequence[_Labels], Sequence[str], Co
 }
 
 
-def _write_config(path: Path, config: DataConfig, layout: Layout, entries: dict[str, str]) -> None:
+def _write_config(path: Path, out: Path, config: DataConfig, layout: Layout, entries: dict[str, str]) -> None:
     """The data YAML; without a split to train or validate on, the one there is stands for it."""
     first = next(iter(entries.values()))
-    content: dict[str, Any] = {"path": ".", "format": layout, "train": first, "val": first} | entries
+    # The original takes a relative path for one of its own package; here a folder that has moved is found again.
+    root = str(out.absolute()) if layout == "yolo" else "."
+    content: dict[str, Any] = {"path": root, "format": layout, "train": first, "val": first} | entries
     content["names"] = list(config.names)
     if config.defaults:
         content["defaults"] = dict(config.defaults)

@@ -81,7 +81,7 @@ def download_data(config: DataConfig, progress: Progress | None = None) -> Path:
         with complete_folder(root) as unfinished:
             for item, archive in zip(config.download, archives, strict=True):
                 log.info("unpacking %s", archive.name)
-                unpack(archive, unfinished / item.into, item.strip)
+                unpack(archive, unfinished / item.into, item.strip, item.only)
         for archive in archives:
             archive.unlink()
     except OSError as error:
@@ -97,11 +97,11 @@ def download_weights(name: str, folder: Path, progress: Progress | None = None) 
     target = folder / f"{name.removesuffix('.pt')}.pt"
     if target.exists():
         raise UserError(f"{target}: exists already and is left as it is")
-    found = fetch(item, progress, f"put it at {target}")
+    fetched = fetch(item, progress, f"put it at {target}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f".{target.name}.part"
-        shutil.move(found, part)  # may be a copy from another disk: it appears under its name when it is whole
+        shutil.move(fetched, part)  # may be a copy from another disk: it appears under its name when it is whole
         part.replace(target)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
@@ -235,27 +235,29 @@ def _verify(item: Download, path: Path) -> None:
         )
 
 
-def unpack(archive: Path, folder: Path, strip: int = 0) -> None:
+def unpack(archive: Path, folder: Path, strip: int = 0, only: str = "") -> None:
     """Unpack a zip or tar file: plain files and folders only, and none outside ``folder``.
 
     Args:
       archive: the file.
       folder: where to; made if need be.
       strip: leading folders of every name to leave out.
+      only: a folder, named without those, that is taken while the rest is left out.
 
     Raises:
       UserError: damaged, of another kind, too large unpacked, or with names or links that lead out.
     """
     limit = max(_MOST_GROWTH * archive.stat().st_size, _SMALLEST_LIMIT)
+    wanted = PurePosixPath(only).parts
     total = 0
     try:
         for count, (name, opened) in enumerate(_members(archive), start=1):
             if count > _MOST_MEMBERS:
                 raise UserError(f"{archive}: has more than {_MOST_MEMBERS} files; it is not unpacked")
             parts = _safe_parts(archive, name)[strip:]
-            if not parts:
+            if len(parts) <= len(wanted) or parts[: len(wanted)] != wanted:
                 continue
-            target = folder.joinpath(*parts)
+            target = folder.joinpath(*parts[len(wanted) :])
             target.parent.mkdir(parents=True, exist_ok=True)
             source = opened()
             if source is None:
@@ -279,8 +281,8 @@ def _members(archive: Path) -> Iterator[tuple[str, Callable[[], IO[bytes] | None
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as packed:
             for info in packed.infolist():
-                kind = stat.S_IFMT(info.external_attr >> 16)
-                if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                file_type = stat.S_IFMT(info.external_attr >> 16)
+                if file_type not in (0, stat.S_IFREG, stat.S_IFDIR):
                     raise UserError(f"{archive}: '{info.filename}' is a link or a device; it is not unpacked")
                 _safe_parts(archive, info.orig_filename)
                 if not info.is_dir():

@@ -1,4 +1,4 @@
-"""Moving pictures and their boxes together: resize, letterbox, random perspective, flips.
+"""Moving images and their boxes together: resize, letterbox, random perspective, flips.
 
 Everything here is a function of a ``Scene`` (and, where there is chance, of a generator) that returns a new scene and leaves its input alone.
 Distributions and order of the draws are those of YOLOv5 (``docs/yolov5.md`` §1.9).
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from yolojax.data.sample import Boxes, Pixels, Polygons
 from yolojax.hyperparameters import Hyperparameters
 
-GREY = 114  # fill of whatever the picture does not cover
+GREY = 114  # fill of whatever the image does not cover
 _SMALLEST_SIDE = 2.0  # pixels; a box that gets smaller is dropped
 _LEAST_BOX_AREA = 0.1  # of the box before; one that is cut to less is dropped
 _LEAST_POLYGON_AREA = 0.01
@@ -28,7 +28,7 @@ _EDGE = 1e-3  # pixels that boxes keep from the right and lower edge
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A picture under construction.
+    """An image under construction.
 
     Attributes:
       image: uint8 RGB ``(height, width, 3)``.
@@ -42,7 +42,7 @@ class Scene:
 
 
 def make_scene(image: Pixels, boxes: Boxes, polygons: Polygons = ()) -> Scene:
-    """A scene from a picture and boxes and outlines in fractions of it (see ``Sample``)."""
+    """A scene from an image and boxes and outlines in fractions of it (see ``Sample``)."""
     height, width = image.shape[:2]
     corners = np.empty_like(boxes)
     corners[:, 0] = boxes[:, 0]
@@ -53,7 +53,7 @@ def make_scene(image: Pixels, boxes: Boxes, polygons: Polygons = ()) -> Scene:
 
 
 def fraction_boxes(scene: Scene) -> Boxes:
-    """Boxes of a scene, clipped to it: ``(n, 5)`` float32 class, x, y, width, height as fractions of the picture."""
+    """Boxes of a scene, clipped to it: ``(n, 5)`` float32 class, x, y, width, height as fractions of the image."""
     height, width = scene.image.shape[:2]
     corners = scene.boxes[:, 1:].astype(np.float64)
     corners[:, 0::2] = corners[:, 0::2].clip(0, width - _EDGE)
@@ -70,7 +70,7 @@ def resized_shape(shape: tuple[int, int], size: int) -> tuple[int, int]:
 
 
 def resize_long_side(image: Pixels, size: int, *, smooth: bool) -> Pixels:
-    """The picture with its longer side brought to ``size`` pixels.
+    """The image with its longer side brought to ``size`` pixels.
 
     Args:
       image: uint8 ``(height, width, 3)``.
@@ -89,7 +89,7 @@ def _resize(image: Pixels, width: int, height: int, interpolation: int = cv2.INT
 
 
 def shift(scene: Scene, scale: tuple[float, float], offset: tuple[float, float], image: Pixels) -> Scene:
-    """The scene on another picture: every coordinate (x, y) times ``scale`` plus ``offset``, both (x, y)."""
+    """The scene on another image: every coordinate (x, y) times ``scale`` plus ``offset``, both (x, y)."""
     boxes = scene.boxes.copy()
     boxes[:, 1:] = boxes[:, 1:] * (scale * 2) + offset * 2
     moved = (None if polygon is None else (polygon * scale + offset).astype(np.float32) for polygon in scene.polygons)
@@ -102,10 +102,10 @@ def letterbox(scene: Scene, shape: tuple[int, int], *, enlarge: bool) -> tuple[S
     Args:
       scene: any size.
       shape: (height, width) wanted.
-      enlarge: whether a picture smaller than ``shape`` grows (training), or only gets borders (validation).
+      enlarge: whether an image smaller than ``shape`` grows (training), or only gets borders (validation).
 
     Returns:
-      The scene, its scale, and the left and upper border in pixels: half of what is free, so possibly ``.5`` more than where the picture was
+      The scene, its scale, and the left and upper border in pixels: half of what is free, so possibly ``.5`` more than where the image was
       pasted, as in the original.
     """
     height, width = scene.image.shape[:2]
@@ -126,7 +126,7 @@ def letterbox(scene: Scene, shape: tuple[int, int], *, enlarge: bool) -> tuple[S
 def random_perspective(
     scene: Scene, rng: np.random.Generator, settings: Hyperparameters, shape: tuple[int, int]
 ) -> Scene:
-    """Turn, scale, shear, tilt and move a scene at random, about its centre, into a picture of another shape.
+    """Turn, scale, shear, tilt and move a scene at random, about its centre, into an image of another shape.
 
     Args:
       scene: any size; for a mosaic twice ``shape``.
@@ -135,7 +135,7 @@ def random_perspective(
       shape: (height, width) of the result.
 
     Returns:
-      A scene in which every box is the upright rectangle around its moved corners (or outline), clipped to the picture. Boxes that get
+      A scene in which every box is the upright rectangle around its moved corners (or outline), clipped to the image. Boxes that get
       under 2 pixels, thinner than 1:100, or lose over 90 % of their area (outlined ones: 99 %) are dropped.
     """
     matrix, scale = perspective_matrix(rng, settings, scene.image.shape[:2], shape)
@@ -167,7 +167,7 @@ def random_perspective(
 def perspective_matrix(
     rng: np.random.Generator, settings: Hyperparameters, source: tuple[int, int], shape: tuple[int, int]
 ) -> tuple[NDArray[np.float64], float]:
-    """A random projective map from pictures of shape ``source`` to ``shape``, both (height, width), and its scale.
+    """A random projective map from images of shape ``source`` to ``shape``, both (height, width), and its scale.
 
     Source: ``docs/yolov5.md`` §1.9, M = T·S·R·P·C.
     """
@@ -196,7 +196,7 @@ def _resample(polygon: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def _outline_box(polygon: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float64]:
-    """Corners of the part of an outline that lies in the picture; zeros where none does."""
+    """Corners of the part of an outline that lies in the image; zeros where none does."""
     inside = polygon[((polygon >= 0) & (polygon <= (shape[1], shape[0]))).all(1)]
     return np.concatenate([inside.min(0), inside.max(0)]) if len(inside) else np.zeros(4)
 

@@ -1,4 +1,4 @@
-"""Four scenes on one canvas, and objects pasted a second time."""
+"""Several scenes on one canvas: four side by side, two over each other, objects pasted a second time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from yolojax.data.geometry import GREY, Scene, shift
 from yolojax.data.sample import Polygons
 
+_MIX_CONCENTRATION = 32.0  # both parameters of the Beta distribution
 _MOST_COVERED = 0.30  # share of an existing box that a pasted object may hide
 
 
@@ -45,6 +46,16 @@ def _join_polygons(scenes: Sequence[Scene], side: int) -> Polygons:
         return ()
     joined = (polygon for scene in scenes for polygon in scene.polygons or (None,) * len(scene.boxes))
     return tuple(None if polygon is None else polygon.clip(0, side) for polygon in joined)
+
+
+def mix_up(scene: Scene, other: Scene, rng: np.random.Generator) -> Scene:
+    """One scene seen through another of the same size; the boxes of both.
+
+    Source: Zhang et al. 2018 (arXiv:1710.09412); the share is Beta(32, 32) (``docs/yolov5.md`` §1.9).
+    """
+    share = rng.beta(_MIX_CONCENTRATION, _MIX_CONCENTRATION)
+    image = (scene.image * np.float32(share) + other.image * np.float32(1 - share)).astype(np.uint8)
+    return Scene(image, np.concatenate([scene.boxes, other.boxes]))
 
 
 def copy_paste(scene: Scene, rng: np.random.Generator, probability: float) -> Scene:

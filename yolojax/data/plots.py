@@ -1,41 +1,46 @@
-"""The picture of a check: what is in the splits of a data set."""
+"""The figures of a data set: what is in its splits, and how training sees its images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from yolojax.data.batches import StreamSettings
 from yolojax.data.check import DataCheck
-from yolojax.drawing import PALETTE
+from yolojax.data.sample import Sample
+from yolojax.data.stream import training_stream
+from yolojax.drawing import draw_sheet, pixel_boxes
+from yolojax.figures import COLOURS, new_figure
+from yolojax.hyperparameters import Hyperparameters
 
 _BINS = 40
 _NAMED_CLASSES = 100  # more names than this stand too close to be read
-_MOST_POINTS = 5000  # pictures of a split that are drawn, evenly chosen
+_GAP = 6  # pixels between an image and what training makes of it
+_MOST_POINTS = 5000  # images of a split that are drawn, evenly chosen
 
 
 def plot_check(check: DataCheck, path: Path) -> None:
-    """Draw classes, sizes and places of boxes and the sizes of pictures, with a colour for each split.
+    """Draw classes, sizes and places of boxes and the sizes of images, with a colour for each split.
 
     Args:
       check: of the data set.
       path: file to write; its ending (``.png``, ``.svg``, …) chooses the kind.
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    figure = Figure(figsize=(15, 9), layout="constrained")
+    figure = new_figure(15, 9)
     grid = figure.add_gridspec(2, 4)
-    colours = [tuple(channel / 255 for channel in colour) for colour in PALETTE[1:4]]  # blue, green, violet
-    _draw_classes(figure.add_subplot(grid[0, :]), check, colours)
+    _draw_classes(figure.add_subplot(grid[0, :]), check)
     splits = list(check.splits.values())
     labels = list(check.splits)
 
     axes = figure.add_subplot(grid[1, 0])
-    for split, label, colour in zip(splits, labels, colours, strict=False):
+    for split, label, colour in zip(splits, labels, COLOURS, strict=False):
         chosen = split.sizes[:: max(len(split.sizes) // _MOST_POINTS, 1)]
         axes.scatter(chosen[:, 1], chosen[:, 0], s=12, alpha=0.35, linewidths=0, color=colour, label=label)
     axes.set(title="sizes of images", xlabel="width, pixels", ylabel="height, pixels")
@@ -43,7 +48,7 @@ def plot_check(check: DataCheck, path: Path) -> None:
 
     longer = [split.sides.max(1) for split in splits]
     axes = figure.add_subplot(grid[1, 1])
-    _draw_shares(axes, longer, labels, colours, _log_bins(longer))
+    _draw_shares(axes, longer, labels, _log_bins(longer))
     axes.set(title="longer sides of boxes", xlabel="pixels", ylabel="share of the boxes, %", xscale="log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # of a narrow range there is no power of ten but one
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -52,7 +57,7 @@ def plot_check(check: DataCheck, path: Path) -> None:
     counts = [split.counts for split in splits]
     most = max((int(values.max()) for values in counts if len(values)), default=0)
     axes = figure.add_subplot(grid[1, 2])
-    _draw_shares(axes, counts, labels, colours, np.arange(0, most + 2, max(1, -(-(most + 1) // _BINS))) - 0.5)
+    _draw_shares(axes, counts, labels, np.arange(0, most + 2, max(1, -(-(most + 1) // _BINS))) - 0.5)
     axes.set(title="boxes of an image", xlabel="boxes", ylabel="share of the images, %")
 
     axes = figure.add_subplot(grid[1, 3])
@@ -63,11 +68,11 @@ def plot_check(check: DataCheck, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _draw_classes(axes: Any, check: DataCheck, colours: Sequence[Any]) -> None:
+def _draw_classes(axes: Any, check: DataCheck) -> None:
     """Bars for the boxes of each class, one beside the other for the splits; names of classes without a box are red."""
     classes, width = np.arange(len(check.names)), 0.8 / max(len(check.splits), 1)
     total = np.zeros(len(classes), int)
-    for place, ((label, split), colour) in enumerate(zip(check.splits.items(), colours, strict=False)):
+    for place, ((label, split), colour) in enumerate(zip(check.splits.items(), COLOURS, strict=False)):
         counts = np.array(split.classes(len(classes)))
         total += counts
         title = f"{label}: {split.report.images:,} images, {split.report.boxes:,} boxes"
@@ -83,18 +88,63 @@ def _draw_classes(axes: Any, check: DataCheck, colours: Sequence[Any]) -> None:
         tick.set_color("black" if count else "red")
 
 
-def _draw_shares(
-    axes: Any, values: Sequence[NDArray[Any]], labels: Sequence[str], colours: Sequence[Any], bins: NDArray[Any]
-) -> None:
-    for found, label, colour in zip(values, labels, colours, strict=False):
-        if len(found):
-            weights = np.full(len(found), 100 / len(found))
-            axes.hist(found, bins, weights=weights, histtype="step", linewidth=1.6, color=colour, label=label)
+def _draw_shares(axes: Any, values: Sequence[NDArray[Any]], labels: Sequence[str], bins: NDArray[Any]) -> None:
+    for of_split, label, colour in zip(values, labels, COLOURS, strict=False):
+        if len(of_split):
+            weights = np.full(len(of_split), 100 / len(of_split))
+            axes.hist(of_split, bins, weights=weights, histtype="step", linewidth=1.6, color=colour, label=label)
     if len(values) > 1:
         axes.legend(frameon=False)
 
 
 def _log_bins(values: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
-    positive = np.concatenate([found[found > 0] for found in values])
+    positive = np.concatenate([of_split[of_split > 0] for of_split in values])
     low, high = (positive.min(), positive.max()) if len(positive) else (1, 10)
     return np.geomspace(low * 0.98, high * 1.02, _BINS)
+
+
+def draw_examples(
+    samples: Sequence[Sample],
+    names: Sequence[str],
+    settings: Hyperparameters,
+    path: Path,
+    *,
+    size: int,
+    count: int,
+    seed: int = 0,
+) -> None:
+    """Draw images with their boxes, each as it is (left) and as training sees it (right).
+
+    Args:
+      samples: of a split.
+      names: class names.
+      settings: of the augmentation.
+      path: JPEG file to write; its folder is made.
+      size: side of the images in pixels.
+      count: images, at most as many as there are samples.
+      seed: of the choice of images and of the augmentation.
+    """
+    stream = StreamSettings(image_size=size, batch_size=count, seed=seed)
+    plain, augmented = (
+        training_stream(samples, settings, replace(stream, augment=augment)).batches[0] for augment in (False, True)
+    )
+    boxes = [
+        np.concatenate(
+            [
+                pixel_boxes(made.batch.boxes[row][made.batch.mask[row]], size, size, place * (size + _GAP))
+                for place, made in enumerate((plain, augmented))
+            ]
+        )
+        for row in range(count)
+    ]
+    border = np.full((count, size, _GAP, 3), 255, np.uint8)
+    margin = np.repeat(border, 3, 2)  # keeps the two of an image closer together than to the next one
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw_sheet(
+        np.concatenate([plain.batch.images, border, augmented.batch.images, margin], 2),
+        boxes,
+        [[names[int(label)] for label in rows[:, 4]] for rows in boxes],
+        path,
+        captions=[f"{Path(samples[index].name).name}: as it is | as training sees it" for index in plain.indices],
+        most=count,
+    )

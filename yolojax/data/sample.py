@@ -1,27 +1,24 @@
-"""One picture with its boxes, and how pictures are read.
+"""Records of a data set: a sample, a problem, a report, a split.
 
-Every source (YOLO folders, VOC, COCO, TensorFlow Datasets, the embedded shapes) becomes a sequence of ``Sample``; nothing behind this module knows
-where a sample came from. Pictures are read upright (their EXIF orientation applied), as 8-bit RGB: grey and palette pictures get three channels,
-alpha is dropped, CMYK is converted, 16 bits are divided by 256.
+Every source (YOLO folders, VOC, COCO, TensorFlow Datasets, the embedded shapes) becomes a sequence of
+``Sample``; nothing behind this module knows where a sample came from.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeVar
+from typing import Literal, TypeVar
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from PIL.TiffImagePlugin import TiffImageFile
+
+from yolojax.text import printable
 
 Boxes = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -29,40 +26,24 @@ Outline = NDArray[np.float32] | None
 Polygons = tuple[Outline, ...]
 Item = TypeVar("Item")
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".mpo", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-SMALLEST_SIDE = 10
 NO_SUCH_CLASS = "no such class"  # the problem that is an error: labels and names of the data set do not belong together
-_FORMATS = {
-    "BMP": (".bmp",),
-    "JPEG": (".jpg", ".jpeg"),
-    "MPO": (".mpo", ".jpg", ".jpeg"),
-    "PNG": (".png",),
-    "PPM": (".ppm", ".pgm"),
-    "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
-}
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_TIFF_WIDTH, _TIFF_HEIGHT, _EXIF_ORIENTATION = 256, 257, 274
-_JPEG_START, _JPEG_END, _PNG_END = b"\xff\xd8", b"\xff\xd9", b"IEND"
-_TAIL = 256  # bytes in which an end marker is looked for: some cameras write a few behind it
-_MOST_MISSING = 0.1  # share of the rows of a JPEG that may be missing at its end
-_UPRIGHT, _STRAIGHT, _TURNED = 1, (1, 2, 3, 4), (5, 6, 7, 8)
+UNUSED_LABEL = "unused label file"  # the problem of labels where nobody looks for them
 
 
 class ImageError(Exception):
-    """A picture that cannot be used; the message says why, without the name."""
+    """An image that cannot be used; the message says why, without the name."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Sample:
-    """One picture and what is in it.
+    """One image and what is in it.
 
     Attributes:
       name: what a report calls it; the path, where there is one.
       size: (height, width) in pixels, upright.
-      boxes: ``(n, 5)`` float32: class, x, y, width, height; centre based, as fractions of the picture.
+      boxes: ``(n, 5)`` float32: class, x, y, width, height; centre based, as fractions of the image.
       polygons: nothing, or one outline per box, ``(k, 2)`` float32 fractions; None for a box that has no outline.
-      reader: gives the picture, uint8 RGB ``(height, width, 3)``; may raise ``ImageError``.
+      reader: gives the image, uint8 RGB ``(height, width, 3)``; may raise ``ImageError``.
     """
 
     name: str
@@ -72,7 +53,7 @@ class Sample:
     reader: Callable[[], Pixels]
 
     def load(self) -> Pixels:
-        """The picture, uint8 RGB ``(height, width, 3)``, upright.
+        """The image, uint8 RGB ``(height, width, 3)``, upright.
 
         Raises:
           ImageError: it cannot be read.
@@ -94,11 +75,15 @@ class Problem:
     kind: str
     where: str
     message: str
-    left_out: Literal["image", "box", ""] = ""
+    left_out: Literal["image", "box", "label file", ""] = ""
 
     def __str__(self) -> str:
-        text = f"{self.where}: {self.message}" + (f"; the {self.left_out} is left out" if self.left_out else "")
-        return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)  # a file must not be able to steer the terminal
+        """The problem as a sentence; what does not print in a file's name or words is escaped."""
+        if self.kind == NO_SUCH_CLASS:
+            consequence = "; add its name there, or correct the row"
+        else:
+            consequence = f"; the {self.left_out} is left out" if self.left_out else ""
+        return printable(f"{self.where}: {self.message}{consequence}").replace("\n", "\\n")
 
 
 @dataclass(frozen=True)
@@ -107,10 +92,11 @@ class Report:
 
     Attributes:
       split: name of the split.
-      found: pictures that the source lists.
-      images: pictures that are used.
-      backgrounds: pictures in use that have no box.
+      found: images that the source lists.
+      images: images that are used.
+      backgrounds: images in use that have no box.
       boxes: boxes in use.
+      unlabelled: images that have no label file, where each has one of its own.
       problems: everything that was left out or looks wrong, in the order of the files.
     """
 
@@ -120,13 +106,17 @@ class Report:
     backgrounds: int
     boxes: int
     problems: tuple[Problem, ...] = ()
+    unlabelled: int = 0
 
     def lines(self, most: int = 20) -> list[str]:
         """The report for a terminal: a summary, then the problems by kind, at most ``most`` of each."""
         left_out = self.found - self.images
+        unused = sum(problem.kind == UNUSED_LABEL for problem in self.problems)
         lines = [
             f"{self.split}: {self.images} images, {self.boxes} boxes, {self.backgrounds} backgrounds"
             + (f"; {left_out} of {self.found} images left out" if left_out else "")
+            + (f"; {unused} label files belong to no image" if unused else "")
+            + (f", and {self.unlabelled} images have no label file" if unused and self.unlabelled else "")
         ]
         shown: Counter[str] = Counter()
         totals = Counter(problem.kind for problem in self.problems)
@@ -162,17 +152,28 @@ def read_samples(
     samples: list[Sample] = []
     problems: list[Problem] = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for sample, found in pool.map(read, items):
-            problems += found
+        for sample, faults in pool.map(read, items):
+            problems += faults
             if sample is not None:
                 samples.append(sample)
     return samples, problems
 
 
-def make_split(name: str, found: int, samples: Sequence[Sample], problems: Sequence[Problem]) -> Split:
+def make_split(
+    name: str, found: int, samples: Sequence[Sample], problems: Sequence[Problem], unlabelled: int = 0
+) -> Split:
     """A split whose report counts the given samples."""
     counts = [len(sample.boxes) for sample in samples]
-    return Split(tuple(samples), Report(name, found, len(samples), counts.count(0), sum(counts), tuple(problems)))
+    report = Report(
+        split=name,
+        found=found,
+        images=len(samples),
+        backgrounds=counts.count(0),
+        boxes=sum(counts),
+        problems=tuple(problems),
+        unlabelled=unlabelled,
+    )
+    return Split(tuple(samples), report)
 
 
 def samples_record(samples: Sequence[Sample]) -> dict[str, int | str]:
@@ -190,7 +191,7 @@ def samples_record(samples: Sequence[Sample]) -> dict[str, int | str]:
 
 @dataclass
 class Objects:
-    """What is in one picture, while its labels are read: boxes that have an area, each once.
+    """What is in one image, while its labels are read: boxes that have an area, each once.
 
     Attributes:
       rows: outlines by (class, x, y, width, height), fractions.
@@ -210,10 +211,10 @@ class Objects:
             self.rows[row] = outline
 
     def add_corners(
-        self, where: str, kind: int, low: NDArray[np.float64], high: NDArray[np.float64], outline: Outline = None
+        self, where: str, label: int, low: NDArray[np.float64], high: NDArray[np.float64], outline: Outline = None
     ) -> None:
-        """Take an object of class ``kind`` between two corners, ``(2,)`` x, y, fractions of the picture."""
-        self.add(where, (kind, *((low + high) / 2).tolist(), *(high - low).tolist()), outline)
+        """Take an object of class ``label`` between two corners, ``(2,)`` x, y, fractions of the image."""
+        self.add(where, (label, *((low + high) / 2).tolist(), *(high - low).tolist()), outline)
 
     @property
     def boxes(self) -> Boxes:
@@ -227,7 +228,7 @@ class Objects:
 
 
 def other_size(where: str, written: Sequence[float], size: tuple[int, int]) -> Problem:
-    """The problem of annotations that were made for (width, height) ``written``, of a picture of (height, width) ``size``."""
+    """The problem of annotations that were made for (width, height) ``written``, of an image of (height, width) ``size``."""
     message = f"is for {written[0]:.0f}x{written[1]:.0f} pixels, the image has {size[1]}x{size[0]}; boxes are scaled"
     return Problem("other size", where, message)
 
@@ -235,119 +236,3 @@ def other_size(where: str, written: Sequence[float], size: tuple[int, int]) -> P
 def no_boxes() -> Boxes:
     """The boxes of a background."""
     return np.zeros((0, 5), np.float32)
-
-
-def read_image(path: Path) -> Pixels:
-    """The picture in a file, uint8 RGB ``(height, width, 3)``, upright.
-
-    Raises:
-      ImageError: the file is missing, or no picture that can be decoded.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot be read ({error.strerror})") from error
-    return decode_image(data)
-
-
-def decode_image(data: bytes) -> Pixels:
-    """The picture in the bytes of a file, uint8 RGB ``(height, width, 3)``, upright.
-
-    Raises:
-      ImageError: the bytes are no picture that can be decoded.
-    """
-    if not data:
-        raise ImageError("is empty")
-    image = _decode(data)
-    if image is None and data.startswith(_JPEG_START):
-        # OpenCV refuses a JPEG that breaks off; with an end marker it decodes what there is.
-        image = _decode(data + _JPEG_END)
-    if image is None:
-        raise ImageError("cannot be decoded")
-    return image
-
-
-def _decode(data: bytes) -> Pixels | None:
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except cv2.error as error:
-        raise ImageError(f"cannot be decoded ({error.err})") from error
-    return None if image is None else np.asarray(image, np.uint8)
-
-
-def probe_image(path: Path) -> tuple[tuple[int, int], list[Problem]]:
-    """Size of the picture in a file, from its header alone.
-
-    Returns:
-      (height, width) upright, and what looks wrong though the picture can be used.
-
-    Raises:
-      ImageError: the file is no picture of a known kind, or too small.
-    """
-    try:
-        with path.open("rb") as file:
-            size, kind, problems = probe_stream(file, str(path))
-    except OSError as error:
-        raise ImageError(f"cannot be read ({error.strerror})") from error
-    if path.suffix.lower() not in _FORMATS[kind]:
-        problems.append(Problem("wrong extension", str(path), f"is a {kind} file, and read as one"))
-    return size, problems
-
-
-def probe_stream(file: BinaryIO, name: str) -> tuple[tuple[int, int], str, list[Problem]]:
-    """Size and kind of the picture in an open file that a report calls ``name``; see ``probe_image``."""
-    try:
-        with Image.open(file) as image:
-            kind, (width, height) = image.format or "", image.size
-            if isinstance(image, TiffImageFile):  # Pillow has turned this size already, and no other's
-                width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
-            # Asked for what it has not met yet, Pillow would decode a whole PNG to look behind its pixels.
-            has_exif = kind != "PNG" or "exif" in image.info
-            orientation = image.getexif().get(_EXIF_ORIENTATION, _UPRIGHT) if has_exif else _UPRIGHT
-            if orientation in _TURNED:
-                width, height = height, width
-            if kind not in _FORMATS:
-                raise ImageError(f"is a {kind} file; known are {', '.join(_FORMATS)}")
-            if min(height, width) < SMALLEST_SIDE:
-                raise ImageError(f"is only {width}x{height} pixels; {SMALLEST_SIDE} are needed")
-            problems = _check_end(file, name, kind, height)
-            if orientation not in (*_STRAIGHT, *_TURNED):
-                message = f"its EXIF orientation is {orientation!r}, not one of 1 to 8; it is taken as upright"
-                problems.append(Problem("bad orientation", name, message))
-            return (height, width), kind, problems
-    except Image.UnidentifiedImageError as error:
-        raise ImageError("is no image of a known kind" if file.seek(0, os.SEEK_END) else "is empty") from error
-    except (
-        OSError,
-        Image.DecompressionBombError,
-        SyntaxError,
-        ValueError,
-        TypeError,
-        KeyError,
-        OverflowError,
-    ) as error:
-        raise ImageError(f"is no readable image ({error})") from error
-
-
-def _check_end(file: BinaryIO, name: str, kind: str, height: int) -> list[Problem]:
-    """Look for a JPEG's or PNG's end marker; without it the picture may break off, or something may be appended to it."""
-    marker = {"JPEG": _JPEG_END, "MPO": _JPEG_END, "PNG": _PNG_END}.get(kind, b"")
-    length = file.seek(0, os.SEEK_END)
-    file.seek(max(length - _TAIL, 0))
-    if marker in file.read():
-        return []
-    file.seek(0)
-    data = file.read()
-    picture = decode_image(data)
-    if _decode(data) is not None:
-        return []
-    missing = _missing_rows(picture)
-    if missing > _MOST_MISSING * height:
-        raise ImageError(f"breaks off: the lower {missing} of {height} rows are missing")
-    return [Problem("truncated image", name, "breaks off at its end; it is used all the same")]
-
-
-def _missing_rows(image: Pixels) -> int:
-    """Rows at the lower end that are all of one colour, as the decoder fills what is missing."""
-    written = (image != image[-1, -1]).any((1, 2)).nonzero()[0]
-    return len(image) - 1 - int(written[-1]) if len(written) else len(image)

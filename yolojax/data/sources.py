@@ -9,8 +9,9 @@ from typing import Literal
 
 from yolojax.data.coco import open_coco
 from yolojax.data.config import DataConfig, load_data_config
-from yolojax.data.sample import NO_SUCH_CLASS, Boxes, Split
-from yolojax.data.shapes import prepare_shapes
+from yolojax.data.listing import label_path
+from yolojax.data.sample import NO_SUCH_CLASS, UNUSED_LABEL, Boxes, Split
+from yolojax.data.shapes.files import prepare_shapes
 from yolojax.data.tfds import PREFIX, open_tfds, tfds_config
 from yolojax.data.voc import open_voc
 from yolojax.data.yolo import open_yolo
@@ -65,13 +66,14 @@ def _read_split(config: DataConfig, split: SplitName) -> Split:
     return open_yolo(dataclasses.replace(config, root=prepare_shapes(config)), split, entries)
 
 
-def open_split(config: DataConfig, split: SplitName, *, single_class: bool = False) -> Split:
+def open_split(config: DataConfig, split: SplitName, *, single_class: bool = False, needs_boxes: bool = False) -> Split:
     """The usable samples of a split, checked; what was left out is in the report, and logged by name.
 
     Args:
       config: the data set.
       split: which part of it.
       single_class: give every box class 0.
+      needs_boxes: refuse a split without one box: nothing can be learned from it.
 
     Raises:
       UserError: the data is missing, empty or mislabelled; the message names file, line and remedy.
@@ -80,12 +82,16 @@ def open_split(config: DataConfig, split: SplitName, *, single_class: bool = Fal
     wrong = [problem for problem in opened.report.problems if problem.kind == NO_SUCH_CLASS]
     if wrong:
         more = f" (and {len(wrong) - 1} more such rows)" if len(wrong) > 1 else ""
-        raise UserError(f"{wrong[0].where}: {wrong[0].message}{more}")
+        raise UserError(f"{wrong[0]}{more}")
     if not opened.samples:
         first = next((f"; {problem}" for problem in opened.report.problems if problem.left_out), "")
         raise UserError(f"{config.file}: key '{split}': no usable image{first}")
+    if needs_boxes and not opened.report.boxes:
+        raise UserError(f"{config.file}: key '{split}': not one box to learn from: {_why_no_box(config, opened)}")
     for line in opened.report.lines():
         log.info(line)
+    if not opened.report.boxes:
+        log.warning("%s: not one box: precision, recall and mAP of it mean nothing", split)
     if single_class:
         samples = [dataclasses.replace(sample, boxes=_as_one_class(sample.boxes)) for sample in opened.samples]
         opened = Split(tuple(samples), opened.report)
@@ -96,3 +102,20 @@ def _as_one_class(boxes: Boxes) -> Boxes:
     merged = boxes.copy()
     merged[:, 0] = 0
     return merged
+
+
+def _why_no_box(config: DataConfig, opened: Split) -> str:
+    """Where labels were looked for, and what lies there or near."""
+    report = opened.report
+    if config.format not in ("yolo", "shapes"):
+        return f"the annotations of its {report.images} images hold none"
+    if report.unlabelled < report.images:
+        empty = report.images - report.unlabelled
+        nothing = f"{empty} of its {report.images} images have a label file, and no row of them can be used"
+    else:
+        image = Path(opened.samples[0].name)
+        nothing = f"the labels of {image} are looked for in {label_path(image)}, and no image has such a file"
+    unused = [problem for problem in report.problems if problem.kind == UNUSED_LABEL]
+    if not unused:
+        return f"{nothing}; no label files lie near"
+    return f"{nothing}; {len(unused)} label files lie elsewhere: {unused[0].where} {unused[0].message}"

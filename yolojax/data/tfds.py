@@ -24,6 +24,7 @@ import numpy as np
 
 from yolojax.config import check_keys
 from yolojax.data.config import DataConfig
+from yolojax.data.images import decode_image, probe_stream
 from yolojax.data.sample import (
     Boxes,
     ImageError,
@@ -32,10 +33,8 @@ from yolojax.data.sample import (
     Problem,
     Sample,
     Split,
-    decode_image,
     make_split,
     no_boxes,
-    probe_stream,
     read_samples,
 )
 from yolojax.errors import UserError
@@ -92,7 +91,7 @@ def open_tfds(config: DataConfig, split: str, entries: Sequence[str]) -> Split:
     check_keys(f"{config.file}: options", config.options, _OPTIONS)
     samples: list[Sample] = []
     problems: list[Problem] = []
-    found = 0
+    listed = 0
     for entry in entries:
         builder, _, expression = entry.rpartition("/")
         folder = _prepared(str(config.file), [config.root / builder, *([_home() / builder] if builder else [])])
@@ -105,11 +104,11 @@ def open_tfds(config: DataConfig, split: str, entries: Sequence[str]) -> Split:
             raise UserError(
                 f"{config.file}: key '{split}': '{expression}' is no split of {folder} ({_first_line(error)})"
             ) from error
-        found += count
+        listed += count
         usable, seen = read_samples(partial(_read_sample, config, classes, folder, expression), range(count))
         samples += usable
         problems += seen
-    return make_split(split, found, samples, problems)
+    return make_split(split, listed, samples, problems)
 
 
 _PREPARE = "prepare it where TensorFlow is installed ('tfds build NAME --file_format=array_record'), and set TFDS_DATA_DIR to the folder of the data sets"
@@ -124,11 +123,13 @@ def _prepared(name: str, places: Sequence[Path]) -> Path:
     """The newest version of a data set in the first place that holds one; its folder has a ``dataset_info.json``."""
     for place in places:
         for level in _LEVELS:
-            found = [file.parent for file in place.glob(level)]
-            if len({folder.parent for folder in found}) > 1:
-                raise UserError(f"{name}: choose one of {', '.join(sorted(str(folder.parent) for folder in found))}")
-            if found:
-                return max(found, key=lambda folder: [int(part) for part in folder.name.split(".") if part.isdigit()])
+            versions = [file.parent for file in place.glob(level)]
+            if len({folder.parent for folder in versions}) > 1:
+                raise UserError(f"{name}: choose one of {', '.join(sorted(str(folder.parent) for folder in versions))}")
+            if versions:
+                return max(
+                    versions, key=lambda folder: [int(part) for part in folder.name.split(".") if part.isdigit()]
+                )
     raise UserError(f"{name}: {places[-1]} holds no prepared data set; {_PREPARE}")
 
 
@@ -144,7 +145,7 @@ def _builder(folder: Path) -> Any:
 
 @functools.lru_cache(maxsize=8)
 def _source(folder: Path, expression: str) -> Any:
-    """The examples of a split expression by number, their pictures as bytes; every process opens its own."""
+    """The examples of a split expression by number, their images as bytes; every process opens its own."""
     import tensorflow_datasets
 
     decoders = {"image": tensorflow_datasets.decode.SkipDecoding()}
@@ -168,11 +169,11 @@ def _first_line(error: Exception) -> str:
 
 
 def _label_names(name: str, features: Any) -> list[str]:
-    known = dict(features.items())
-    objects = dict(getattr(known.get("objects"), "feature", {})) if "image" in known else {}
+    content = dict(features.items())
+    objects = dict(getattr(content.get("objects"), "feature", {})) if "image" in content else {}
     if "bbox" not in objects or getattr(objects.get("label"), "names", None) is None:
         raise UserError(
-            f"{name}: is no detection data set: it needs image, objects/bbox and objects/label, and has {', '.join(known)}"
+            f"{name}: is no detection data set: it needs image, objects/bbox and objects/label, and has {', '.join(content)}"
         )
     return objects["label"].names
 
@@ -182,7 +183,7 @@ def _classes(config: DataConfig, folder: Path) -> list[int | str]:
     index = {name: number for number, name in enumerate(config.names)}
     labels = _label_names(str(config.file), _builder(folder).info.features)
     classes = [index.get(name, name) for name in labels]
-    if not any(isinstance(kind, int) for kind in classes):
+    if not any(isinstance(label, int) for label in classes):
         raise UserError(f"{config.file}: key 'names': {folder} has none of these classes, but {', '.join(labels)}")
     return classes
 
@@ -198,8 +199,8 @@ def _read_sample(
         size, _, problems = probe_stream(io.BytesIO(example["image"]), where)
     except ImageError as error:
         return None, [Problem("unreadable image", where, str(error), "image")]
-    boxes, found = _read_boxes(config, classes, where, example["objects"])
-    problems += found
+    boxes, faults = _read_boxes(config, classes, where, example["objects"])
+    problems += faults
     if any(problem.left_out == "image" for problem in problems):
         return None, problems
     return Sample(name=where, size=size, boxes=boxes, reader=partial(_read_image, folder, expression, number)), problems
@@ -212,20 +213,22 @@ def _read_image(folder: Path, expression: str, number: int) -> Pixels:
 def _read_boxes(
     config: DataConfig, classes: Sequence[int | str], where: str, objects: Mapping[str, Any]
 ) -> tuple[Boxes, list[Problem]]:
-    """Boxes ``(n, 5)`` from (top, left, bottom, right) fractions, clipped to the picture."""
+    """Boxes ``(n, 5)`` from (top, left, bottom, right) fractions, clipped to the image."""
     corners = np.array(objects["bbox"], np.float64).reshape(-1, 4)
     if not np.isfinite(corners).all():
         return no_boxes(), [Problem("bad annotation", where, "has a box that is not four numbers", "image")]
     hidden = np.zeros(len(corners), bool)
     for mark in ("is_crowd",) if config.options.get("difficult") else ("is_crowd", "is_difficult"):
         hidden |= np.array(objects.get(mark, hidden), bool)
-    found = Objects()
+    contents = Objects()
     for row, (label, box) in enumerate(zip(objects["label"], corners.clip(0, 1), strict=True)):
         if hidden[row]:
             continue
-        kind, item = classes[int(label)], f"{where}, object {row}"
-        if isinstance(kind, str):
-            found.problems.append(Problem("unknown class", item, f"class '{kind}' is not in {config.file}", "box"))
+        class_index, item = classes[int(label)], f"{where}, object {row}"
+        if isinstance(class_index, str):
+            contents.problems.append(
+                Problem("unknown class", item, f"class '{class_index}' is not in {config.file}", "box")
+            )
         else:
-            found.add_corners(item, kind, box[1::-1], box[:1:-1])
-    return found.boxes, found.problems
+            contents.add_corners(item, class_index, box[1::-1], box[:1:-1])
+    return contents.boxes, contents.problems

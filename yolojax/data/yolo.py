@@ -1,13 +1,12 @@
-"""Data sets in YOLO layout: folders or lists of pictures, one ``.txt`` of rows beside each.
+"""Data sets in YOLO layout: folders or lists of images, one ``.txt`` of rows beside each.
 
-A row is ``class x y width height`` (centre based, as fractions of the picture) or ``class x1 y1 x2 y2 x3 y3 …`` (an outline); both kinds may stand in one
-file. The labels of ``…/images/a.jpg`` are in ``…/labels/a.txt``; a picture without that file is a background.
+A row is ``class x y width height`` (centre based, as fractions of the image) or ``class x1 y1 x2 y2 x3 y3 …`` (an outline); both kinds may stand in one
+file. The labels of ``…/images/a.jpg`` are in ``…/labels/a.txt``; an image without that file is a background.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolojax.data.config import DataConfig
+from yolojax.data.images import probe_image, read_image
+from yolojax.data.listing import check_label_files, label_path, list_images
 from yolojax.data.sample import (
-    IMAGE_SUFFIXES,
     NO_SUCH_CLASS,
     ImageError,
     Objects,
@@ -27,11 +27,9 @@ from yolojax.data.sample import (
     Split,
     make_split,
     no_boxes,
-    probe_image,
-    read_image,
     read_samples,
 )
-from yolojax.errors import UserError
+from yolojax.text import read_text, visible
 
 _ROUNDING = 1e-6  # what writing a coordinate of 1 with six digits may add
 
@@ -52,66 +50,12 @@ def open_yolo(config: DataConfig, split: str, entries: Sequence[str]) -> Split:
       UserError: an entry is missing or empty.
     """
     problems: list[Problem] = []
-    images = sorted((path for entry in entries for path in _list_images(config, split, entry, problems)), key=str)
+    images = sorted((path for entry in entries for path in list_images(config, split, entry, problems)), key=str)
     missing = len(problems)
-    samples, found = read_samples(partial(_read_sample, config), images)
-    return make_split(split, len(images) + missing, samples, problems + found)
-
-
-def _list_images(config: DataConfig, split: str, entry: str, problems: list[Problem]) -> list[Path]:
-    path = config.root / entry
-    if path.is_dir():
-        images = list(_walk(path))
-        if not images:
-            raise UserError(f"{config.file}: key '{split}': {path} holds no image ({', '.join(IMAGE_SUFFIXES)})")
-        return images
-    if not path.is_file():
-        raise UserError(
-            f"{config.file}: key '{split}': {path} does not exist; set 'path' in that file to the folder of the data set"
-        )
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return [path]
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{config.file}: key '{split}': {path} is no list of images: it is not text") from error
-    images = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        written = Path(line.strip())
-        # A list made by YOLOv5's scripts is relative to itself; one made by hand, to the data set.
-        places = (path.parent / written, config.root / written)
-        image = next((place for place in places if os.path.isfile(place)), None)  # Path.is_file refuses long names
-        if image is None:
-            problems.append(Problem("missing image", f"{path}, line {number}", f"{written} does not exist", "image"))
-        else:
-            images.append(image)
-    if not images:
-        raise UserError(f"{config.file}: key '{split}': {path} names no image that exists")
-    return images
-
-
-def _walk(folder: Path) -> Iterable[Path]:
-    """Pictures below a folder; links are followed, once each."""
-    seen = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        for file in files:
-            if file.lower().endswith(IMAGE_SUFFIXES) and not file.startswith("."):
-                yield Path(place, file)
-
-
-def label_path(image: Path) -> Path:
-    """Where the labels of a picture are: the last ``/images/`` of its path becomes ``/labels/``, its suffix ``.txt``."""
-    folders = list(image.parts[:-1])
-    if "images" in folders:  # a relative path may begin with it
-        folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
-    return Path(*folders, image.name).with_suffix(".txt")
+    samples, faults = read_samples(partial(_read_sample, config), images)
+    unlabelled, label_problems = check_label_files(config.root, images)
+    problems += faults + label_problems
+    return make_split(split, len(images) + missing, samples, problems, unlabelled)
 
 
 def _read_sample(config: DataConfig, image: Path) -> tuple[Sample | None, list[Problem]]:
@@ -122,9 +66,9 @@ def _read_sample(config: DataConfig, image: Path) -> tuple[Sample | None, list[P
     labels = label_path(image)
     if not labels.is_file():
         return Sample(name=str(image), size=size, boxes=no_boxes(), reader=partial(read_image, image)), problems
-    boxes, polygons, found = read_labels(labels, config)
-    problems += found
-    if any(problem.left_out == "image" for problem in found):
+    boxes, polygons, faults = read_labels(labels, config)
+    problems += faults
+    if any(problem.left_out == "image" for problem in faults):
         return None, problems
     reader = partial(read_image, image)
     return Sample(name=str(image), size=size, boxes=boxes, polygons=polygons, reader=reader), problems
@@ -134,11 +78,11 @@ def read_labels(path: Path, config: DataConfig) -> tuple[NDArray[np.float32], Po
     """The rows of a label file.
 
     Returns:
-      Boxes ``(n, 5)``, their outlines (nothing where no row has one), and what is wrong. A row that means nothing makes the whole picture
+      Boxes ``(n, 5)``, their outlines (nothing where no row has one), and what is wrong. A row that means nothing makes the whole image
       useless (training would learn its object as background): its problem says ``left_out == "image"``.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = visible(read_text(path)).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         return no_boxes(), (), [Problem("bad label", str(path), f"cannot be read as text ({error})", "image")]
     objects = Objects()

@@ -1,7 +1,7 @@
 """COCO's own definition of AP, and its files.
 
 YOLOv5's AP (``metrics``) and COCO's differ by some thousandths: COCO lets each detection take the best label that is still free, looks at the 100 best
-detections per image and class, and averages precision at 101 recalls where YOLOv5 integrates. ``average_precision`` here is COCO's, over all areas and
+detections per image and class, and averages precision at 101 recalls where YOLOv5 integrates. ``coco_average_precision`` is COCO's, over all areas and
 without crowds; ``official_figures`` asks pycocotools or faster-coco-eval for the same.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ MAX_DETECTIONS = 100  # per image and class
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class EvaluatedImage:
     """An image with what was found and what is there.
 
     Attributes:
@@ -41,11 +42,11 @@ class Picture:
     labels: np.ndarray
 
 
-def average_precision(pictures: Sequence[Picture], classes: int) -> np.ndarray:
+def coco_average_precision(images: Sequence[EvaluatedImage], classes: int) -> np.ndarray:
     """COCO's AP.
 
     Args:
-      pictures: all of them.
+      images: all of them.
       classes: number of classes.
 
     Returns:
@@ -56,12 +57,12 @@ def average_precision(pictures: Sequence[Picture], classes: int) -> np.ndarray:
     result = np.full((classes, len(IOU_THRESHOLDS)), np.nan)
     for label in range(classes):
         scores, matches, count = [np.zeros(0)], [np.zeros((0, len(IOU_THRESHOLDS)), bool)], 0
-        for picture in pictures:
-            found = picture.detections[picture.detections[:, 5] == label][:MAX_DETECTIONS].astype(float)
-            true = picture.labels[picture.labels[:, 0] == label].astype(float)
-            count += len(true)
-            scores.append(found[:, 4])
-            matches.append(_match(_iou(found[:, :4], true[:, 1:])))
+        for image in images:
+            detections = image.detections[image.detections[:, 5] == label][:MAX_DETECTIONS].astype(float)
+            labels = image.labels[image.labels[:, 0] == label].astype(float)
+            count += len(labels)
+            scores.append(detections[:, 4])
+            matches.append(_match(_iou(detections[:, :4], labels[:, 1:])))
         if not count:
             continue
         right = np.concatenate(matches)[np.argsort(-np.concatenate(scores), kind="stable")].cumsum(0)
@@ -76,59 +77,91 @@ def average_precision(pictures: Sequence[Picture], classes: int) -> np.ndarray:
     return result
 
 
-def _iou(found: np.ndarray, true: np.ndarray) -> np.ndarray:
-    low = np.maximum(found[:, None, :2], true[None, :, :2])
-    high = np.minimum(found[:, None, 2:], true[None, :, 2:])
+def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
     intersection = np.maximum(high - low, 0).prod(2)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (found, true)]
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (first, second)]
     union = areas[0][:, None] + areas[1] - intersection
     return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
 
 
 def _match(iou: np.ndarray) -> np.ndarray:
     """``(n, 10)`` bool: in order of score, each detection takes the label it overlaps most among those still free."""
-    found, true = iou.shape
-    right = np.zeros((found, len(IOU_THRESHOLDS)), bool)
-    free = np.ones((len(IOU_THRESHOLDS), true), bool)
-    for row in range(found if true else 0):
+    detections, labels = iou.shape
+    right = np.zeros((detections, len(IOU_THRESHOLDS)), bool)
+    free = np.ones((len(IOU_THRESHOLDS), labels), bool)
+    for row in range(detections if labels else 0):
         possible = np.where(free & (iou[row] >= IOU_THRESHOLDS[:, None]), iou[row], -1)
-        best = true - 1 - possible[:, ::-1].argmax(1)  # of equal ones the last, as in the official code
+        best = labels - 1 - possible[:, ::-1].argmax(1)  # of equal ones the last, as in the official code
         right[row] = possible.max(1) >= 0
         hit = np.flatnonzero(right[row])
         free[hit, best[hit]] = False
     return right
 
 
-def coco_files(pictures: Sequence[Picture], names: Sequence[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def coco_files(images: Sequence[EvaluatedImage], names: Sequence[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Labels as COCO annotations, and detections as COCO results.
 
-    Image ids are the numbers in COCO's file names where all names are numbers, else positions from 1. Category ids are class indices.
+    Image ids are the numbers in COCO's file names where ``numbered`` says so; else positions from 1, and each result tells the ``file_name`` too. Category
+    ids are class indices.
 
     Args:
-      pictures: all of them.
+      images: all of them.
       names: of the classes.
 
     Returns:
       The content of an annotations file and of a results file, unrounded.
     """
-    stems = [Path(picture.name).stem for picture in pictures]
-    numbered = all(stem.isdecimal() for stem in stems) and len({int(stem) for stem in stems}) == len(stems)
-    ids = [int(stem) for stem in stems] if numbered else list(range(1, len(stems) + 1))
-    images: list[dict[str, Any]] = []
+    by_number = numbered([image.name for image in images])
+    file_names = _file_names([image.name for image in images])
+    photos: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
-    for identity, picture in zip(ids, pictures, strict=True):
-        height, width = picture.size
-        images.append({"id": identity, "file_name": Path(picture.name).name, "height": height, "width": width})
-        for label, *corners in picture.labels.astype(float).tolist():
+    for position, (image, file_name) in enumerate(zip(images, file_names, strict=True), 1):
+        identity = int(Path(image.name).stem) if by_number else position
+        height, width = image.size
+        photos.append({"id": identity, "file_name": file_name, "height": height, "width": width})
+        for label, *corners in image.labels.astype(float).tolist():
             box = _from_corners(corners)
             annotation = {"id": len(annotations) + 1, "image_id": identity, "category_id": int(label), "bbox": box}
             annotations.append(annotation | {"area": box[2] * box[3], "iscrowd": 0})
-        for *corners, score, label in picture.detections.astype(float).tolist():
+        image_keys = {"image_id": identity} if by_number else {"image_id": identity, "file_name": file_name}
+        for *corners, score, label in image.detections.astype(float).tolist():
             box = _from_corners(corners)
-            results.append({"image_id": identity, "category_id": int(label), "bbox": box, "score": score})
+            results.append({**image_keys, "category_id": int(label), "bbox": box, "score": score})
     categories = [{"id": index, "name": name} for index, name in enumerate(names)]
-    return {"info": {}, "images": images, "annotations": annotations, "categories": categories}, results
+    return {"info": {}, "images": photos, "annotations": annotations, "categories": categories}, results
+
+
+def numbered(names: Sequence[str]) -> bool:
+    """Whether every image's name is a number of its own, as COCO's are; ``007`` and ``7`` are one number.
+
+    >>> numbered(["a/000000000139.jpg", "7.jpg"]), numbered(["007.jpg", "7.jpg"]), numbered(["bus.jpg"])
+    (True, False, False)
+    """
+    stems = [Path(name).stem for name in names]
+    return all(stem.isdecimal() for stem in stems) and len({int(stem) for stem in stems}) == len(stems)
+
+
+def _file_names(paths: Sequence[str]) -> list[str]:
+    """The last part of each path, and of paths that share it as many folders before it as tell them apart.
+
+    >>> _file_names(["x/a/1.jpg", "x/b/1.jpg", "x/b/2.jpg"])
+    ['a/1.jpg', 'b/1.jpg', '2.jpg']
+    """
+    parts = [Path(path).parts for path in paths]
+    lengths = [1] * len(paths)
+    while True:
+        tails = ["/".join(part[-length:]) for part, length in zip(parts, lengths, strict=True)]
+        counts = Counter(tails)
+        longer = [
+            min(length + (counts[tail] > 1), len(part))
+            for part, tail, length in zip(parts, tails, lengths, strict=True)
+        ]
+        if longer == lengths:
+            return tails
+        lengths = longer
 
 
 def _from_corners(corners: Sequence[float]) -> list[float]:
@@ -153,12 +186,14 @@ def against(
       UserError: the file lacks an image or a class.
     """
     identities = {}
-    for kind, key in (("images", "file_name"), ("categories", "name")):
-        known = {item[key]: item["id"] for item in annotations[kind]}
-        missing = [item[key] for item in ground_truth[kind] if item[key] not in known]
+    for section, key in (("images", "file_name"), ("categories", "name")):
+        theirs = {item[key]: item["id"] for item in annotations[section]}
+        missing = [item[key] for item in ground_truth[section] if item[key] not in theirs]
         if missing:
-            raise UserError(f"--annotations: {len(missing)} of our {kind} are not in that file, '{missing[0]}' for one")
-        identities[kind] = {item["id"]: known[item[key]] for item in ground_truth[kind]}
+            raise UserError(
+                f"--annotations: {len(missing)} of our {section} are not in that file, '{missing[0]}' for one"
+            )
+        identities[section] = {item["id"]: theirs[item[key]] for item in ground_truth[section]}
     ours = set(identities["images"].values())
     moved = [
         {

@@ -12,11 +12,11 @@ import jax
 import numpy as np
 
 from yolojax.evaluation.confusion import confusion
-from yolojax.evaluation.metrics import IOU_THRESHOLDS, Curves, average_precision, match
+from yolojax.evaluation.metrics import IOU_THRESHOLDS, Curves, match, precision_recall_curves
 from yolojax.evaluation.nms import NmsSettings, suppress, suppress_batch
 
 Batch = Mapping[str, Any]
-Predict = Callable[[np.ndarray], tuple[Any, Any]]
+Program = Callable[[Any], tuple[Any, Any]]  # images to predictions and heads; see ``evaluate``
 Loss = Callable[[Any, np.ndarray, np.ndarray], Mapping[str, Any]]
 
 _suppress_on_device = jax.jit(suppress_batch, static_argnums=1)
@@ -101,7 +101,7 @@ class Evaluation:
 
 
 def evaluate(
-    predict: Predict,
+    predict: Program,
     batches: Iterable[Batch],
     names: Sequence[str],
     settings: NmsSettings | None = None,
@@ -152,12 +152,12 @@ def evaluate(
         predictions, heads = jax.block_until_ready(predict(images))
         stopwatch.lap("inference")
         valid = np.flatnonzero(batch["valid"]).tolist()
-        found = [np.zeros((0, 6), np.float32)] * len(images)
+        detected = [np.zeros((0, 6), np.float32)] * len(images)
         for image, detections in zip(valid, suppress_rows(predictions, valid, settings, on_device), strict=True):
-            found[image] = to_photo(detections, batch, image)
+            detected[image] = to_photo(detections, batch, image)
         stopwatch.lap("nms")
         for image in valid:
-            detections, true = found[image], true_boxes(batch, image)
+            detections, true = detected[image], true_boxes(batch, image)
             if single_class:
                 detections[:, 5] = true[:, 0] = 0
             matches.append(np.concatenate([match(detections, true), detections[:, 4:]], 1))
@@ -167,14 +167,16 @@ def evaluate(
             parts = loss(_rows(heads, valid, len(images)), batch["boxes"][valid], batch["mask"][valid])
             loss_parts.append({name: float(part) for name, part in parts.items()})
         if observe is not None:
-            observe(batch, found)
+            observe(batch, detected)
         images_seen += len(valid)
         stopwatch.finish(images.shape, len(valid))
 
     everything = np.concatenate(matches) if matches else np.zeros((0, len(IOU_THRESHOLDS) + 2))
     true_classes = np.concatenate(labels) if labels else np.zeros(0)
     return Evaluation(
-        curves=average_precision(everything[:, :-2].astype(bool), everything[:, -2], everything[:, -1], true_classes),
+        curves=precision_recall_curves(
+            everything[:, :-2].astype(bool), everything[:, -2], everything[:, -1], true_classes
+        ),
         names=tuple(names),
         images=images_seen,
         confusion=matrix,
@@ -266,16 +268,16 @@ class Stopwatch:
 
     def lap(self, part: str) -> None:
         """End a part of the work on a batch."""
-        now = time.perf_counter()
-        self.laps[part] = now - self.last
-        self.last = now
+        moment = time.perf_counter()
+        self.laps[part] = moment - self.last
+        self.last = moment
 
     def finish(self, shape: tuple[int, ...], images: int) -> None:
         """End a batch of ``shape`` that held so many images, and begin the next."""
-        known = shape in self.shapes
+        seen_before = shape in self.shapes
         self.shapes.add(shape)
-        self.images[known] += images
-        total = self.later if known else self.first
+        self.images[seen_before] += images
+        total = self.later if seen_before else self.first
         for part, seconds in self.laps.items():
             total[part] += seconds
         self.start()

@@ -1,7 +1,7 @@
 """Precision, recall and average precision (AP), as YOLOv5 defines them.
 
 Detections are matched with the boxes of their image at ten IoU thresholds (``match``); the matches of all images together give the curves of each class
-(``average_precision``). AP is the area under the interpolated precision-recall curve at 101 points by the trapezoid rule, which differs from COCO's own
+(``precision_recall_curves``). AP is the area under the interpolated precision-recall curve at 101 points by the trapezoid rule, which differs from COCO's own
 method by some thousandths. Precision and recall are read at the one confidence where the mean F1 score of the classes is highest.
 
 Source: ``docs/yolov5.md`` §1.11.
@@ -110,7 +110,7 @@ def match(detections: np.ndarray, labels: np.ndarray, thresholds: np.ndarray = I
     return correct
 
 
-def average_precision(correct: np.ndarray, scores: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> Curves:
+def precision_recall_curves(correct: np.ndarray, scores: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> Curves:
     """Precision, recall and AP of every class from the matches of all images.
 
     Args:

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: curves, confusion matrix, and sheets of images with boxes."""
+"""The figures of an evaluation: curves, confusion matrix, accuracy over image size."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
-from yolojax.drawing import class_colour, draw_boxes, draw_text
 from yolojax.evaluation.evaluator import Evaluation
 from yolojax.evaluation.metrics import CONFIDENCES
+from yolojax.figures import COLOURS, INK, new_figure
 
 _LEGEND_CLASSES = 20  # more lines than this nobody tells apart: they are grey, and only their mean has a name
 _CELL_CLASSES = 30  # up to this many classes the numbers of the confusion matrix are written into it
@@ -53,18 +52,15 @@ def _plot_curves(
     mark: float | None = None,
 ) -> None:
     """One line per class and their mean; ``mark`` is a confidence to point out."""
-    import matplotlib
-
-    figure = _figure((9, 6))
+    figure = new_figure(9, 6)
     axes = figure.add_subplot()
     named = 1 < len(values) <= _LEGEND_CLASSES
-    colours = matplotlib.colormaps["tab20" if len(values) > 10 else "tab10"]
     for index, line in enumerate(values):
-        style = {"color": colours(index), "label": labels[index]} if named else {"color": "0.75"}
+        style: dict[str, Any] = {"color": COLOURS[index], "label": labels[index]} if named else {"color": "0.75"}
         axes.plot(x, line, linewidth=1.2 if named else 0.6, **style)
     if len(values):
         label = mean_label if len(values) > 1 else f"{labels[0].split('  ')[0]}  {mean_label.split('  ', 1)[1]}"
-        axes.plot(x, values.mean(0), linewidth=3, color="#08306b", label=label)
+        axes.plot(x, values.mean(0), linewidth=3, color=INK, label=label)
     else:
         axes.text(0.5, 0.5, "no labels", ha="center", va="center", color="0.4")
     if mark is not None and len(values):
@@ -93,7 +89,7 @@ def plot_confusion(matrix: np.ndarray, names: Sequence[str], path: Path) -> None
     size = len(labels)
     fractions = matrix / np.maximum(matrix.sum(0), 1)
     inches = min(max(5.5, 3 + 0.42 * size), 18)
-    figure = _figure((inches + 1, inches))
+    figure = new_figure(inches + 1, inches)
     axes = figure.add_subplot()
     image = axes.imshow(np.where(matrix > 0, fractions, np.nan), cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, label="fraction of the column")
@@ -123,74 +119,15 @@ def plot_study(rows: Sequence[Mapping[str, float]], title: str, path: Path) -> N
       title: line above the panels.
       path: PNG file to write.
     """
-    figure = _figure((11, 4.5))
+    figure = new_figure(11, 4.5)
     sizes = [row["image_size"] for row in rows]
     accuracy, duration = figure.subplots(1, 2)
-    for column, name in (("map50", "mAP50"), ("map50_95", "mAP50-95")):
-        accuracy.plot(sizes, [row[column] for row in rows], marker="o", label=name)
-    duration.plot(sizes, [row["inference_ms"] for row in rows], marker="o")
+    for (column, name), colour in zip((("map50", "mAP50"), ("map50_95", "mAP50-95")), COLOURS, strict=False):
+        accuracy.plot(sizes, [row[column] for row in rows], marker="o", color=colour, label=name)
+    duration.plot(sizes, [row["inference_ms"] for row in rows], marker="o", color=COLOURS[0])
     accuracy.legend(frameon=False)
     for axes, label in ((accuracy, "mAP"), (duration, "inference, ms per image")):
         axes.set(xlabel="image size in pixels", ylabel=label, ylim=(0, None))
         axes.grid(alpha=0.25)
     figure.suptitle(textwrap.fill(title, 140), fontsize=9)
     figure.savefig(path, dpi=150)
-
-
-def draw_sheet(
-    images: np.ndarray,
-    boxes: Sequence[np.ndarray],
-    texts: Sequence[Sequence[str]],
-    captions: Sequence[str],
-    path: Path,
-    *,
-    most: int = 16,
-    side: int = 1920,
-) -> None:
-    """Draw images with labelled boxes into one picture.
-
-    Args:
-      images: ``(B, H, W, 3)`` uint8 RGB.
-      boxes: per image ``(n, 5)`` ``x1 y1 x2 y2 class``, in pixels of the image.
-      texts: per image what stands at each box.
-      captions: per image what stands above it.
-      path: JPEG file to write.
-      most: images at most.
-      side: longer side of the sheet in pixels, about.
-    """
-    count = min(len(images), most)
-    height, width = images.shape[1:3]
-    columns = max(range(1, count + 1), key=lambda n: min(side / (n * width), side / (-(-count // n) * height)))
-    rows = -(-count // columns)
-    scale = min(2.0, side / (columns * width), side / (rows * height))
-    cell_height, cell_width = round(height * scale), round(width * scale)
-    strip, gap = 22, 4
-    sheet = np.full((rows * (cell_height + strip) + gap, columns * (cell_width + gap) + gap, 3), 255, np.uint8)
-    for index in range(count):
-        shrink = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-        cell = cv2.resize(images[index], (cell_width, cell_height), interpolation=shrink)
-        draw_boxes(
-            cell, boxes[index][:, :4] * scale, texts[index], [class_colour(label) for label in boxes[index][:, 4]]
-        )
-        row, column = divmod(index, columns)
-        top, left = row * (cell_height + strip) + strip, column * (cell_width + gap) + gap
-        sheet[top : top + cell_height, left : left + cell_width] = cell
-        caption = _shortened(captions[index], cell_width)
-        draw_text(sheet, caption, left, top - strip + gap, 13, 40)
-    cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
-
-
-def _shortened(text: str, width: int) -> str:
-    """The end of a text, as much as fits into ``width`` pixels."""
-    room = max(width // 8, 4)
-    return text if len(text) <= room else "..." + text[3 - room :]
-
-
-def _figure(size: tuple[float, float]) -> Any:
-    """A figure that needs no display and no global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure

@@ -7,6 +7,8 @@ gradients reach ``down`` and ``up``) and again on saving.
 Source: Hu et al. 2021 (arXiv:2106.09685); on convolutions: arXiv:2410.16954.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,5 +1,7 @@
 """Whether frozen means frozen: two sets of variables compared bit by bit."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -76,7 +78,9 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Audit:
     return Audit(tuple(rows), tuple(changed))
 
 
-def moved(audit: Audit, frozen: frozenset[str], paths: Sequence[str], frozen_bn: str = "fixed") -> tuple[str, ...]:
+def moved_paths(
+    audit: Audit, frozen: frozenset[str], paths: Sequence[str], frozen_bn: str = "fixed"
+) -> tuple[str, ...]:
     """What changed although it was frozen.
 
     Args:

@@ -5,6 +5,8 @@ state, so a resumed run takes the same decisions. What follows ``--freeze`` is a
 ``configs/freezing``, a YAML file, or a Python file with a function ``phase(epoch, history, paths)``.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import difflib
 import re
@@ -13,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from yolojax.config import check_keys, configs_root, find_config, read_yaml
+from yolojax.config import configs_root, find_config, from_mapping, read_yaml
 from yolojax.errors import UserError
 from yolojax.freezing.adapters import is_adapter
 from yolojax.freezing.phases import (
@@ -142,11 +144,7 @@ def _from_yaml(file: Path) -> Strategy:
         raise UserError(f"{file}: key 'kind': {kind!r} is none of {', '.join(KINDS)}")
     if kind == "phases" and "phases" not in content:
         content = {"phases": [content]}
-    check_keys(file, content, [item.name for item in dataclasses.fields(KINDS[kind])])
-    try:
-        decide = KINDS[kind](**content)
-    except UserError as error:
-        raise UserError(f"{file}: {error}") from error
+    decide = from_mapping(KINDS[kind], content, file)
     return Strategy(file.stem, decide, str(file), decide.needs, description)
 
 

@@ -4,16 +4,20 @@ A phase is a stretch of training with the same labels, and so with the same comp
 change inside a phase: they are values that the step is given, not part of its program.
 """
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from yolojax.errors import UserError
 from yolojax.freezing.adapters import adapter_paths, is_adapter, is_kernel
-from yolojax.freezing.labels import FROZEN, TRAINABLE
-from yolojax.freezing.selectors import Selection, frozen_paths, layer_of, parse_selector, select
+from yolojax.freezing.labels import FROZEN, TRAINABLE, trainable_mask
+from yolojax.freezing.selectors import Selection, layer_of, parse_selector, select
 from yolojax.tree import Tree, unflatten
 
 Paths: TypeAlias = Sequence[str]
@@ -24,34 +28,60 @@ MOVEMENT = "movement"
 
 @dataclass(frozen=True)
 class Phase:
-    """Who trains, and how fast. Two phases are equal where one compiled step serves both.
+    """The labels of one stretch of training. Two phases are equal where one compiled step serves both.
 
     Attributes:
-      labels: ``(path, label)`` of every parameter, adapters included; any label but ``frozen`` is a group that trains.
+      labels: label of every parameter by path, adapters included; any label but ``frozen`` is a group that trains.
       adapter_rank: of the adapters among the labels; 0 without any.
       factors: per group, what its learning rate is multiplied with; above 0.
       name: for logs.
     """
 
-    labels: tuple[tuple[str, str], ...]
+    labels: Mapping[str, str]
     adapter_rank: int = 0
     factors: Mapping[str, float] = field(default_factory=dict, compare=False)
     name: str = field(default="", compare=False)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", MappingProxyType(dict(self.labels)))  # nobody changes what was hashed
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((frozenset(self.labels.items()), self.adapter_rank))
+
+    def label(self, path: str) -> str:
+        """The label of a parameter: ``frozen``, or the group that it trains in."""
+        return self.labels[path]
+
+    def trains(self, path: str) -> bool:
+        """Whether a parameter trains; one that the phase does not know does not."""
+        return self.labels.get(path, FROZEN) != FROZEN
+
     def tree(self) -> Tree:
         """The labels as a tree of the structure of the parameters (with adapters, where there are any)."""
-        return unflatten(dict(self.labels))
+        return self._tree
 
-    @property
+    @cached_property
+    def _tree(self) -> Tree:
+        return unflatten(self.labels)
+
+    @cached_property
+    def mask(self) -> Tree:
+        """The tree with true where a parameter trains."""
+        return trainable_mask(self._tree)
+
+    @cached_property
     def frozen(self) -> frozenset[str]:
         """The paths that do not train."""
-        return frozenset(path for path, label in self.labels if label == FROZEN)
+        return frozenset(path for path, label in self.labels.items() if label == FROZEN)
 
-    @property
+    @cached_property
     def adapted(self) -> tuple[str, ...]:
         """The frozen kernels that have an adapter."""
-        labels = dict(self.labels)
-        return tuple(path for path in labels if is_kernel(path) and adapter_paths(path)[0] in labels)
+        return tuple(path for path in self.labels if is_kernel(path) and adapter_paths(path)[0] in self.labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +124,7 @@ class History:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> "History":
+    def from_dict(cls, content: Mapping[str, Any]) -> History:
         """Read what ``to_dict`` made."""
         return cls(**{**content, "records": tuple(EpochRecord(**record) for record in content["records"])})
 
@@ -127,22 +157,25 @@ def make_phase(
 
     >>> paths = ["model_0/conv/kernel", "model_1/conv/kernel", "model_2/m_0/kernel"]
     >>> phase = make_phase(paths, freeze=1, rates={"[1]": 0.1})
-    >>> phase.labels
-    (('model_0/conv/kernel', 'frozen'), ('model_1/conv/kernel', '[1]'), ('model_2/m_0/kernel', 'trainable'))
+    >>> dict(phase.labels)
+    {'model_0/conv/kernel': 'frozen', 'model_1/conv/kernel': '[1]', 'model_2/m_0/kernel': 'trainable'}
     >>> phase.factors
     {'[1]': 0.1, 'trainable': 1.0}
+    >>> phase.label("model_1/conv/kernel"), phase.trains("model_0/conv/kernel")
+    ('[1]', False)
     """
     if freeze is not None and train is not None:
         raise UserError("give either 'freeze' or 'train'")
     if train is None:
         asked = parse_selector(0 if freeze is None else freeze, origin)
-        frozen = frozen_paths(asked, paths, network)
+        frozen = select(asked, paths, network)
     else:
         asked = parse_selector(train, "train")
         frozen = frozenset(paths) - select(asked, paths, network)
-    if len(frozen) == len(paths):
-        raise UserError("there is nothing to train")
     labels = {path: FROZEN if path in frozen else TRAINABLE for path in paths}
+    _require_training(
+        labels, "there is nothing to train" if train is not None else f"{asked.text} leaves nothing to train"
+    )
     factors = {TRAINABLE: 1.0}
     for selection, rate in (rates or {}).items():
         group, chosen = str(selection), select(parse_selector(selection, "rates"), paths, network) - frozen
@@ -162,7 +195,7 @@ def labelled_phase(labels: Mapping[str, str], factors: Mapping[str, float] | Non
     """A phase from a label per path; a group without a factor has 1.0."""
     groups = dict.fromkeys(label for label in labels.values() if label != FROZEN)
     factors = {group: (factors or {}).get(group, 1.0) for group in groups}
-    return Phase(labels=tuple(labels.items()), factors=factors, name=name)
+    return Phase(labels=labels, factors=factors, name=name)
 
 
 def staged_phase(
@@ -185,6 +218,12 @@ def staged_phase(
     return labelled_phase({path: labels[path] for path in paths}, rates, name=name)
 
 
+def _require_training(labels: Mapping[str, str], problem: str = "there is nothing to train") -> None:
+    """Raise a UserError with ``problem`` if every label is ``frozen``."""
+    if set(labels.values()) <= {FROZEN}:
+        raise UserError(problem)
+
+
 def _positive(value: Any, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise UserError(f"{what}: {value!r} is no number above 0; freeze what shall not move")
@@ -193,17 +232,12 @@ def _positive(value: Any, what: str) -> float:
 
 def check_phase(phase: Phase, paths: Paths) -> None:
     """Raise a UserError unless the labels partition ``paths``, something trains, and every group has a factor."""
-    labels = dict(phase.labels)
-    if len(labels) != len(phase.labels):
-        raise UserError("a parameter has two labels")
-    plain = {path for path in labels if not is_adapter(path)}
+    plain = {path for path in phase.labels if not is_adapter(path)}
     if different := plain ^ set(paths):
         path = min(different)
         raise UserError(f"{path} {'is no parameter of the network' if path in plain else 'has no label'}")
-    groups = set(labels.values()) - {FROZEN}
-    if not groups:
-        raise UserError("there is nothing to train")
-    for group in groups:
+    _require_training(phase.labels)
+    for group in set(phase.labels.values()) - {FROZEN}:
         _positive(phase.factors.get(group), f"factor of '{group}'")
 
 

@@ -14,6 +14,8 @@ against the paths of a real parameter tree, so a typing error is an error here a
 Terms in a list add up from left to right.
 """
 
+from __future__ import annotations
+
 import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -205,20 +207,3 @@ def _match(term: Term, selector: Selector, paths: Sequence[str], network: str) -
 def _how_to_list(network: str) -> str:
     named = f" --cfg {network}" if network.startswith("yolov5") else ""
     return f"'yolojax freeze{named} --list' lists them"
-
-
-def frozen_paths(selector: Selection, paths: Iterable[str], network: str = "") -> frozenset[str]:
-    """The paths that a selector freezes: as ``select``, and something must be left to train.
-
-    Raises:
-      UserError: as ``select``, or nothing would be trained.
-
-    >>> paths = ["model_0/conv/kernel", "model_1/conv/kernel", "model_10/cv1/conv/kernel", "model_10/cv1/bn/bias"]
-    >>> sorted(frozen_paths("[1]", paths))
-    ['model_1/conv/kernel']
-    """
-    selector, paths = parse_selector(selector), tuple(paths)
-    frozen = select(selector, paths, network)
-    if len(frozen) == len(paths):
-        raise UserError(f"{selector.text} leaves nothing to train")
-    return frozen

@@ -1,5 +1,7 @@
 """Norms per parameter, as strategies that watch the training need them."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -2,10 +2,12 @@
 
 # ruff: noqa: D102 (what a call does is said once, in Kind)
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -27,23 +29,23 @@ from yolojax.freezing.phases import (
     staged_phase,
     stages,
 )
-from yolojax.freezing.selectors import Selection, parse_selector, select
+from yolojax.freezing.selectors import parse_selector, select
 from yolojax.freezing.signals import total
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind(ABC):
-    """A function of epoch, history and paths whose settings are the keys of a YAML file."""
+    """A function of epoch, history and paths whose settings are the keys of a YAML file.
+
+    ``config.from_mapping`` checks the types of those keys; what is ``Any`` (selectors, groups) is checked where it is read.
+    """
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
-            if item.type is bool and not isinstance(value, bool):
-                raise UserError(f"key '{item.name}': expected true or false, found {value!r}")
-            numbers = {"int": (int,), "float": (int, float)}.get(getattr(item.type, "__name__", ""), ())
-            if numbers and (isinstance(value, bool) or not isinstance(value, numbers) or not 0 < value < math.inf):
+            if item.type in ("int", "float") and not value > 0:
                 raise UserError(f"key '{item.name}': expected a number above 0, found {value!r}")
 
     @abstractmethod
@@ -58,7 +60,7 @@ class Phases(Kind):
     Keys of a phase: ``start``, ``freeze`` or ``train`` (selectors), ``rates`` (factor by selector), ``factor``, ``name``.
     """
 
-    phases: Sequence[Mapping[str, Any]]
+    phases: Any
 
     def __post_init__(self) -> None:
         if not isinstance(self.phases, list) or not self.phases or not all(isinstance(p, dict) for p in self.phases):
@@ -145,7 +147,7 @@ class FreezeOut(Kind):
         if len(parts) > 5:
             raise UserError("key 'groups': at most 5, because each change compiles the step again")
         if self.first > 1:
-            raise UserError(f"key 'first': {self.first} is no part of the run (0 to 1)")
+            raise UserError(f"key 'first': {self.first:g} is no part of the run (0 to 1)")
         ends = []
         for index in range(len(parts)):
             part = self.first + (1 - self.first) * index / (len(parts) - 1)
@@ -168,7 +170,7 @@ class Surgical(Kind):
     needs: ClassVar[frozenset[str]] = frozenset({GRADIENT_NORMS})
 
     groups: Any = 5
-    also: Selection = "detect"
+    also: Any = "detect"
 
     def __call__(self, epoch: int, history: History, paths: Paths) -> Phase:
         asked = parse_selector(self.also, "also")
@@ -205,10 +207,10 @@ class Plateau(Kind):
     def __call__(self, epoch: int, history: History, paths: Paths) -> Phase:
         parts = stages(self.groups, paths, history.network)
         names, front = list(parts), 0
-        for now in range(max(1, moment(self.start, history.epochs, "start")), epoch + 1):
+        for finished in range(max(1, moment(self.start, history.epochs, "start")), epoch + 1):
             if front == len(parts) - 1:
                 break
-            front += self._settled(parts[names[front]], history.records[:now])
+            front += self._settled(parts[names[front]], history.records[:finished])
         return staged_phase(paths, parts, front)
 
     def _settled(self, part: frozenset[str], records: Sequence[EpochRecord]) -> bool:
@@ -230,8 +232,8 @@ class Adapters(Kind):
     Source: Hu et al. 2021 (arXiv:2106.09685), on convolutions arXiv:2410.16954.
     """
 
-    select: Selection = "backbone"
-    train: Selection = "detect"
+    select: Any = "backbone"
+    train: Any = "detect"
     rank: int = 4
     rate: float = 1.0
 
@@ -244,7 +246,7 @@ class Adapters(Kind):
             raise UserError(f"select {self.select}: {min(trained)} trains itself; only frozen kernels take an adapter")
         return dataclasses.replace(
             plain,
-            labels=plain.labels + tuple((path, "adapters") for kernel in kernels for path in adapter_paths(kernel)),
+            labels={**plain.labels, **{path: "adapters" for kernel in kernels for path in adapter_paths(kernel)}},
             factors={**plain.factors, "adapters": self.rate},
             adapter_rank=self.rank,
         )

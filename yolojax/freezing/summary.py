@@ -1,10 +1,12 @@
 """What a phase freezes, layer by layer: the content of ``yolojax freeze`` and of a run's ``freeze.json``."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from yolojax.freezing.labels import FROZEN, fixed_bn
+from yolojax.freezing.labels import fixed_bn
 from yolojax.freezing.phases import Phase
 from yolojax.freezing.selectors import layer_of
 from yolojax.tree import flatten
@@ -31,7 +33,6 @@ def summarise(
       ``trainable``, ``frozen_paths``. ``bn_mode`` is ``train``, the mode of frozen BatchNorm, ``mixed``, or ``None``
       where a layer has none.
     """
-    labels = dict(phase.labels)
     sizes = {path: math.prod(leaf.shape) for path, leaf in flatten(params).items()}
     fixed = fixed_bn(phase.tree())
     rows: list[dict[str, Any]] = [
@@ -41,7 +42,7 @@ def summarise(
     for path, size in sizes.items():
         row = rows[layer_of(path)]
         row["parameters"] += size
-        row["trainable"] += size if labels[path] != FROZEN else 0
+        row["trainable"] += size if phase.trains(path) else 0
         if path.endswith("/bn/scale"):
             mode = frozen_bn if path.removesuffix("/scale") in fixed else "train"
             row["bn_mode"] = mode if row["bn_mode"] in (None, mode) else "mixed"
@@ -49,5 +50,5 @@ def summarise(
         "layers": rows,
         "parameters": sum(sizes.values()),
         "trainable": sum(row["trainable"] for row in rows),
-        "frozen_paths": [path for path in sorted(sizes, key=layer_of) if labels[path] == FROZEN],
+        "frozen_paths": [path for path in sorted(sizes, key=layer_of) if not phase.trains(path)],
     }

@@ -16,12 +16,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from yolojax.errors import UserError
+from yolojax.evaluation.evaluator import Program
 from yolojax.inference.export import Form, check_installed, read_onnx, read_stablehlo, write_onnx, write_stablehlo
 from yolojax.inference.fuse import fuse
-from yolojax.inference.predictor import Predict, make_predict
+from yolojax.inference.predictor import make_predict
 from yolojax.inference.settings import BenchSettings, ValSettings
-from yolojax.inference.validation import Validation, prepare
+from yolojax.inference.validation import Validation, prepare_validation
 from yolojax.model.decode import decode
+from yolojax.model.images import normalise
 from yolojax.model.network import Network
 from yolojax.runtime import select_devices
 from yolojax.weights.store import Weights
@@ -33,7 +35,7 @@ def prepare_benchmark(settings: BenchSettings) -> Validation:
     Raises:
       UserError: something does not fit.
     """
-    validation = prepare(
+    validation = prepare_validation(
         ValSettings(
             weights=None if settings.weights is None else (settings.weights,),
             data=settings.data,
@@ -76,7 +78,7 @@ def measure(validation: Validation, ways: tuple[str, ...], folder: Path) -> Iter
         }
 
 
-def _make(way: str, validation: Validation, folder: Path) -> tuple[Predict, int]:
+def _make(way: str, validation: Validation, folder: Path) -> tuple[Program, int]:
     """A way of running the network, and the bytes that its arrays or its file take."""
     weights = validation.weights[0]
     if way in ("float32", "bfloat16"):
@@ -97,15 +99,15 @@ def _make(way: str, validation: Validation, folder: Path) -> tuple[Predict, int]
     else:
         write_stablehlo(path, weights, form)
         run = read_stablehlo(path)
-    return lambda images: (run(images)[0], ()), path.stat().st_size  # type: ignore[return-value]
+    return lambda images: (run(images)[0], ()), path.stat().st_size
 
 
-def _unfused(weights: Weights) -> Predict:
+def _unfused(weights: Weights) -> Program:
     network, variables = Network(weights.spec), jax.device_put(weights.variables)
 
     @jax.jit
     def run(variables: Any, images: Array) -> tuple[Array, tuple[Array, ...]]:
-        heads: Any = network.apply(variables, images.astype(jnp.float32) / 255)
+        heads: Any = network.apply(variables, normalise(images))
         return decode(heads, weights.spec), heads
 
     return lambda images: run(variables, images)

@@ -25,7 +25,7 @@ _NAMED = 6  # classes that the line of a video names
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Frame:
-    """One picture, or one frame of a video; ``number`` counts the frames of its file from 1."""
+    """One image, or one frame of a video; ``number`` counts the frames of its file from 1."""
 
     source: Source
     image: Pixels
@@ -38,7 +38,7 @@ class Tally:
     """What was done.
 
     Attributes:
-      images: pictures looked at.
+      images: images looked at.
       frames: frames of videos looked at.
       counts: detections of each class, by name.
       problems: a sentence for each source that could not be read, or not to its end.
@@ -73,28 +73,28 @@ def detect_all(
       The tally.
     """
     sink: Sink | None = None
-    report = _Report(sources)
+    console = _Console(sources)
     try:
-        with report.bars:
+        with console.bars:
             frames = _frames(sources, stride, tally)
             while chunk := list(islice(frames, detector.batch_size)):
-                started, known = time.perf_counter(), len(detector.stopwatch.shapes)
-                found = detector.detect([frame.image for frame in chunk])
+                started, compiled_before = time.perf_counter(), len(detector.stopwatch.shapes)
+                all_rows = detector.detect([frame.image for frame in chunk])
                 milliseconds = 1000 * (time.perf_counter() - started) / len(chunk)
-                compiled = len(detector.stopwatch.shapes) > known
+                compiled = len(detector.stopwatch.shapes) > compiled_before
                 sink = sink or make_sink()
-                for frame, rows in zip(chunk, found, strict=True):
+                for frame, rows in zip(chunk, all_rows, strict=True):
                     detections = detector.describe(frame.image, rows, frame.source.name)
                     sink.write(frame.source, detections, frame.number, frame.video.rate if frame.video else 0)
                     tally.images += frame.video is None
                     tally.frames += frame.video is not None
                     tally.counts.update(detections.labels)
-                    report.show(frame, detections, milliseconds, compiled)
-            report.end_video()
+                    console.show(frame, detections, milliseconds, compiled)
+            console.end_video()
     except KeyboardInterrupt:
         if not any(source.kind == "live" for source in sources):
             raise
-        report.end_video()
+        console.end_video()
     finally:
         if sink is not None:
             sink.close()
@@ -118,8 +118,8 @@ def _frames(sources: Iterable[Source], stride: int, tally: Tally) -> Iterator[Fr
             tally.problem(f"{source.name}: {error}")
 
 
-class _Report:
-    """A line for each picture and each video; on a terminal also a bar for the video that is running."""
+class _Console:
+    """A line for each image and each video; on a terminal also a bar for the video that is running."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self.places = {source: place for place, source in enumerate(sources, 1)}
@@ -129,11 +129,11 @@ class _Report:
         self.source: Source | None = None
         self.bar = TaskID(0)
 
-    def show(self, frame: Frame, found: Detections, milliseconds: float, compiled: bool) -> None:
+    def show(self, frame: Frame, detections: Detections, milliseconds: float, compiled: bool) -> None:
         if frame.video is None:
             self.end_video()
             with_what = " with compiling" if compiled else ""
-            log.info("%s%s, %.0f ms%s", self._place(frame.source), found, milliseconds, with_what)
+            log.info("%s%s, %.0f ms%s", self._place(frame.source), detections, milliseconds, with_what)
             return
         if frame.source != self.source:
             self.end_video()
@@ -141,7 +141,7 @@ class _Report:
             self.size = f"{frame.image.shape[1]}x{frame.image.shape[0]}"
             total = frame.video.expected // frame.video.stride or None
             self.bar = self.bars.add_task(f"{self._place(frame.source)}{frame.source.name}", total=total)
-        self.counts.update(found.labels)
+        self.counts.update(detections.labels)
         self.times.append(milliseconds)
         self.bars.advance(self.bar)
 

@@ -11,23 +11,25 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
+from PIL import ImageOps
 
 from yolojax.data.geometry import GREY, Scene, letterbox
 from yolojax.data.sample import ImageError, Pixels, no_boxes
 from yolojax.errors import UserError
-from yolojax.evaluation.evaluator import Stopwatch, suppress_rows, to_photo
+from yolojax.evaluation.evaluator import Program, Stopwatch, suppress_rows, to_photo
 from yolojax.evaluation.nms import NmsSettings
-from yolojax.inference.predictor import Predict, make_predict
-from yolojax.inference.results import Detections
+from yolojax.inference.predictor import make_predict
+from yolojax.inference.results import Detections, Results
 from yolojax.inference.settings import InferenceSettings
-from yolojax.inference.sources import read_picture
+from yolojax.inference.sources import read_image_from
 from yolojax.model.spec import whole_strides
 from yolojax.runtime import select_devices
 from yolojax.weights.find import EMBEDDED_WEIGHTS, load_weights
 from yolojax.weights.store import Weights
 
-Image = str | Path | NDArray[Any]
+Image = str | Path | NDArray[Any] | PIL.Image.Image
 Images = Image | Sequence[Image]
 
 
@@ -51,15 +53,16 @@ class Detector:
     image_size: tuple[int, int]
     batch_size: int
     nms: NmsSettings
-    predict: Predict
+    predict: Program
     device: jax.Device
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
-    def __call__(self, images: Images) -> list[Detections]:
+    def __call__(self, images: Images) -> Results:
         """Look at images.
 
         Args:
-          images: a path or web address, an array ``(H, W, 3)`` uint8 RGB, or several of them in a list; also an array ``(B, H, W, 3)``.
+          images: a path or web address, an array ``(H, W, 3)`` uint8 RGB, a grey one ``(H, W)``, one with an alpha channel ``(H, W, 4)`` (which is
+            dropped), an image of Pillow, or several of them in a list; also an array ``(B, H, W, 3)``.
 
         Returns:
           What was found in each image, in their order; a list also for a single one.
@@ -69,11 +72,11 @@ class Detector:
         """
         several = isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.ndim == 4)
         given: Sequence[Any] = images if several else [images]  # type: ignore[assignment]
-        pictures = [_pixels(image) for image in given]
-        return [
-            self.describe(picture, rows, "" if isinstance(image, np.ndarray) else str(image))
-            for image, picture, rows in zip(given, pictures, self.detect(pictures), strict=True)
-        ]
+        pixels = [_pixels(image) for image in given]
+        return Results(
+            self.describe(photo, rows, _path(image))
+            for image, photo, rows in zip(given, pixels, self.detect(pixels), strict=True)
+        )
 
     def describe(self, image: Pixels, rows: NDArray[np.float32], path: str) -> Detections:
         """The rows that ``detect`` found in an image, with names."""
@@ -97,7 +100,7 @@ class Detector:
         Returns:
           Per image ``(n, 6)`` x1 y1 x2 y2 score class, best first, in pixels of the image.
         """
-        found: list[NDArray[np.float32]] = [np.zeros((0, 6), np.float32)] * len(images)
+        detections: list[NDArray[np.float32]] = [np.zeros((0, 6), np.float32)] * len(images)
         self.stopwatch.start()
         stride = max(max(item.spec.strides) for item in self.weights)
         fitted = [fit(image, self.image_size, stride) for image in images]
@@ -110,8 +113,8 @@ class Detector:
                 batch = np.full((self.batch_size, *shape), GREY, np.uint8)
                 batch[: len(chosen)] = [fitted[index][0] for index in chosen]
                 for index, rows in zip(chosen, self._run(batch, len(chosen)), strict=True):
-                    found[index] = to_photo(rows, fitted[index][1], 0)
-        return found
+                    detections[index] = to_photo(rows, fitted[index][1], 0)
+        return detections
 
     def _run(self, batch: Pixels, used: int) -> list[NDArray[np.float32]]:
         with jax.default_device(self.device):
@@ -172,7 +175,7 @@ def make_detector(settings: InferenceSettings) -> Detector:
     return Detector(
         weights=weights,
         names=names,
-        image_size=image_size(settings.imgsz, weights),
+        image_size=choose_image_size(settings.imgsz, weights),
         batch_size=settings.batch_size,
         nms=NmsSettings(
             confidence=settings.conf_thres,
@@ -187,7 +190,7 @@ def make_detector(settings: InferenceSettings) -> Detector:
     )
 
 
-def image_size(wanted: tuple[int, ...] | None, weights: Sequence[Weights]) -> tuple[int, int]:
+def choose_image_size(wanted: tuple[int, ...] | None, weights: Sequence[Weights]) -> tuple[int, int]:
     """(height, width) in whole strides: what the user wants, else what the weights were trained at, else 640."""
     stride = max(max(item.spec.strides) for item in weights)
     sides = wanted or (int(weights[0].source.get("image_size", 640)),)
@@ -199,23 +202,44 @@ def _class_indices(wanted: Sequence[str] | None, names: Sequence[str]) -> tuple[
     """Indices of classes that are given by index or name."""
     if wanted is None:
         return None
-    known = {name: index for index, name in enumerate(names)} | {str(index): index for index in range(len(names))}
+    indices = {name: index for index, name in enumerate(names)} | {str(index): index for index in range(len(names))}
     for text in wanted:
-        if text not in known:
+        if text not in indices:
             listed = ", ".join(f"{index} {name}" for index, name in enumerate(names))
             raise UserError(f"--classes {text}: no such class; there are {listed}")
-    return tuple(sorted({known[text] for text in wanted}))
+    return tuple(sorted({indices[text] for text in wanted}))
+
+
+def _path(image: Any) -> str:
+    """Where an image is from; empty for an array."""
+    return "" if isinstance(image, np.ndarray) else getattr(image, "filename", "") if _is_pillow(image) else str(image)
+
+
+def _is_pillow(image: Any) -> bool:
+    return isinstance(image, PIL.Image.Image)
 
 
 def _pixels(image: Any) -> Pixels:
+    """uint8 RGB ``(H, W, 3)`` of whatever a user hands in; see ``Detector.__call__``."""
     if isinstance(image, str | Path):
         try:
-            return read_picture(str(image))
+            return read_image_from(str(image))
         except ImageError as error:
             raise UserError(f"{image}: {error}") from error
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    if _is_pillow(image):
+        if image.mode.startswith(("I", "F")):
+            raise UserError(
+                f"an image of Pillow's mode {image.mode} has no 8 bits per channel; scale it to 0 … 255 first"
+            )
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    channels = image.shape[2:] if isinstance(image, np.ndarray) and image.ndim in (2, 3) else (0,)
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or channels not in ((), (1,), (3,), (4,)):
         what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise UserError(f"an image is a path or a uint8 RGB array (height, width, 3), not {what}")
+        raise UserError(
+            f"an image is a path, an image of Pillow, or a uint8 RGB array (height, width, 3) or (height, width), not {what}"
+        )
     if not image.size:
         raise UserError(f"an image of shape {image.shape} has no pixel")
-    return image
+    if channels in ((), (1,)):
+        return np.repeat(image.reshape(*image.shape[:2], 1), 3, 2)
+    return image if channels == (3,) else np.ascontiguousarray(image[:, :, :3])

@@ -27,6 +27,7 @@ from yolojax.files import write_file, write_json
 from yolojax.inference.fuse import apply_fused, fuse
 from yolojax.model.convolution import for_any_platform
 from yolojax.model.decode import decode
+from yolojax.model.images import normalise
 from yolojax.model.network import Network
 from yolojax.version import __version__
 from yolojax.weights.store import Weights
@@ -36,7 +37,7 @@ ONNX_OPSET = 18
 NEEDS = {"stablehlo": (), "onnx": ("jax2onnx", "onnx", "onnxruntime"), "torch": ("torch",)}  # packages of each way out
 
 Outputs = tuple[np.ndarray, ...]
-Run = Callable[[np.ndarray], Outputs]
+ExportedProgram = Callable[[np.ndarray], Outputs]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +57,11 @@ class Form:
     nms: NmsSettings | None = None
 
 
-def check_installed(kind: str) -> None:
+def check_installed(form: str) -> None:
     """Raise a UserError if a way out needs a package that is not there."""
-    missing = [name for name in NEEDS[kind] if importlib.util.find_spec(name) is None]
+    missing = [name for name in NEEDS[form] if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"--include {kind}: needs {' and '.join(missing)}: pip install 'yolojax[{kind}]'")
+        raise UserError(f"--include {form}: needs {' and '.join(missing)}: pip install 'yolojax[{form}]'")
 
 
 def write_stablehlo(path: Path, weights: Weights, form: Form) -> None:
@@ -82,7 +83,7 @@ def write_stablehlo(path: Path, weights: Weights, form: Form) -> None:
     run = _program(weights, form)
 
     def program(images: Array) -> Any:
-        return run(images.astype(jnp.float32) / 255)
+        return run(normalise(images))
 
     batch = form.batch_size or export.symbolic_shape("batch")[0]
     argument = jax.ShapeDtypeStruct((batch, *form.image_size, 3), jnp.uint8)
@@ -144,7 +145,7 @@ def check_onnx_form(form: Form) -> None:
         raise UserError(f"--dtype {form.dtype}: ONNX Runtime has no {form.dtype} convolution on a CPU; export float32")
 
 
-def read_stablehlo(path: Path) -> Run:
+def read_stablehlo(path: Path) -> ExportedProgram:
     """A StableHLO file as a function of images ``(B, H, W, 3)`` uint8 RGB; compiled once per batch size."""
     from jax import export
 
@@ -152,7 +153,7 @@ def read_stablehlo(path: Path) -> Run:
     return lambda images: tuple(map(np.asarray, jax.tree.leaves(call(images))))
 
 
-def read_onnx(path: Path) -> Run:
+def read_onnx(path: Path) -> ExportedProgram:
     """An ONNX file in ONNX Runtime, on the CPU, as a function of images ``(B, H, W, 3)`` uint8 RGB."""
     import onnxruntime
 
@@ -165,20 +166,20 @@ def read_onnx(path: Path) -> Run:
     return run
 
 
-def differences(found: Outputs, expected: Outputs) -> tuple[float, float]:
+def largest_differences(outputs: Outputs, expected: Outputs) -> tuple[float, float]:
     """The largest difference of any box coordinate, in pixels, and of any score.
 
     Args:
-      found: predictions, or detections and their counts.
+      outputs: predictions, or detections and their counts.
       expected: the same, of the network that was exported.
 
     Returns:
       Infinity where the shapes or counts differ.
     """
-    same_counts = all(np.array_equal(a, b) for a, b in zip(found[1:], expected[1:], strict=True))
-    if found[0].shape != expected[0].shape or not same_counts:
+    same_counts = all(np.array_equal(a, b) for a, b in zip(outputs[1:], expected[1:], strict=True))
+    if outputs[0].shape != expected[0].shape or not same_counts:
         return float("inf"), float("inf")
-    difference = np.abs(found[0].astype(np.float64) - expected[0])
+    difference = np.abs(outputs[0].astype(np.float64) - expected[0])
     return float(difference[..., :4].max()), float(difference[..., 4:].max())
 
 

@@ -12,21 +12,20 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from yolojax.evaluation.evaluator import Program
 from yolojax.inference.fuse import apply_fused, fuse
 from yolojax.model.decode import decode
+from yolojax.model.images import normalise
 from yolojax.model.network import Network
 from yolojax.model.spec import ModelSpec
 from yolojax.weights.store import Weights
-
-Predict = Callable[[Any], tuple[Array, tuple[Array, ...]]]
-Run = Callable[[Array], tuple[Array, ...]]
 
 # Test-time augmentation: the images as they are, then smaller and mirrored, then smaller still.
 _AUGMENTATIONS = ((1.0, False), (0.83, True), (0.67, False))
 _BORDER = 0.447  # grey of the border of a scaled image: the mean of ImageNet
 
 
-def make_predict(weights: Sequence[Weights], *, dtype: DTypeLike | None = None, augment: bool = False) -> Predict:
+def make_predict(weights: Sequence[Weights], *, dtype: DTypeLike | None = None, augment: bool = False) -> Program:
     """A function from images to predictions, compiled once per shape of batch.
 
     BatchNorm is folded into the kernels. The weights are arguments of the compiled program, not part of it: two networks of one architecture share it, and
@@ -49,7 +48,7 @@ def make_predict(weights: Sequence[Weights], *, dtype: DTypeLike | None = None, 
 def _predict(
     specs: tuple[ModelSpec, ...], dtype: DTypeLike | None, augment: bool, variables: Any, images: Array
 ) -> tuple[Array, tuple[Array, ...]]:
-    scaled = images.astype(jnp.float32) / 255
+    scaled = normalise(images)
     predictions: list[Array] = []
     first_heads: tuple[Array, ...] = ()
     for spec, own in zip(specs, variables, strict=True):
@@ -60,12 +59,14 @@ def _predict(
     return jnp.concatenate(predictions, 1), first_heads
 
 
-def _augmented(run: Run, heads: tuple[Array, ...], images: Array, spec: ModelSpec) -> Array:
+def _augmented(
+    run: Callable[[Array], tuple[Array, ...]], heads: tuple[Array, ...], images: Array, spec: ModelSpec
+) -> Array:
     """Predictions at all sizes. The largest objects of the full size and the smallest of the smallest are left to the other sizes.
 
     Source: ``docs/yolov5.md`` §1.1, test-time augmentation.
     """
-    found = []
+    predictions = []
     for scale, mirrored in _AUGMENTATIONS:
         if scale == 1:
             boxes = decode(heads, spec)[:, : -_count(heads[-1])]
@@ -78,8 +79,8 @@ def _augmented(run: Run, heads: tuple[Array, ...], images: Array, spec: ModelSpe
                 boxes = boxes.at[..., 0].set(images.shape[2] - boxes[..., 0])
             if scale == _AUGMENTATIONS[-1][0]:
                 boxes = boxes[:, _count(own[0]) :]
-        found.append(boxes)
-    return jnp.concatenate(found, 1)
+        predictions.append(boxes)
+    return jnp.concatenate(predictions, 1)
 
 
 def _count(head: Array) -> int:

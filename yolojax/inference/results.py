@@ -1,17 +1,50 @@
-"""What was found in an image."""
+"""What was found in images."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageShow
 
 from yolojax.data.sample import Pixels
 from yolojax.drawing import class_colour, draw_boxes
 from yolojax.errors import UserError
+from yolojax.files import new_run_folder
+from yolojax.inference.window import has_display
+from yolojax.inference.writing import class_folder, crop_box, unique_stems, write_image
+
+# Names that other libraries have for what is here under another one.
+_OF_DETECTIONS = {
+    "xyxy": "boxes",
+    "conf": "scores",
+    "confidence": "scores",
+    "cls": "classes",
+    "class_id": "classes",
+    "render": "plot()",
+    "pandas": "to_pandas()",
+    "print": "print() with this object as the argument",
+    "crop": "crops()",
+}
+_OF_RESULTS = {
+    "xyxy": "[0].boxes, [0].scores and [0].classes",
+    "xyxyn": "[0].boxes, divided by the width and height of [0].image",
+    "xywh": "[0].boxes, which are x1 y1 x2 y2 in pixels",
+    "xywhn": "[0].boxes, which are x1 y1 x2 y2 in pixels",
+    "render": "[0].plot()",
+    "tolist": "the object itself: it is a list",
+    "ims": "[0].image",
+    "imgs": "[0].image",
+    "files": "[0].path",
+    "n": "len()",
+    "t": "the detector's stopwatch.per_image()",
+    "times": "the detector's stopwatch.per_image()",
+}
+_SHOWN = 3  # images that a short representation names
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -26,15 +59,15 @@ class Detections:
       names: of all classes that the network knows.
       path: where the image is from; empty for an array.
 
-    >>> found = Detections(
+    >>> detections = Detections(
     ...     image=np.zeros((40, 60, 3), np.uint8), boxes=np.array([[5, 5, 25, 30], [30, 8, 50, 28]], np.float32),
     ...     scores=np.array([0.9, 0.6], np.float32), classes=np.array([1, 1]), names=("gear", "drop"), path="a.png",
     ... )
-    >>> len(found), found.labels
+    >>> len(detections), detections.labels
     (2, ['drop', 'drop'])
-    >>> print(found)
-    a.png: 60x40 px, 2× drop
-    >>> found.plot().shape
+    >>> detections
+    <Detections in a.png: 60x40 px, 2× drop>
+    >>> detections.plot().shape
     (40, 60, 3)
     """
 
@@ -55,13 +88,20 @@ class Detections:
 
     @property
     def summary(self) -> str:
-        """How many of each class: ``4× person, 1× bus``; ``nothing`` where there is none."""
+        """The classes that were found and how many of each, as in ``4× person, 1× bus``, or ``nothing``."""
         counts = Counter(sorted(self.classes.tolist()))
         return ", ".join(f"{count}× {self.names[label]}" for label, count in counts.items()) or "nothing"
 
     def __str__(self) -> str:
         height, width = self.image.shape[:2]
         return f"{self.path or 'image'}: {width}x{height} px, {self.summary}"
+
+    def __repr__(self) -> str:
+        return f"<Detections in {self}>"
+
+    def __getattr__(self, name: str) -> Any:
+        """Say what a name of another library is called here."""
+        raise AttributeError(_unknown(self, name, _OF_DETECTIONS.get(name)))
 
     def plot(self, *, line_thickness: int | None = None, hide_labels: bool = False, hide_conf: bool = False) -> Pixels:
         """A copy of the image with the boxes drawn into it.
@@ -93,3 +133,137 @@ class Detections:
         return frame.assign(confidence=self.scores, name=self.labels, **{"class": self.classes})[
             [*frame.columns, "confidence", "class", "name"]
         ]
+
+    def to_supervision(self) -> Any:
+        """The same as ``supervision.Detections``, with the class names under ``data["class_name"]``.
+
+        Raises:
+          UserError: the package is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise UserError("to_supervision needs supervision: pip install supervision") from error
+        return supervision.Detections(
+            xyxy=self.boxes.astype(np.float32),
+            confidence=self.scores.astype(np.float32),
+            class_id=self.classes.astype(int),
+            data={"class_name": np.array(self.labels, dtype=str)},
+        )
+
+    def crops(self) -> list[Pixels]:
+        """What is in each box, with a margin of some pixels; uint8 RGB."""
+        return [crop_box(self.image, box) for box in self.boxes]
+
+    def save(self, path: str | Path) -> None:
+        """Write the annotated image; the ending of ``path`` chooses the format.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        write_image(Path(path), self.plot())
+
+    def show(self) -> None:
+        """Open the annotated image in the viewer of the system.
+
+        Raises:
+          UserError: there is no display, or no viewer.
+        """
+        if not has_display() or not ImageShow.show(Image.fromarray(self.plot())):
+            raise UserError("show: there is no display or no viewer here; save(FILE) writes the image, plot() gives it")
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Data frames as torch.hub's YOLOv5 gives them: ``xyxy`` has one per image."""
+
+    xyxy: list[Any]
+
+    def __getattr__(self, name: str) -> Any:
+        """Say what there is."""
+        raise AttributeError(_unknown(self, name, "xyxy"))
+
+
+class Results(list[Detections]):
+    """What a detector found in images: a list with one ``Detections`` per image, in their order.
+
+    It has the methods that torch.hub's YOLOv5 has; whoever needs one image's takes ``results[0]``.
+    """
+
+    def __repr__(self) -> str:
+        more = f", … {len(self) - _SHOWN} more" if len(self) > _SHOWN else ""
+        return f"[{', '.join(map(repr, self[:_SHOWN]))}{more}]"
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self))
+
+    def __getattr__(self, name: str) -> Any:
+        """Say what a name of another library is called here."""
+        of_one = f"[0].{name}" if name in Detections.__dict__ or name in Detections.__dataclass_fields__ else None
+        raise AttributeError(_unknown(self, name, _OF_RESULTS.get(name, of_one)))
+
+    def print(self) -> None:
+        """Print a line per image."""
+        print(self)
+
+    def pandas(self) -> Tables:
+        """Tables with YOLOv5's columns: ``results.pandas().xyxy[0]``.
+
+        Raises:
+          UserError: pandas is not installed.
+        """
+        return Tables([detections.to_pandas() for detections in self])
+
+    def show(self) -> None:
+        """Open every annotated image in the viewer of the system.
+
+        Raises:
+          UserError: there is no display, or no viewer.
+        """
+        for detections in self:
+            detections.show()
+
+    def save(self, save_dir: str | Path = "runs/detect/exp", exist_ok: bool = False) -> Path:
+        """Write the annotated images as JPEG files.
+
+        Args:
+          save_dir: folder to make; ``exp2``, ``exp3``, … where it is taken.
+          exist_ok: use the folder even if it exists.
+
+        Returns:
+          The folder.
+
+        Raises:
+          UserError: something cannot be written.
+        """
+        folder = new_run_folder(Path(save_dir).parent, Path(save_dir).name, exist_ok)
+        for stem, detections in zip(self._stems(), self, strict=True):
+            detections.save(folder / f"{stem}.jpg")
+        return folder
+
+    def crop(self, save_dir: str | Path = "runs/detect/exp", exist_ok: bool = False) -> Path:
+        """Write what is in each box as ``crops/CLASS/NAME_NUMBER.jpg``; ``results[0].crops()`` gives it as arrays.
+
+        Args:
+          save_dir: folder to make; ``exp2``, ``exp3``, … where it is taken.
+          exist_ok: use the folder even if it exists.
+
+        Returns:
+          The folder.
+
+        Raises:
+          UserError: something cannot be written.
+        """
+        folder = new_run_folder(Path(save_dir).parent, Path(save_dir).name, exist_ok)
+        for stem, detections in zip(self._stems(), self, strict=True):
+            for number, (label, pixels) in enumerate(zip(detections.labels, detections.crops(), strict=True), 1):
+                write_image(folder / "crops" / class_folder(label) / f"{stem}_{number}.jpg", pixels)
+        return folder
+
+    def _stems(self) -> list[str]:
+        return unique_stems([Path(item.path).stem or f"image{index}" for index, item in enumerate(self)])
+
+
+def _unknown(thing: Any, name: str, instead: str | None) -> str:
+    hint = f"; here it is {instead}" if instead else ""
+    return f"'{type(thing).__name__}' has no attribute '{name}'{hint}"

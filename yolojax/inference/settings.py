@@ -1,12 +1,12 @@
-"""What a user can say about validation, detection, export and benchmarks: YOLOv5's flags, and ours."""
+"""The settings of validation, detection, export and benchmarks: YOLOv5's flags, and ours."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from yolojax.errors import UserError
-from yolojax.flags import flag
+from yolojax.flags import at_least, flag, fraction
 
 Dtype = Literal["float32", "bfloat16"]
 WAYS = ("float32", "unfused", "bfloat16", "stablehlo", "onnx")
@@ -76,8 +76,8 @@ class ValSettings(_WithDtype):
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""
-        _check_least(self, batch_size=1, imgsz=32, max_det=1, workers=0)
-        _check_fractions(self)
+        at_least(self, batch_size=1, imgsz=32, max_det=1, workers=0)
+        fraction(self, "conf_thres", "iou_thres")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +113,8 @@ class InferenceSettings(_WithDtype):
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""
-        _check_least(self, batch_size=1, max_det=1)
-        _check_fractions(self)
+        at_least(self, batch_size=1, max_det=1)
+        fraction(self, "conf_thres", "iou_thres")
         _check_sides(self.imgsz)
         if self.dtype not in get_args(Dtype):
             raise UserError(f"--dtype {self.dtype}: choose one of {', '.join(get_args(Dtype))}")
@@ -133,6 +133,7 @@ class DetectSettings(InferenceSettings):
     save_csv: bool = flag(False, "write all detections into predictions.csv")
     save_crop: bool = flag(False, "write what is in each box as crops/CLASS/*.jpg")
     nosave: bool = flag(False, "write no annotated images and videos")
+    view_img: bool = flag(False, "also show annotated images in a window, where there is a display")
     line_thickness: int | None = flag(None, "of boxes, in pixels; default: what suits the size of the image")
     hide_labels: bool = flag(False, "draw boxes without labels")
     hide_conf: bool = flag(False, "draw labels without scores")
@@ -144,7 +145,7 @@ class DetectSettings(InferenceSettings):
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""
         super().__post_init__()
-        _check_least(self, line_thickness=1, vid_stride=1)
+        at_least(self, line_thickness=1, vid_stride=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,17 +183,17 @@ class ExportSettings(_WithDtype):
 
     def __post_init__(self) -> None:
         """Refuse values that no export can have."""
-        _check_least(self, batch_size=1, max_det=1, opset=18)
-        _check_fractions(self)
+        at_least(self, batch_size=1, max_det=1, opset=18)
+        fraction(self, "conf_thres", "iou_thres")
         _check_sides(self.imgsz)
-        for kind in self.include:
-            if kind in _OTHER_EXPORTS:
+        for name in self.include:
+            if name in _OTHER_EXPORTS:
                 raise UserError(
-                    f"--include {kind}: export torch, and let YOLOv5's own export.py make it: "
-                    f"python export.py --weights NAME.pt --include {kind}"
+                    f"--include {name}: export torch, and let YOLOv5's own export.py make it: "
+                    f"python export.py --weights NAME.pt --include {name}"
                 )
-            if kind not in EXPORTS:
-                raise UserError(f"--include {kind}: choose from {', '.join(EXPORTS)}")
+            if name not in EXPORTS:
+                raise UserError(f"--include {name}: choose from {', '.join(EXPORTS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,30 +225,12 @@ class BenchSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""
-        _check_least(self, batch_size=1, imgsz=32, workers=0)
+        at_least(self, batch_size=1, imgsz=32, workers=0)
         for way in self.include:
             if way not in WAYS:
                 raise UserError(f"--include {way}: choose from {', '.join(WAYS)}")
 
 
-def _check_least(settings: Any, **least: int) -> None:
-    for name, smallest in least.items():
-        value = getattr(settings, name)
-        if value is not None and value < smallest:
-            raise UserError(f"{_dashed(name)} {value}: must be at least {smallest}")
-
-
-def _check_fractions(settings: Any) -> None:
-    for name in ("conf_thres", "iou_thres"):
-        value = getattr(settings, name)
-        if not 0 <= value <= 1:
-            raise UserError(f"{_dashed(name)} {value}: must be from 0 to 1")
-
-
 def _check_sides(sides: tuple[int, ...] | None) -> None:
     if sides is not None and not (1 <= len(sides) <= 2 and min(sides) >= 32):
         raise UserError(f"--imgsz {' '.join(map(str, sides))}: one side, or height and width, of at least 32 pixels")
-
-
-def _dashed(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

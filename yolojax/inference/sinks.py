@@ -9,36 +9,39 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from yolojax.data.sample import Pixels
 from yolojax.errors import UserError
-from yolojax.files import write_file
 from yolojax.inference.results import Detections
 from yolojax.inference.settings import DetectSettings
 from yolojax.inference.sources import Source
+from yolojax.inference.window import Window
+from yolojax.inference.writing import class_folder, crop_box, unique_stems, write_image, write_labels
 
 CSV_COLUMNS = ("Image Name", "Frame", "Prediction", "Confidence", "xmin", "ymin", "xmax", "ymax")
 _COLOUR_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # that OpenCV writes in colour
-_CROP_SCALE, _CROP_MARGIN = 1.02, 10  # of a box, and pixels added to each side length
 
 
 class Sink:
     """Writes what a user asked for into a run folder, frame by frame; ``close`` finishes it."""
 
-    def __init__(self, settings: DetectSettings, sources: Sequence[Source], folder: Path) -> None:
-        """Nothing is written yet; ``folder`` exists."""
-        self.settings, self.folder = settings, folder
-        self.stems = _unique_stems(sources)
+    def __init__(
+        self, settings: DetectSettings, sources: Sequence[Source], folder: Path, window: Window | None = None
+    ) -> None:
+        """Nothing is written yet; ``folder`` exists. A window also shows what is annotated."""
+        self.settings, self.folder, self.window = settings, folder, window
+        videos = {index for index, source in enumerate(sources) if source.kind != "image"}
+        stems = unique_stems([source.stem for source in sources], videos)
+        self.stems = dict(zip(sources, stems, strict=True))
         self.video: tuple[Source, Any, tuple[int, int]] | None = None
         self.table: Any = None
 
-    def write(self, source: Source, found: Detections, number: int | None = None, rate: float = 0.0) -> None:
+    def write(self, source: Source, detections: Detections, number: int | None = None, rate: float = 0.0) -> None:
         """Write one image, or one frame.
 
         Args:
           source: where it is from.
-          found: what was found.
+          detections: what was found.
           number: of the frame of a video.
           rate: of the video, frames per second.
 
@@ -48,22 +51,28 @@ class Sink:
         settings, stem = self.settings, self.stems[source]
         stem_of_frame = stem if number is None else f"{stem}_{number}"
         if settings.save_txt:
-            rows = np.concatenate([found.boxes, found.scores[:, None], found.classes[:, None]], 1)
-            write_labels(self.folder / "labels" / f"{stem_of_frame}.txt", rows, found.image.shape, settings.save_conf)
+            rows = np.concatenate([detections.boxes, detections.scores[:, None], detections.classes[:, None]], 1)
+            write_labels(
+                self.folder / "labels" / f"{stem_of_frame}.txt", rows, detections.image.shape, settings.save_conf
+            )
         if settings.save_csv:
-            self._write_rows(source, found, number)
+            self._write_rows(source, detections, number)
         if settings.save_crop:
-            self._write_crops(found, stem_of_frame)
-        if settings.nosave:
+            self._write_crops(detections, stem_of_frame)
+        if settings.nosave and self.window is None:
             return
-        drawn = found.plot(
+        annotated = detections.plot(
             line_thickness=settings.line_thickness, hide_labels=settings.hide_labels, hide_conf=settings.hide_conf
         )
+        if self.window is not None:
+            self.window.show(annotated, source.name)
+        if settings.nosave:
+            return
         if number is None:
             suffix = Path(source.name).suffix.lower()
-            write_image(self.folder / f"{stem}{suffix if suffix in _COLOUR_SUFFIXES else '.jpg'}", drawn)
+            write_image(self.folder / f"{stem}{suffix if suffix in _COLOUR_SUFFIXES else '.jpg'}", annotated)
         else:
-            self._write_frame(source, drawn, rate)
+            self._write_frame(source, annotated, rate)
 
     def end_video(self) -> None:
         """The next frame is of another video."""
@@ -91,72 +100,18 @@ class Sink:
             image = np.asarray(cv2.resize(image, size), np.uint8)
         writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
 
-    def _write_rows(self, source: Source, found: Detections, number: int | None) -> None:
+    def _write_rows(self, source: Source, detections: Detections, number: int | None) -> None:
         if self.table is None:
             self.table = (self.folder / "predictions.csv").open("w", newline="", encoding="utf-8")
             csv.writer(self.table).writerow(CSV_COLUMNS)
-        rows = zip(found.labels, found.scores.tolist(), found.boxes.tolist(), strict=True)
+        rows = zip(detections.labels, detections.scores.tolist(), detections.boxes.tolist(), strict=True)
         csv.writer(self.table).writerows(
             [Path(source.name).name, "" if number is None else number, name, f"{score:.4f}", *(f"{v:.1f}" for v in box)]
             for name, score, box in rows
         )
 
-    def _write_crops(self, found: Detections, stem: str) -> None:
-        for number, (name, box) in enumerate(zip(found.labels, found.boxes, strict=True), 1):
-            folder = self.folder / "crops" / (name.replace("/", "_").replace("\\", "_").strip(". ") or "_")
+    def _write_crops(self, detections: Detections, stem: str) -> None:
+        for number, (name, box) in enumerate(zip(detections.labels, detections.boxes, strict=True), 1):
+            folder = self.folder / "crops" / class_folder(name)
             folder.mkdir(parents=True, exist_ok=True)
-            write_image(folder / f"{stem}_{number}.jpg", _crop(found.image, box))
-
-
-def write_labels(path: Path, rows: NDArray[Any], shape: Sequence[int], with_scores: bool) -> None:
-    """Write detections as lines ``class x y w h [score]``, centre based, as fractions of the image; none, an empty file.
-
-    Args:
-      path: of the file; its folder is made.
-      rows: ``(n, 6)`` x1 y1 x2 y2 score class, in pixels.
-      shape: height and width of the image, and whatever follows.
-      with_scores: whether lines end in the score.
-    """
-    path.parent.mkdir(exist_ok=True)
-    whole = np.array([shape[1], shape[0]] * 2)
-    lines = []
-    for *corners, score, label in rows.tolist():
-        x1, y1, x2, y2 = np.array(corners) / whole
-        values = [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, *([score] if with_scores else [])]
-        lines.append(" ".join([f"{int(label)}", *(f"{value:g}" for value in values)]) + "\n")
-    write_file(path, "".join(lines))
-
-
-def write_image(path: Path, image: Pixels) -> None:
-    """Write uint8 RGB in the format of the suffix.
-
-    Raises:
-      UserError: it cannot be written.
-    """
-    good, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    if not good:
-        raise UserError(f"{path}: an image of this size cannot be written as {path.suffix}")
-    write_file(path, data.tobytes())
-
-
-def _crop(image: Pixels, box: NDArray[np.float32]) -> Pixels:
-    """What is in a box, with a margin."""
-    centre, size = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) * _CROP_SCALE + _CROP_MARGIN
-    whole = np.array([image.shape[1], image.shape[0]])
-    x1, y1 = np.floor(centre - size / 2).clip(0, whole - 1).astype(int)
-    x2, y2 = np.ceil(centre + size / 2).clip(1, whole).astype(int)
-    return image[y1:y2, x1:x2]
-
-
-def _unique_stems(sources: Sequence[Source]) -> dict[Source, str]:
-    """A name for each source, so that ``a/1.jpg`` and ``b/1.jpg`` do not overwrite each other: the second is ``1_2``."""
-    stems: dict[Source, str] = {}
-    taken: set[str] = set()
-    for source in sources:
-        stem, number = source.stem, 1
-        while stem in taken:
-            number += 1
-            stem = f"{source.stem}_{number}"
-        taken.add(stem)
-        stems[source] = stem
-    return stems
+            write_image(folder / f"{stem}_{number}.jpg", crop_box(detections.image, box))

@@ -14,14 +14,14 @@ from urllib.request import urlopen
 import cv2
 import numpy as np
 
-from yolojax.data.sample import IMAGE_SUFFIXES, ImageError, Pixels, decode_image, probe_image, read_image
-from yolojax.data.shapes import VARIANTS, ShapesSettings, draw_scene
+from yolojax.data.examples import example_images
+from yolojax.data.images import IMAGE_SUFFIXES, decode_image, probe_image, read_image
+from yolojax.data.sample import ImageError, Pixels
 from yolojax.errors import UserError
 
 VIDEO_SUFFIXES = (".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 WEB_STARTS = ("http://", "https://")
 STREAM_STARTS = ("rtsp://", "rtmp://", "tcp://", "udp://", *WEB_STARTS)
-EXAMPLES = 8
 _USUAL_RATE = 30.0  # frames per second, where a video or a camera does not tell
 _PATIENCE = 30.0  # seconds without an answer, after which an address is given up
 _LENIENT = 0.02  # share of the frames by which a file's own count may be off: some kinds only estimate it
@@ -29,17 +29,17 @@ _LENIENT = 0.02  # share of the frames by which a file's own count may be off: s
 
 @dataclass(frozen=True)
 class Source:
-    """One picture, video, camera or stream.
+    """One image, video, camera or stream.
 
     Attributes:
       name: what a report calls it; the path or address, where there is one.
       kind: ``image`` or ``video``; ``live`` for a camera or a stream, which never ends by itself.
-      drawn: the picture itself, where it is drawn and not read.
+      pixels: the image itself, where it is not read.
     """
 
     name: str
     kind: str
-    drawn: Pixels | None = field(default=None, compare=False)
+    pixels: Pixels | None = field(default=None, compare=False)
 
     @property
     def stem(self) -> str:
@@ -49,23 +49,23 @@ class Source:
         return _path_of(self.name).stem
 
     def read(self) -> Pixels:
-        """The picture.
+        """The image.
 
         Raises:
           ImageError: it cannot be read, or not to its end.
         """
-        return read_picture(self.name) if self.drawn is None else self.drawn
+        return read_image_from(self.name) if self.pixels is None else self.pixels
 
 
-def read_picture(name: str) -> Pixels:
-    """The picture in a file or at a web address, uint8 RGB ``(height, width, 3)``.
+def read_image_from(name: str) -> Pixels:
+    """The image in a file or at a web address, uint8 RGB ``(height, width, 3)``.
 
     Raises:
       ImageError: it cannot be read, or not to its end.
     """
     if not _is_web(name):
         path = Path(name).expanduser()
-        probe_image(path)  # tells a picture that breaks off, of which decoding alone makes one with a grey rest
+        probe_image(path)  # tells an image that breaks off, of which decoding alone makes one with a grey rest
         return read_image(path)
     try:
         with urlopen(name, timeout=_PATIENCE) as answer:
@@ -146,7 +146,7 @@ def _kind(path: Path) -> str | None:
 
 
 def example_sources(names: Sequence[str]) -> list[Source]:
-    """Drawn pictures of what a network knows.
+    """Images of what a network knows, painted on the spot.
 
     Raises:
       UserError: it knows none of the embedded shapes.
@@ -157,19 +157,6 @@ def example_sources(names: Sequence[str]) -> list[Source]:
             "--source: name an image, a folder, a video … (only weights of the embedded shapes have a default)"
         )
     return [Source(f"drawn{number}.png", "image", image) for number, image in enumerate(images)]
-
-
-def example_images(names: Sequence[str]) -> list[Pixels]:
-    """A few drawn pictures with these classes, the same ones every time; none if the classes are not those of an embedded data set.
-
-    They are drawn as small as those that the embedded weights have seen, and then enlarged, so that there is room for labels.
-    """
-    variant = next((name for name, known in VARIANTS.items() if known.classes == tuple(names)), None)
-    if variant is None:
-        return []
-    settings = ShapesSettings(variant=variant, train=1, val=EXAMPLES, size=160)
-    small = (draw_scene(settings, "val", index).image for index in range(EXAMPLES))
-    return [np.asarray(cv2.resize(image, (640, 640), interpolation=cv2.INTER_CUBIC), np.uint8) for image in small]
 
 
 class Video:

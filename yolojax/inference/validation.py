@@ -1,13 +1,12 @@
-"""Validation of saved weights on a data set: what ``yolojax val`` does, and the files that it writes."""
+"""Validation of saved weights on a data set: what ``yolojax val`` and ``yolojax bench`` measure."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -16,18 +15,15 @@ import numpy as np
 from rich import get_console
 from rich.progress import track
 
-from yolojax.data.config import DataConfig, load_data_config
-from yolojax.data.pipeline import ValidationBatches, validation_batches
+from yolojax.data.batches import ValidationBatches, validation_batches
+from yolojax.data.config import DataConfig
 from yolojax.data.sample import Sample
-from yolojax.data.sources import open_split
+from yolojax.data.sources import load_data, open_split
 from yolojax.errors import UserError
-from yolojax.evaluation.coco import Picture
-from yolojax.evaluation.evaluator import Evaluation, evaluate, true_boxes
+from yolojax.evaluation.evaluator import Evaluation, Program, evaluate
 from yolojax.evaluation.nms import NmsSettings
-from yolojax.evaluation.plots import draw_sheet
-from yolojax.inference.predictor import Predict, make_predict
+from yolojax.inference.predictor import make_predict
 from yolojax.inference.settings import ValSettings
-from yolojax.inference.sinks import write_labels
 from yolojax.mesh import make_mesh, split
 from yolojax.model.spec import whole_strides
 from yolojax.weights.find import EMBEDDED_WEIGHTS, load_weights
@@ -35,8 +31,6 @@ from yolojax.weights.store import Weights
 
 log = logging.getLogger(__name__)
 
-SHEETS = 3  # batches that are drawn
-SHOWN = 0.25  # score above which a detection is drawn
 FEW_IMAGES = 1000  # up to here threads load faster than processes start
 
 
@@ -83,7 +77,7 @@ class Validation:
         self,
         image_size: int | None = None,
         observe: Callable[..., None] | None = None,
-        predict: Predict | None = None,
+        predict: Program | None = None,
     ) -> Evaluation:
         """Measure.
 
@@ -126,6 +120,41 @@ class Validation:
         }
 
 
+def describe_settings(described: Mapping[str, Any]) -> str:
+    """A line of what figures depend on, as ``Validation.described`` gives it; ``image_size`` may be a list."""
+    sizes = described["image_size"]
+    options = [
+        f"{sizes} px" if isinstance(sizes, int) else f"{sizes[0]} to {sizes[-1]} px",
+        "rectangular" if described["rectangular"] else "square",
+        f"batch {described['batch_size']}",
+        f"confidence > {described['confidence']:g}",
+        f"NMS IoU {described['iou']:g}",
+        f"at most {described['max_detections']} detections",
+        *(["all classes as one"] if described["single_class"] else []),
+        *(["test-time augmentation"] if described["augment"] else []),
+        described["dtype"],
+    ]
+    return f"{' + '.join(described['weights'])} on {described['data']} ({described['split']}), {', '.join(options)}"
+
+
+def measure_sizes(validation: Validation, sizes: Iterable[int]) -> Iterator[dict[str, float]]:
+    """Measure at one image size (pixels) after the other.
+
+    Yields:
+      ``image_size precision recall map50 map50_95 preprocess_ms inference_ms nms_ms``.
+    """
+    for size in sizes:
+        evaluation = validation.run(image_size=size)
+        yield {
+            "image_size": size,
+            "precision": evaluation.precision,
+            "recall": evaluation.recall,
+            "map50": evaluation.map50,
+            "map50_95": evaluation.map50_95,
+            **{f"{part}_ms": value for part, value in evaluation.speed_ms.items()},
+        }
+
+
 def weights_of(settings: ValSettings) -> tuple[str, ...]:
     """The weights that a user names, or the embedded ones."""
     return settings.weights or (EMBEDDED_WEIGHTS,)
@@ -136,21 +165,23 @@ def split_of(task: str) -> Literal["train", "val", "test"]:
     return task if task in ("train", "test") else "val"  # type: ignore[return-value]
 
 
-def prepare(settings: ValSettings, devices: Sequence[jax.Device]) -> Validation:
+def prepare_validation(settings: ValSettings, devices: Sequence[jax.Device]) -> Validation:
     """Read and check everything; nothing is written.
 
     Raises:
       UserError: something does not fit; the message says what, where and what to do.
     """
-    data = load_data_config(settings.data, settings.data_root)
+    data = load_data(settings.data, settings.data_root)
     sources = weights_of(settings)
     weights = tuple(map(load_weights, sources))
     names = ("item",) if settings.single_cls else data.names
     for source, item in zip(sources, weights, strict=True):
         if item.spec.classes != len(data.names) and not settings.single_cls:
+            one = item.spec.classes == 1
+            remedy = "choose the data set that the weights were trained on"
             raise UserError(
-                f"--weights: {source} has {item.spec.classes} classes, "
-                f"but {data.file} names {len(data.names)}; choose the data set that the weights were trained on"
+                f"--weights: {source} has {item.spec.classes} class{'' if one else 'es'}, but {data.file} names "
+                f"{len(data.names)}; {'give --single-cls if they were trained with it, else ' if one else ''}{remedy}"
             )
         elif item.names != data.names and not settings.single_cls:
             first, second = next(pair for pair in zip(item.names, data.names, strict=True) if pair[0] != pair[1])
@@ -163,6 +194,12 @@ def prepare(settings: ValSettings, devices: Sequence[jax.Device]) -> Validation:
             )
         if item.spec.classes != weights[0].spec.classes:
             raise UserError("--weights: the networks of an ensemble must have the same classes")
+    if settings.conf_thres > ValSettings.conf_thres and settings.task != "speed":
+        log.warning(
+            "--conf-thres %g: the curves end where detections are cut off, so mAP is too low and not comparable; it is measured at %g",
+            settings.conf_thres,
+            ValSettings.conf_thres,
+        )
     batch_size = settings.batch_size or data.defaults.get("batch", 32)
     if batch_size % len(devices):
         raise UserError(f"--batch-size {batch_size}: must be a multiple of the {len(devices)} devices")
@@ -186,48 +223,3 @@ def prepare(settings: ValSettings, devices: Sequence[jax.Device]) -> Validation:
         rectangular=not speed,
         place=partial(jax.device_put, device=split(make_mesh(devices))),
     )
-
-
-class Recorder:
-    """Writes what ``--save-txt`` and the plots ask for while images go by, and keeps what COCO's files need."""
-
-    def __init__(self, validation: Validation, folder: Path) -> None:
-        """Nothing is written yet; ``folder`` exists."""
-        settings = validation.settings
-        self.samples, self.names, self.folder = validation.samples, validation.names, folder
-        self.txt, self.scores = settings.save_txt, settings.save_conf
-        self.keep, self.draw = settings.save_json, not settings.noplots
-        self.pictures: list[Picture] = []
-        self.batches = 0
-
-    def __call__(self, batch: Any, found: list[np.ndarray]) -> None:
-        """See one batch and its detections."""
-        for image in np.flatnonzero(batch["valid"]).tolist():
-            sample = self.samples[int(batch["index"][image])]
-            if self.txt:
-                path = self.folder / "labels" / f"{Path(sample.name).stem}.txt"
-                write_labels(path, found[image], batch["original_size"][image], self.scores)
-            if self.keep:
-                size = tuple(int(side) for side in batch["original_size"][image])
-                self.pictures.append(Picture(sample.name, size, found[image], true_boxes(batch, image)))  # type: ignore[arg-type]
-        if self.draw and self.batches < SHEETS:
-            self._draw(batch, found)
-        self.batches += 1
-
-    def _draw(self, batch: Any, found: list[np.ndarray]) -> None:
-        height, width = batch["images"].shape[1:3]
-        valid = np.flatnonzero(batch["valid"]).tolist()
-        true, true_texts, shown, texts = [], [], [], []
-        for image in valid:
-            boxes = batch["boxes"][image][batch["mask"][image]]
-            corners = np.concatenate([boxes[:, 1:3] - boxes[:, 3:] / 2, boxes[:, 1:3] + boxes[:, 3:] / 2], 1)
-            true.append(np.concatenate([corners * np.array([width, height] * 2), boxes[:, :1]], 1))
-            true_texts.append([self.names[int(label)] for label in boxes[:, 0]])
-            seen = found[image][found[image][:, 4] > SHOWN]
-            corners = seen[:, :4] * batch["gain"][image][0] + np.tile(batch["padding"][image], 2)
-            shown.append(np.concatenate([corners, seen[:, 5:]], 1))
-            texts.append([f"{self.names[int(label)]} {score:.2f}" for score, label in seen[:, 4:]])
-        captions = [Path(self.samples[int(batch["index"][image])].name).name for image in valid]
-        images = batch["images"][valid]
-        draw_sheet(images, true, true_texts, captions, self.folder / f"val_batch{self.batches}_labels.jpg")
-        draw_sheet(images, shown, texts, captions, self.folder / f"val_batch{self.batches}_pred.jpg")

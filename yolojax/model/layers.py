@@ -28,7 +28,7 @@ class Mode:
 
 
 def _declared(_: Array, shape: tuple[int, ...]) -> Array:
-    """Modules only declare their parameters; ``network.init_variables`` gives all of them their first values in one draw."""
+    """Modules only declare their parameters; ``network.init_variables`` gives all of them their first values at once."""
     return jnp.zeros(shape, jnp.float32)
 
 

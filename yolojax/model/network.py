@@ -86,7 +86,7 @@ def init_variables(spec: ModelSpec, key: Array) -> Variables:
 
     Source: ``docs/yolov5.md`` §0.9, §1.1.
     """
-    return _draw(spec, key)
+    return _initial_variables(spec, key)
 
 
 def abstract_variables(spec: ModelSpec) -> Variables:
@@ -97,7 +97,7 @@ def abstract_variables(spec: ModelSpec) -> Variables:
 
 
 @partial(jax.jit, static_argnums=0)
-def _draw(spec: ModelSpec, key: Array) -> Variables:
+def _initial_variables(spec: ModelSpec, key: Array) -> Variables:
     variables = abstract_variables(spec)
     detect = f"model_{spec.resolved[-1].index}"
     heads = variables["params"].pop(detect)
@@ -113,8 +113,8 @@ def _draw(spec: ModelSpec, key: Array) -> Variables:
 
 def _uniform_fan_in(key: Array, shapes: dict[str, Any]) -> dict[str, Any]:
     """PyTorch's defaults: kernels and the biases beside them uniform within ``1 / sqrt(fan in)``; BatchNorm 1 and 0."""
-    # One draw for all: sixty small ones take half a minute to compile.
-    random = jax.random.uniform(key, (sum(leaf.size for leaf in jax.tree.leaves(shapes)),), jnp.float32, -1)
+    # One array of random numbers for all: sixty small ones take half a minute to compile.
+    numbers = jax.random.uniform(key, (sum(leaf.size for leaf in jax.tree.leaves(shapes)),), jnp.float32, -1)
     used = 0
 
     def fill(module: dict[str, Any]) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def _uniform_fan_in(key: Array, shapes: dict[str, Any]) -> dict[str, Any]:
                 filled[name] = fill(leaf)
             elif "kernel" in module:
                 bound = math.prod(module["kernel"].shape[:-1]) ** -0.5
-                filled[name] = bound * random[used : used + leaf.size].reshape(leaf.shape)
+                filled[name] = bound * numbers[used : used + leaf.size].reshape(leaf.shape)
                 used += leaf.size
             else:
                 filled[name] = jnp.full(leaf.shape, float(name == "scale"), leaf.dtype)

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from yolojax.freezing.labels import FROZEN
 from yolojax.freezing.phases import Phase
 from yolojax.hyperparameters import Hyperparameters
 from yolojax.mesh import make_mesh, replicated, split
@@ -20,10 +19,9 @@ from yolojax.model.network import Network, abstract_variables
 from yolojax.model.spec import ModelSpec
 from yolojax.training.loss import LossSettings
 from yolojax.training.optimizer import OptimizerSettings
-from yolojax.training.phases import enter_phase, fixed_modules
 from yolojax.training.schedule import Schedule
-from yolojax.training.state import TrainState, abstract_state
-from yolojax.training.step import TrainStep, make_train_step
+from yolojax.training.state import TrainState, abstract_state, enter_phase
+from yolojax.training.step import TrainStep, fixed_modules, make_train_step
 from yolojax.tree import flatten
 
 
@@ -90,11 +88,10 @@ def step_cost(spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Devic
     started = time.perf_counter()
     state, compiled, memory = _compile(spec, phase, shape, device)
     seconds = time.perf_counter() - started
-    labels = dict(phase.labels)
     sizes = {path: leaf.size for path, leaf in flatten(state.params).items()}
     return StepCost(
         parameters=sum(sizes.values()),
-        trainable=sum(size for path, size in sizes.items() if labels[path] != FROZEN),
+        trainable=sum(size for path, size in sizes.items() if phase.trains(path)),
         flops=step_flops(spec, phase, shape),
         optimizer_bytes=_bytes(state.moving.opt_state),
         memory=memory,
@@ -135,7 +132,7 @@ def _abstract_step(
         mesh,
     )
     variables = jax.eval_shape(lambda plain: enter_phase(plain, phase, jax.random.key(0)), abstract_variables(spec))
-    state = abstract_state(variables, phase.tree(), optimizer, fixed_bn)
+    state = abstract_state(variables, phase.tree(), optimizer, fixed_bn, scaled=shape.dtype == "float16")
     batch = {
         "images": jax.ShapeDtypeStruct((shape.batch, shape.size, shape.size, 3), jnp.uint8),
         "boxes": jax.ShapeDtypeStruct((shape.batch, shape.boxes, 5), jnp.float32),
@@ -183,8 +180,8 @@ def needed_temporaries(refusal: str) -> int | None:
     >>> needed_temporaries("total memory required for HLO temporaries (31.50G) exceeds available HBM (15.75G)")
     33822867456
     """
-    found = re.search(r"HLO temporaries \(([\d.]+)([KMG])\)", refusal)
-    return int(float(found[1]) * 1024 ** (1 + "KMG".index(found[2]))) if found else None
+    size = re.search(r"HLO temporaries \(([\d.]+)([KMG])\)", refusal)
+    return int(float(size[1]) * 1024 ** (1 + "KMG".index(size[2]))) if size else None
 
 
 _GRADIENT = re.compile(rf'op_name="[^"]*?/(model_\d+(?:/\w+)*?)(?:/cond/branch_\d+_fun)?/{KERNEL_GRADIENT}/')
@@ -201,12 +198,12 @@ def weight_gradients(program: str) -> dict[str, int]:
       Number of convolutions and matrix products by path of the kernel (``model_0/conv/kernel``), at least 1. For GPU and TPU there is exactly one; on
       CPU the gradient of a kernel with a stride may take several, and the one of a 3×3 kernel stands in a fused operation.
     """
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for line in program.splitlines():
         if match := _GRADIENT.search(line):
             path = f"{match[1]}/kernel"
-            found[path] = found.get(path, 0) + bool(_PRODUCT.search(line))
-    return {path: max(count, 1) for path, count in found.items()}
+            counts[path] = counts.get(path, 0) + bool(_PRODUCT.search(line))
+    return {path: max(count, 1) for path, count in counts.items()}
 
 
 def largest_batch(
@@ -246,9 +243,10 @@ def _guess(asked: Mapping[int, int | None], limit: int) -> int:
         else sorted(measured, key=lambda batch: abs(measured[batch] - limit))[:2]
     )
     if len(sides) == 2 and measured[sides[0]] != measured[sides[1]]:
-        one, other = sides
+        low_side, high_side = sides
         # A little less than the limit, because a program that just does not fit was compiled for nothing.
-        guess = one + (0.99 * limit - measured[one]) * (other - one) / (measured[other] - measured[one])
+        slope = (high_side - low_side) / (measured[high_side] - measured[low_side])
+        guess = low_side + (0.99 * limit - measured[low_side]) * slope
     else:
         guess = 2 * low or (high or 0) / 2
     if high is not None and guess >= high:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Literal
 
 from yolojax.config import configs_root, read_yaml
 from yolojax.errors import UserError
+from yolojax.runtime import KEEP_PLUGINS, why_absent
 
 if TYPE_CHECKING:
     import jax
@@ -25,19 +26,19 @@ _GPU_FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A kind of device.
+    """A device to compile for.
 
     Attributes:
       name: as a user writes it.
       title: for people.
-      kind: ``own`` is a device of this machine.
+      platform: ``own`` is a device of this machine.
       memory: bytes of an absent device; None for one of this machine, which tells itself.
       facts: what the compiler needs to know of an absent device.
     """
 
     name: str
     title: str
-    kind: Literal["own", "cuda", "tpu"]
+    platform: Literal["own", "cuda", "tpu"]
     memory: int | None = None
     facts: Mapping[str, Any]
 
@@ -52,30 +53,32 @@ def load_target(name: str) -> Target:
       UserError: it is neither, or the packages that compile for it are not installed.
     """
     if name in OWN:
-        return Target(name=name, title=f"{name} of this machine", kind="own", facts={})
+        return Target(name=name, title=f"{name} of this machine", platform="own", facts={})
     described = read_yaml(configs_root() / "targets.yaml")
     if name not in described:
         raise UserError(
             f"--target {name}: is not known; there are {', '.join(OWN)} (of this machine) and {', '.join(described)}"
         )
     content = described[name]
-    kind: Literal["cuda", "tpu"] = "cuda" if "cuda" in content else "tpu"
-    missing = [package for package in _PACKAGES[kind] if not _is_installed(package)]
+    platform: Literal["cuda", "tpu"] = "cuda" if "cuda" in content else "tpu"
+    missing = [package for package in _PACKAGES[platform] if not _is_installed(package)]
     if missing:
         raise UserError(
             f"--target {name}: compiling for a device that is not here needs the extra 'aot': "
             f"pip install 'yolojax[aot]' (in a checkout: pip install -e '.[aot]'); missing: {', '.join(missing)}"
         )
-    return Target(name=name, title=content["title"], kind=kind, memory=content["memory"], facts=content[kind])
+    return Target(
+        name=name, title=content["title"], platform=platform, memory=content["memory"], facts=content[platform]
+    )
 
 
-_PACKAGES = {"cuda": ("jax_plugins.xla_cuda12", "nvidia.cuda_nvcc"), "tpu": ("libtpu",)}
+_PACKAGES = {"cuda": ("jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12"), "tpu": ("libtpu",)}
 
 
-def _is_installed(module: str) -> bool:
+def _is_installed(package: str) -> bool:
     try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package that it lies in
+        return bool(version(package))
+    except PackageNotFoundError:
         return False
 
 
@@ -83,9 +86,11 @@ def environment(target: Target) -> dict[str, str]:
     """The variables to start a process with that compiles for ``target``, in addition to those that are set."""
     # JAX's cache of compiled programs does not serve devices that are absent, and its programs do not tell their memory.
     variables = {"JAX_ENABLE_COMPILATION_CACHE": "false", "JAX_PLATFORMS": "cpu"}
-    if target.kind == "own" and target.name != "cpu":
+    if target.platform == "own" and target.name != "cpu":
         variables["JAX_PLATFORMS"] = "cuda,cpu" if target.name == "gpu" else "tpu,cpu"
-    if target.kind == "tpu":
+    if target.platform == "cuda":
+        variables[KEEP_PLUGINS] = "1"
+    if target.platform == "tpu":
         variables |= {
             "TPU_SKIP_MDS_QUERY": "1",
             "TPU_WORKER_HOSTNAMES": "localhost",
@@ -107,20 +112,22 @@ def open_device(target: Target) -> jax.Device:
     import jax
     from jax.experimental import topologies
 
-    if target.kind == "own":
+    if target.platform == "own":
+        if (reason := why_absent({"gpu": "cuda"}.get(target.name, target.name))) is not None:
+            raise UserError(f"--target {target.name}: {reason}; cuda:h100 or tpu:v5e, say, need not be here")
         try:
             return jax.devices({"gpu": "cuda"}.get(target.name, target.name))[0]
         except RuntimeError as error:
             raise UserError(f"--target {target.name}: not available here ({str(error).splitlines()[0]})") from error
     options: dict[str, Any] = (
         {"topology_name": "", "topology": "1x1x1", "target_config": cuda_description(target)}
-        if target.kind == "cuda"
+        if target.platform == "cuda"
         else {
             "topology_name": target.facts["topology"],
             "chips_per_host_bounds": tuple(target.facts["chips"]),
         }
     )
-    device: Any = topologies.get_topology_desc(platform=target.kind, **options).devices[0]
+    device: Any = topologies.get_topology_desc(platform=target.platform, **options).devices[0]
     # A call that is not quite right gives a device of this machine, and figures of a CPU.
     if device.client.runtime_type != "compile_only_runtime":
         raise RuntimeError(f"{target.name}: JAX gave {device} instead of a device to compile for")
@@ -133,7 +140,7 @@ def usable_bytes(target: Target, device: jax.Device) -> int:
     On a GPU it is what JAX reserves (``XLA_PYTHON_CLIENT_MEM_FRACTION``, .75 by default); on a CPU, all of the machine's.
     """
     if target.memory is not None:
-        fraction = float(os.environ.get(_GPU_FRACTION) or 0.75) if target.kind == "cuda" else 1.0
+        fraction = float(os.environ.get(_GPU_FRACTION) or 0.75) if target.platform == "cuda" else 1.0
         return int(target.memory * fraction)
     if limit := (device.memory_stats() or {}).get("bytes_limit"):
         return limit

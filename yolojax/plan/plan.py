@@ -1,6 +1,6 @@
 """What training would cost, before it is started: a row for every freeze and target.
 
-Each target has a process of its own (see ``targets``), which reads a request from its standard input and prints a row per line as soon as it has one:
+Each target has a process of its own (see ``devices``), which reads a request from its standard input and prints a row per line as soon as it has one:
 ``python -m yolojax.plan.plan``.
 """
 
@@ -97,11 +97,11 @@ def plan(settings: PlanSettings, spec: ModelSpec) -> Iterator[Row]:
 def planned_phases(settings: PlanSettings, spec: ModelSpec) -> list[tuple[str, int, Phase]]:
     """Every freeze with the first epoch of a phase and the phase: its first one, or all of them where the settings say so."""
     paths = tuple(flatten(abstract_variables(spec)["params"]))
-    found = []
+    planned = []
     for word in dict.fromkeys(settings.freeze):
         phases = rehearse(load_strategy(word), paths, settings.epochs, spec.name)
-        found += [(word, start, phase) for start, phase in phases[: None if settings.phases else 1]]
-    return found
+        planned += [(word, start, phase) for start, phase in phases[: None if settings.phases else 1]]
+    return planned
 
 
 def _rows_of(target: Target, settings: PlanSettings, spec: ModelSpec) -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""The picture of a plan: memory and operations of a step, by freeze."""
+"""The figure of a plan: memory and operations of a step, by freeze."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from yolojax.errors import UserError
+from yolojax.figures import COLOURS, INK, MUTED, new_figure, quiet_axes
 from yolojax.files import write_file
 from yolojax.plan.plan import Row
-from yolojax.study.plots import COLOURS, INK, LINE, MUTED
 
 
 def plot_plan(rows: Sequence[Row], path: Path, title: str) -> None:
@@ -28,7 +27,7 @@ def plot_plan(rows: Sequence[Row], path: Path, title: str) -> None:
     """
     names = list(dict.fromkeys(_name(row) for row in rows))
     targets = list(dict.fromkeys(row.target for row in rows))
-    figure = Figure(figsize=(max(7.5, 2.5 + 0.34 * len(names) * len(targets) ** 0.5), 6), layout="constrained")
+    figure = new_figure(max(7.5, 2.5 + 0.34 * len(names) * len(targets) ** 0.5), 6)
     memory, operations = figure.subplots(2, 1, sharex=True)
     width = 0.8 / len(targets)
     for number, target in enumerate(targets):
@@ -51,11 +50,8 @@ def plot_plan(rows: Sequence[Row], path: Path, title: str) -> None:
     shades.append(Patch(color=COLOURS[0], alpha=0.45, label="of it, weights, averages, optimizer and images"))
     memory.legend(handles=shades, frameon=False, fontsize=9, labelcolor=INK)
     for axes in (memory, operations):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(LINE)
-        axes.tick_params(colors=MUTED, labelsize=9, color=LINE)
-        axes.grid(axis="y", color=LINE, linewidth=0.7)
-        axes.set_axisbelow(True)
+        quiet_axes(axes)
+        axes.grid(visible=False, axis="x")
         axes.margins(x=0.01)
     figure.suptitle(title, color=INK, fontsize=11)
     buffer = io.BytesIO()

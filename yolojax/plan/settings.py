@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from yolojax.errors import UserError
-from yolojax.flags import flag
+from yolojax.flags import at_least, flag
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanSettings:
     """The flags of ``yolojax plan``."""
 
-    weights: str | None = flag(None, "a .pt, a weights directory, a run folder or a name, instead of --cfg")
+    weights: str | None = flag(
+        None, "a .pt, a weights directory, a run folder or a name, instead of --cfg; default: the embedded yolov5n"
+    )
     cfg: str = flag("", "model YAML (yolov5m, path)")
     nc: int | None = flag(None, "number of classes; default: that of the weights or YAML")
     freeze: tuple[str, ...] = flag(
@@ -22,11 +24,15 @@ class PlanSettings:
         nargs="+",
     )
     target: tuple[str, ...] = flag(
-        ("cpu",), "devices: cpu, gpu, tpu of this machine; or absent ones: cuda:h100, cuda:a100, tpu:v5e", nargs="+"
+        ("cpu",),
+        "devices: cpu, gpu, tpu of this machine; or absent ones: cuda:h100, cuda:a100, cuda:t4, tpu:v5e",
+        nargs="+",
     )
     batch_size: int = flag(16, "images per step", "--batch-size", "--batch")
     imgsz: int = flag(640, "image side in pixels", "--imgsz", "--img", "--img-size")
-    dtype: Literal["float32", "bfloat16"] = flag("float32", "dtype of the computation; parameters stay float32")
+    dtype: Literal["float32", "bfloat16", "float16"] = flag(
+        "float32", "dtype of the computation; parameters stay float32"
+    )
     boxes: int = flag(64, "rows of the box array per image, labelled or not")
     frozen_bn: Literal["fixed", "track"] = flag("fixed", "BatchNorm of frozen layers, as in yolojax train")
     optimizer: Literal["SGD", "Adam", "AdamW"] = flag("SGD", "optimizer")
@@ -36,10 +42,8 @@ class PlanSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that no step can have."""
-        minimum = {"nc": 1, "batch_size": 1, "imgsz": 32, "boxes": 1, "epochs": 1}
-        for name, least in minimum.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
-        if bool(self.weights) == bool(self.cfg):
-            raise UserError("name a network: --cfg yolov5m (or another YAML), or --weights")
+        at_least(self, nc=1, batch_size=1, imgsz=32, boxes=1, epochs=1)
+        if (self.weights is not None) and self.cfg:
+            raise UserError("name a network by --cfg or by --weights, not by both")
+        if self.weights == "":
+            raise UserError("--weights '': names no network; --cfg yolov5m plans one without weights")

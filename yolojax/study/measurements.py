@@ -15,7 +15,7 @@ from yolojax.evaluation.metrics import fitness
 from yolojax.study.original import step_seconds
 from yolojax.study.runner import LOG, SAMPLES, Run
 from yolojax.study.scenarios import Study
-from yolojax.training.records import read_results
+from yolojax.training.report import read_results
 
 # Figures of a run; each is a mean and a spread for a scenario.
 FIGURES = (
@@ -49,10 +49,10 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What is known of one run.
+    """What a run tells.
 
     Attributes:
-      run: which one.
+      run: whose figures.
       status: ``finished``, ``running``, ``failed``, ``interrupted`` or ``missing``.
       figures: by the names in ``FIGURES``; None where a run does not tell. ``map50`` and ``map50_95`` are those of the epoch with the best
         fitness, as of YOLOv5's best.pt, ``final_…`` those of the last one. ``utilisation`` is a percentage of the GPUs, else of all
@@ -138,18 +138,22 @@ def _own_figures(results: Mapping[str, Any]) -> dict[str, float | None]:
     speeds = [row["images_per_second"] for row in results["timings"] if row["images_per_second"]]
     speed = statistics.median(speeds) if speeds else None
     in_force = [
-        next((one for one in reversed(programs) if one["epoch"] <= epoch), programs[0])
+        next((program for program in reversed(programs) if program["epoch"] <= epoch), programs[0])
         for epoch in range(results["epochs"])
     ]
-    flops = [one["flops"] for one in in_force if one["flops"]]
-    bytes_ = [one["argument_bytes"] + one["temporary_bytes"] for one in programs if one["temporary_bytes"] is not None]
+    flops = [program["flops"] for program in in_force if program["flops"]]
+    bytes_ = [
+        program["argument_bytes"] + program["temporary_bytes"]
+        for program in programs
+        if program["temporary_bytes"] is not None
+    ]
     return {
         "images_per_second": speed,
         "step_seconds": results["batch_size"] / speed if speed else None,
-        "compile_seconds": sum(one["compile_seconds"] for one in programs),
+        "compile_seconds": sum(program["compile_seconds"] for program in programs),
         "memory_bytes": results["device_peak_bytes"] or max(bytes_, default=None),
-        "trainable": max(one["trainable"] for one in programs),
-        "parameters": max(one["parameters"] for one in programs),
+        "trainable": max(program["trainable"] for program in programs),
+        "parameters": max(program["parameters"] for program in programs),
         "step_flops": statistics.fmean(flops) if flops else None,
     }
 
@@ -202,7 +206,8 @@ def measure_study(study: Study, runs: Iterable[Run]) -> list[Measurement]:
     """Every run of a study, in the order of its scenarios."""
     order = [scenario.name for scenario in study.scenarios]
     return sorted(
-        (measure_run(run) for run in runs), key=lambda one: (order.index(one.run.scenario.name), one.run.seed)
+        (measure_run(run) for run in runs),
+        key=lambda measurement: (order.index(measurement.run.scenario.name), measurement.run.seed),
     )
 
 
@@ -210,15 +215,21 @@ def summarise(study: Study, measurements: Sequence[Measurement]) -> list[Summary
     """Mean and spread of every scenario over its finished runs."""
     summaries = []
     for scenario in study.scenarios:
-        mine = [one for one in measurements if one.run.scenario.name == scenario.name and one.status == "finished"]
-        columns = {name: [value for one in mine if (value := one.figures[name]) is not None] for name in FIGURES}
+        own = [
+            measurement
+            for measurement in measurements
+            if measurement.run.scenario.name == scenario.name and measurement.status == "finished"
+        ]
+        columns = {
+            name: [value for measurement in own if (value := measurement.figures[name]) is not None] for name in FIGURES
+        }
         summaries.append(
             Summary(
                 name=scenario.name,
                 framework=scenario.framework,
                 freeze=scenario.freeze,
                 frozen_bn=scenario.settings.frozen_bn,
-                seeds=tuple(one.run.seed for one in mine),
+                seeds=tuple(measurement.run.seed for measurement in own),
                 mean={name: statistics.fmean(values) if values else None for name, values in columns.items()},
                 spread={
                     name: statistics.stdev(values) if len(values) > 1 else None for name, values in columns.items()

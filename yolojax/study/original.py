@@ -123,8 +123,8 @@ def original_environment(inputs: Path) -> dict[str, str]:
 
 def step_seconds(log: str) -> list[float]:
     """Mean time of a step in each epoch, in seconds, from the original's log (the bar's own mean, waiting for data included)."""
-    found: dict[int, float] = {}
+    seconds: dict[int, float] = {}
     for epoch, _, speed, unit in _EPOCH_LINE.findall(log):
         if float(speed):
-            found[int(epoch)] = 1 / float(speed) if unit == "it/s" else float(speed)
-    return [found[epoch] for epoch in sorted(found)]
+            seconds[int(epoch)] = 1 / float(speed) if unit == "it/s" else float(speed)
+    return [seconds[epoch] for epoch in sorted(seconds)]

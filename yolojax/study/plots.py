@@ -1,4 +1,7 @@
-"""The pictures of a study: accuracy over epochs, against time and against memory; memory and utilisation. PNG files and SVG for the page."""
+"""The figures of a study: accuracy over epochs, against time and against memory; memory and utilisation.
+
+PNG files, and SVG for the page.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from yolojax.figures import COLOURS, INK, LINE, MUTED, new_figure, quiet_axes
 from yolojax.study.measurements import Measurement, Summary
 from yolojax.study.scenarios import Study
 
-# Colours in pictures on white; the page knows each by a name and has another set for dark screens.
-COLOURS = (
-    "#2563eb", "#c2410c", "#047857", "#7c3aed", "#be185d", "#0e7490", "#a16207", "#4d7c0f", "#57534e", "#b91c1c",
-)  # fmt: skip
-INK, MUTED, LINE = "#1c2430", "#5b6472", "#dfe3e8"
 _DASHES: dict[str, Any] = {"solid": "-", "dashed": (0, (4, 2)), "dotted": (0, (1, 1.4))}
 _MARKERS = {"solid": "o", "dashed": "D", "dotted": "s"}
 
@@ -37,14 +36,14 @@ class Style:
 
 @dataclass(frozen=True)
 class Plot:
-    """One picture.
+    """One figure.
 
     Attributes:
       key: its file's name.
       title: what it shows.
       note: how to read it.
       draw: draws it into axes.
-      rows: how many bars it has; 0 for a picture of lines.
+      rows: how many bars it has; 0 for lines and points.
     """
 
     key: str
@@ -56,75 +55,80 @@ class Plot:
 
 def styles(study: Study) -> dict[str, Style]:
     """A style for every scenario, by name; scenarios that freeze the same share a colour."""
-    fixed = {one.freeze for one in study.scenarios if one.framework == "yolojax" and one.settings.frozen_bn == "fixed"}
-    lines: dict[str, Literal["solid", "dashed", "dotted"]] = {
-        one.name: "dotted"
-        if one.framework == "torch"
-        else "dashed"
-        if one.settings.frozen_bn == "track" and one.freeze in fixed
-        else "solid"
-        for one in study.scenarios
+    fixed = {
+        scenario.freeze
+        for scenario in study.scenarios
+        if scenario.framework == "yolojax" and scenario.settings.frozen_bn == "fixed"
     }
-    twins = Counter((one.freeze, lines[one.name]) for one in study.scenarios)
+    lines: dict[str, Literal["solid", "dashed", "dotted"]] = {
+        scenario.name: "dotted"
+        if scenario.framework == "torch"
+        else "dashed"
+        if scenario.settings.frozen_bn == "track" and scenario.freeze in fixed
+        else "solid"
+        for scenario in study.scenarios
+    }
+    twins = Counter((scenario.freeze, lines[scenario.name]) for scenario in study.scenarios)
     told_apart = max(twins.values()) == 1
-    keys = {one.name: one.freeze if told_apart else one.name for one in study.scenarios}
+    keys = {scenario.name: scenario.freeze if told_apart else scenario.name for scenario in study.scenarios}
     order = list(dict.fromkeys(keys.values()))
     return {name: Style(order.index(key) % len(COLOURS), lines[name]) for name, key in keys.items()}
 
 
 def make_plots(study: Study, measurements: Sequence[Measurement], summaries: Sequence[Summary]) -> list[Plot]:
-    """The pictures that the finished runs allow."""
+    """The figures that the finished runs allow; none shows what another one shows."""
     look = styles(study)
-    done = [one for one in measurements if one.status == "finished" and one.curve]
-    finished = [one for one in summaries if one.seeds]
+    done = [run for run in measurements if run.status == "finished" and run.curve]
+    finished = [row for row in summaries if row.seeds]
     if not done:
         return []
-    band = "; the band is one standard deviation over the seeds" if any(len(one.seeds) > 1 for one in finished) else ""
+    band = "; the band is one standard deviation over the seeds" if any(len(row.seeds) > 1 for row in finished) else ""
 
     def curves(key: str, y: str, x: str = "epoch") -> Callable[[Any], None]:
-        rows = {one.name: _mean_curve(done, one.name, key, over_time=x != "epoch") for one in finished}
+        rows = {row.name: _mean_curve(done, row.name, key, over_time=x != "epoch") for row in finished}
         return lambda axes: _draw_curves(axes, rows, look, x, y)
 
-    def known(key: str) -> list[Summary]:
-        return [one for one in finished if one.mean[key]]
+    def measured(key: str) -> list[Summary]:
+        return [row for row in finished if row.mean[key]]
 
     def bars(key: str, scale: float, unit: str) -> Callable[[Any], None]:
-        return lambda axes: _draw_bars(axes, known(key), look, key, scale, unit)
+        return lambda axes: _draw_bars(axes, measured(key), look, key, scale, unit)
 
     def scatter(key: str) -> Callable[[Any], None]:
-        return lambda axes: _draw_scatter(axes, known(key), look, key, 1e-6, "MB")
+        return lambda axes: _draw_scatter(axes, measured(key), look, key, 1e-6, "MB")
 
-    on_device = any(one.memory_source == "device" for one in done)
-    memory = "device memory" if on_device else "memory of the compiled step"
-    memory_note = (
-        "The most that the device ever held."
-        if on_device
-        else "Arguments and temporaries of the training step as XLA plans them; the largest phase."
-    )
+    memory = memory_figure(finished)
+    title, memory_note = _MEMORY[memory if memory == "process_bytes" else done[0].memory_source]
     use = done[0].utilisation_source
-    spread = "Best epoch; lines are one standard deviation."
     plots = [
         Plot("map50-over-epochs", "mAP50 over epochs", f"Validation after every epoch{band}.", curves("map50", "mAP50")),
         Plot("map50_95-over-epochs", "mAP50-95 over epochs", f"Validation after every epoch{band}.", curves("map50_95", "mAP50-95")),
         Plot("map50-against-time", "mAP50 against time", "From the start of the process, compilation included; a mark is the end.",
              curves("map50", "mAP50", "minutes")),
-        Plot("memory", memory.capitalize(), memory_note, bars("memory_bytes", 1e-6, "MB"), len(known("memory_bytes"))),
+        Plot("map50-against-memory", f"mAP50 against {title[0].lower()}{title[1:]}", "Best epoch; lines are one standard deviation.",
+             scatter(memory)),
+        Plot("memory", title, memory_note, bars(memory, 1e-6, "MB"), len(measured(memory))),
         Plot("utilisation", f"{use} utilisation", "Mean over the whole run, start-up and validation included.",
-             bars("utilisation", 1, "%"), len(known("utilisation"))),
-        Plot("process-memory", "Memory of the whole process", "Main memory of the process and its workers; the most at any time.",
-             bars("process_bytes", 1e-6, "MB"), len(known("process_bytes"))),
-        Plot("map50-against-memory", f"mAP50 against {memory}", spread, scatter("memory_bytes")),
-        Plot("map50-against-process-memory", "mAP50 against memory of the process", spread, scatter("process_bytes")),
-        Plot("utilisation-over-time", f"{use} utilisation over time", "First seed; mean over ten seconds.",
-             lambda axes: _draw_utilisation(axes, done, look)),
+             bars("utilisation", 1, "%"), len(measured("utilisation"))),
     ]  # fmt: skip
-    empty = [key for key in ("memory_bytes", "process_bytes", "utilisation") if not known(key)]
-    left_out = {
-        "memory_bytes": ("memory", "map50-against-memory"),
-        "process_bytes": ("process-memory", "map50-against-process-memory"),
-        "utilisation": ("utilisation", "utilisation-over-time"),
-    }
-    return [plot for plot in plots if not any(plot.key in left_out[key] for key in empty)]
+    empty = {"memory", "map50-against-memory"} if not measured(memory) else set()
+    empty |= {"utilisation"} if not measured("utilisation") else set()
+    return [plot for plot in plots if plot.key not in empty]
+
+
+_MEMORY = {
+    "device": ("Device memory", "The most that the device ever held."),
+    "compiled program": (
+        "Memory of the compiled step",
+        "Arguments and temporaries of the training step as XLA plans them; the largest phase.",
+    ),
+    "process_bytes": ("Memory of the process", "Main memory of the process and its workers; the most at any time."),
+}
+
+
+def memory_figure(summaries: Sequence[Summary]) -> Literal["memory_bytes", "process_bytes"]:
+    """The figure by which all scenarios can be compared: that of the step or device, unless one of them does not tell it."""
+    return "memory_bytes" if all(row.mean["memory_bytes"] for row in summaries) else "process_bytes"
 
 
 def _mean_curve(
@@ -139,8 +143,8 @@ def _mean_curve(
                 if x is not None:
                     by_epoch.setdefault(point.epoch, []).append((x, getattr(point, key)))
     rows = []
-    for _, found in sorted(by_epoch.items()):
-        xs, ys = zip(*found, strict=True)
+    for _, points in sorted(by_epoch.items()):
+        xs, ys = zip(*points, strict=True)
         rows.append((statistics.fmean(xs), statistics.fmean(ys), statistics.stdev(ys) if len(ys) > 1 else 0.0))
     return rows
 
@@ -183,15 +187,15 @@ def _draw_curves(
 def _draw_bars(
     axes: Any, rows: Sequence[Summary], look: Mapping[str, Style], key: str, scale: float, unit: str
 ) -> None:
-    for place, one in enumerate(rows):
-        style, value, spread = look[one.name], (one.mean[key] or 0.0) * scale, (one.spread[key] or 0.0) * scale
+    for place, row in enumerate(rows):
+        style, value, spread = look[row.name], (row.mean[key] or 0.0) * scale, (row.spread[key] or 0.0) * scale
         alpha = {"solid": 0.95, "dashed": 0.5, "dotted": 0.28}[style.line]
-        axes.barh(place, value, 0.64, color=style.colour, alpha=alpha, linewidth=0, gid=f"series-{one.name}")
+        axes.barh(place, value, 0.64, color=style.colour, alpha=alpha, linewidth=0, gid=f"series-{row.name}")
         if spread:
             axes.plot([value - spread, value + spread], [place, place], color=INK, linewidth=1)
         axes.annotate(f"{value:,.0f}", (value + spread, place), xytext=(4, 0), textcoords="offset points", va="center",
                       color=MUTED, fontsize=8.5)  # fmt: skip
-    axes.set_yticks(range(len(rows)), [one.name for one in rows])
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.invert_yaxis()
     axes.set_xlabel(unit)
@@ -202,43 +206,25 @@ def _draw_bars(
 def _draw_scatter(
     axes: Any, rows: Sequence[Summary], look: Mapping[str, Style], key: str, scale: float, unit: str
 ) -> None:
-    for one in rows:
-        style, x, y = look[one.name], (one.mean[key] or 0.0) * scale, one.mean["map50"] or 0.0
+    for row in rows:
+        style, x, y = look[row.name], (row.mean[key] or 0.0) * scale, row.mean["map50"] or 0.0
         axes.plot([x], [y], marker=_MARKERS[style.line], markersize=7.5, linestyle="none", color=style.colour,
                   markerfacecolor=style.colour if style.line == "solid" else "none", markeredgewidth=1.7,
-                  gid=f"series-{one.name}", label=one.name)  # fmt: skip
+                  gid=f"series-{row.name}", label=row.name)  # fmt: skip
         for spread, ends in (
-            (one.spread["map50"] or 0, lambda s, x=x, y=y: ([x, x], [y - s, y + s])),
-            ((one.spread[key] or 0) * scale, lambda s, x=x, y=y: ([x - s, x + s], [y, y])),
+            (row.spread["map50"] or 0, lambda s, x=x, y=y: ([x, x], [y - s, y + s])),
+            ((row.spread[key] or 0) * scale, lambda s, x=x, y=y: ([x - s, x + s], [y, y])),
         ):
             if spread:
-                axes.plot(*ends(spread), color=style.colour, linewidth=1, alpha=0.7, gid=f"series-{one.name}")
+                axes.plot(*ends(spread), color=style.colour, linewidth=1, alpha=0.7, gid=f"series-{row.name}")
     axes.set(xlabel=unit, ylabel="mAP50")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.margins(0.08)
 
 
-def _draw_utilisation(axes: Any, runs: Sequence[Measurement], look: Mapping[str, Style]) -> None:
-    seen = set()
-    for run in runs:
-        name = run.run.scenario.name
-        if name in seen or not run.samples:
-            continue
-        seen.add(name)
-        xs = [seconds / 60 for seconds, _, _ in run.samples]
-        percent = [
-            statistics.fmean(p for s, p, _ in run.samples if abs(s - seconds) <= 5) for seconds, _, _ in run.samples
-        ]
-        axes.plot(xs, percent, color=look[name].colour, linestyle=_DASHES[look[name].line], linewidth=1.3,
-                  gid=f"series-{name}", label=name)  # fmt: skip
-    axes.set(xlabel="minutes", ylabel="%")
-    axes.set_ylim(0, 105)
-    axes.set_xlim(left=0)
-
-
 def to_png(plot: Plot) -> bytes:
-    """The picture on white, with a legend where it has lines."""
+    """The figure on white, with a legend where it has lines."""
     height = 1.0 + 0.27 * plot.rows if plot.rows else 4.6
     figure, axes = _figure(8.2, height)
     plot.draw(axes)
@@ -252,16 +238,22 @@ def to_png(plot: Plot) -> bytes:
     return buffer.getvalue()
 
 
-def to_svg(plot: Plot, order: Sequence[str]) -> str:
-    """The picture for the page: no background, colours by name, every scenario's marks in a class ``series-NUMBER`` of its own.
+def page_height(plots: Sequence[Plot]) -> float:
+    """Inches that every figure of a page has, so that its cards fill their grid: enough for the one with the most bars."""
+    return max([3.25, *(0.75 + 0.235 * plot.rows for plot in plots)])
+
+
+def to_svg(plot: Plot, order: Sequence[str], height: float) -> str:
+    """The figure for the page: no background, colours by name, every scenario's marks in a class ``series-NUMBER`` of its own.
 
     Args:
-      plot: the picture.
+      plot: the figure.
       order: names of scenarios; their places are the numbers.
+      height: in inches; see ``page_height``.
     """
     import matplotlib
 
-    figure, axes = _figure(4.9, 0.75 + 0.235 * plot.rows if plot.rows else 3.25)
+    figure, axes = _figure(4.9, height)
     plot.draw(axes)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": plot.key}):
@@ -278,7 +270,7 @@ def to_svg(plot: Plot, order: Sequence[str]) -> str:
         "",
         svg,
     )
-    svg = re.sub(r"font: [\d.]+px [^;\"]*", lambda found: re.sub(r"px .*", "px var(--font)", found.group()), svg)
+    svg = re.sub(r"font: [\d.]+px [^;\"]*", lambda style: re.sub(r"px .*", "px var(--font)", style.group()), svg)
     for number, colour in enumerate(COLOURS):
         svg = svg.replace(colour, f"var(--c{number})")
     for colour, name in ((INK, "ink"), (MUTED, "muted"), (LINE, "line")):
@@ -294,18 +286,8 @@ def _escaped(text: str) -> str:
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:
     """A figure that needs no display and no global state, and its axes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, height)
     axes = figure.add_subplot()
     axes.set_facecolor("none")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(LINE)
-    axes.tick_params(colors=MUTED, labelsize=9, color=LINE)
-    axes.xaxis.label.set(color=MUTED, fontsize=9)
-    axes.yaxis.label.set(color=MUTED, fontsize=9)
-    axes.grid(color=LINE, linewidth=0.7)
-    axes.set_axisbelow(True)
+    quiet_axes(axes)
     return figure, axes

@@ -1,4 +1,4 @@
-"""What a study leaves behind: CSV and Markdown tables, pictures, and one page that opens anywhere, offline."""
+"""What a study leaves behind: CSV and Markdown tables, figures, and one page that opens anywhere, offline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from yolojax.files import write_file
 from yolojax.study.measurements import FIGURES, Measurement, Summary, summarise
-from yolojax.study.plots import Plot, Style, make_plots, styles, to_png, to_svg
+from yolojax.study.plots import Plot, Style, make_plots, memory_figure, page_height, styles, to_png, to_svg
 from yolojax.study.runner import LOG
 from yolojax.study.scenarios import Reference, Study
 from yolojax.training.settings import TrainSettings
@@ -96,31 +96,37 @@ def write_report(study: Study, measurements: Sequence[Measurement], output: Path
 
 def shown_columns(summaries: Sequence[Summary]) -> list[Column]:
     """The columns that have a figure."""
-    return [column for column in COLUMNS if any(one.mean[column.key] is not None for one in summaries)]
+    return [column for column in COLUMNS if any(row.mean[column.key] is not None for row in summaries)]
 
 
 def _scenario_rows(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
     return [
         {
-            "scenario": one.name, "framework": one.framework, "freeze": one.freeze, "frozen_bn": one.frozen_bn, "runs": len(one.seeds),
-            **{f"{name}{suffix}": values[name] for name in FIGURES for suffix, values in (("", one.mean), ("_std", one.spread))},
+            "scenario": row.name, "framework": row.framework, "freeze": row.freeze, "frozen_bn": row.frozen_bn, "runs": len(row.seeds),
+            **{f"{name}{suffix}": values[name] for name in FIGURES for suffix, values in (("", row.mean), ("_std", row.spread))},
         }
-        for one in summaries
+        for row in summaries
     ]  # fmt: skip
 
 
 def _run_rows(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
     return [
-        {"scenario": one.run.scenario.name, "seed": one.run.seed, "status": one.status, "folder": str(one.run.folder), **one.figures}
-        for one in measurements
-    ]  # fmt: skip
+        {
+            "scenario": measurement.run.scenario.name,
+            "seed": measurement.run.seed,
+            "status": measurement.status,
+            "folder": str(measurement.run.folder),
+            **measurement.figures,
+        }
+        for measurement in measurements
+    ]
 
 
 def _epoch_rows(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
     return [
-        {"scenario": one.run.scenario.name, "seed": one.run.seed, **dataclasses.asdict(point)}
-        for one in measurements
-        for point in one.curve
+        {"scenario": measurement.run.scenario.name, "seed": measurement.run.seed, **dataclasses.asdict(point)}
+        for measurement in measurements
+        for point in measurement.curve
     ]
 
 
@@ -132,10 +138,10 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
     return buffer.getvalue()
 
 
-def _with_spread(column: Column, one: Summary) -> str:
-    spread = one.spread[column.key]
+def _with_spread(column: Column, row: Summary) -> str:
+    spread = row.spread[column.key]
     shown = column.show(spread)
-    return column.show(one.mean[column.key]) + (f" ± {shown}" if spread and shown.strip("0.") else "")
+    return column.show(row.mean[column.key]) + (f" ± {shown}" if spread and shown.strip("0.") else "")
 
 
 def _markdown(
@@ -168,29 +174,33 @@ def _line(cells: Iterable[str]) -> str:
     return "|" + "|".join(f" {cell} ".replace(" - ", "-") for cell in cells) + "|"
 
 
-def _published(one: Reference, column: Column) -> float | None:
-    return {"map50": one.map50, "map50_95": one.map50_95, "wall_seconds": one.seconds}.get(column.key)
+def _published(reference: Reference, column: Column) -> float | None:
+    return {"map50": reference.map50, "map50_95": reference.map50_95, "wall_seconds": reference.seconds}.get(column.key)
 
 
 def _progress(measurements: Sequence[Measurement]) -> str:
     """How much of the study is done, in words."""
-    done = sum(one.status == "finished" for one in measurements)
-    failed = sum(one.status == "failed" for one in measurements)
-    seeds = len({one.run.seed for one in measurements})
+    done = sum(measurement.status == "finished" for measurement in measurements)
+    failed = sum(measurement.status == "failed" for measurement in measurements)
+    seeds = len({measurement.run.seed for measurement in measurements})
     told = f"{done} runs" if done == len(measurements) else f"{done} of {len(measurements)} runs finished"
     told += f", {failed} failed" if failed else ""
     return f"{told}; " + (f"mean ± standard deviation over {seeds} seeds." if seeds > 1 else "one seed.")
 
 
 def _failures(measurements: Sequence[Measurement]) -> list[tuple[str, str]]:
-    return [(f"FAILED {one.run.name}", str(one.run.folder / LOG)) for one in measurements if one.status == "failed"]
+    return [
+        (f"FAILED {measurement.run.name}", str(measurement.run.folder / LOG))
+        for measurement in measurements
+        if measurement.status == "failed"
+    ]
 
 
 def _page(
     study: Study, measurements: Sequence[Measurement], summaries: Sequence[Summary], plots: Sequence[Plot], output: Path
 ) -> str:
     template = Template((resources.files("yolojax.study") / "page.html").read_text(encoding="utf-8"))
-    look, order = styles(study), [one.name for one in summaries]
+    look, order = styles(study), [row.name for row in summaries]
     columns = shown_columns(summaries)
     return template.substitute(
         title=html.escape(study.title),
@@ -201,7 +211,7 @@ def _page(
         legend="".join(_legend_entry(number, name, look[name]) for number, name in enumerate(order)),
         table=_scenario_table(study, summaries, columns, look),
         plots="".join(
-            f"<figure><figcaption><b>{html.escape(plot.title)}</b>{html.escape(plot.note)}</figcaption>{to_svg(plot, order)}</figure>"
+            f"<figure><figcaption><b>{html.escape(plot.title)}</b>{html.escape(plot.note)}</figcaption>{to_svg(plot, order, page_height(plots))}</figure>"
             for plot in plots
         ),
         runs=_run_table(measurements, columns),
@@ -218,11 +228,11 @@ def _tiles(summaries: Sequence[Summary]) -> str:
     tiles = []
     for key, heading, best in (
         ("map50", "highest mAP50", max), ("map50_95", "highest mAP50-95", max), ("wall_seconds", "shortest run", min),
-        ("memory_bytes", "least memory", min),
+        (memory_figure([row for row in summaries if row.seeds]), "least memory", min),
     ):  # fmt: skip
-        known = [one for one in summaries if one.mean[key] is not None]
-        if known:
-            winner = best(known, key=lambda one: one.mean[key] or 0.0)
+        measured = [row for row in summaries if row.mean[key] is not None]
+        if measured:
+            winner = best(measured, key=lambda row: row.mean[key] or 0.0)
             column = next(column for column in COLUMNS if column.key == key)
             unit = column.heading.partition(", ")[2]
             tiles.append(
@@ -253,17 +263,17 @@ def _scenario_table(
     head = "<th scope=col class=text>scenario<th scope=col class=text title='BatchNorm of frozen layers'>BN<th scope=col>runs"
     head += "".join(f'<th scope=col title="{html.escape(column.help)}">{_heading(column)}' for column in columns)
     rows = []
-    for number, one in enumerate(summaries):
+    for number, row in enumerate(summaries):
         cells = []
         for column in columns:
-            spread = one.spread[column.key]
+            spread = row.spread[column.key]
             shown = column.show(spread)
             extra = f"<i>± {shown}</i>" if spread and shown.strip("0.") else ""
-            cells.append(_cell(one.mean[column.key], column.show(one.mean[column.key]), extra))
-        swatch = f'<u style="--c:var(--c{look[one.name].index})" class={look[one.name].line}></u>'
+            cells.append(_cell(row.mean[column.key], column.show(row.mean[column.key]), extra))
+        swatch = f'<u style="--c:var(--c{look[row.name].index})" class={look[row.name].line}></u>'
         rows.append(
-            f"<tr data-series={number}><th scope=row>{swatch}{html.escape(one.name)}</th><td class=text>{one.frozen_bn}</td>"
-            f"{_cell(len(one.seeds), str(len(one.seeds)))}{''.join(cells)}</tr>"
+            f"<tr data-series={number}><th scope=row>{swatch}{html.escape(row.name)}</th><td class=text>{row.frozen_bn}</td>"
+            f"{_cell(len(row.seeds), str(len(row.seeds)))}{''.join(cells)}</tr>"
         )
     for published in study.reference:
         source = html.escape(published.source or "published")
@@ -279,24 +289,26 @@ def _run_table(measurements: Sequence[Measurement], columns: Sequence[Column]) -
     head = "<th scope=col class=text>scenario<th scope=col>seed<th scope=col class=text>status<th scope=col>best epoch"
     head += "".join(f"<th scope=col>{_heading(column)}" for column in columns)
     rows = []
-    for one in measurements:
-        epoch = one.figures["best_epoch"]
-        cells = [_cell(one.figures[column.key], column.show(one.figures[column.key])) for column in columns]
+    for measurement in measurements:
+        epoch = measurement.figures["best_epoch"]
+        cells = [
+            _cell(measurement.figures[column.key], column.show(measurement.figures[column.key])) for column in columns
+        ]
         rows.append(
-            f"<tr><th scope=row>{html.escape(one.run.scenario.name)}</th>{_cell(one.run.seed, str(one.run.seed))}"
-            f"<td class=text>{one.status}</td>{_cell(epoch, f'{epoch:.0f}' if epoch else '–')}{''.join(cells)}</tr>"
+            f"<tr><th scope=row>{html.escape(measurement.run.scenario.name)}</th>{_cell(measurement.run.seed, str(measurement.run.seed))}"
+            f"<td class=text>{measurement.status}</td>{_cell(epoch, f'{epoch:.0f}' if epoch else '–')}{''.join(cells)}</tr>"
         )
     return f"<table class=sortable><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def _settings(study: Study) -> str:
     """What all scenarios have in common, where it is not the default; and what sets them apart."""
-    every = [dataclasses.asdict(one.settings) for one in study.scenarios]
+    every = [dataclasses.asdict(settings.settings) for settings in study.scenarios]
     default = dataclasses.asdict(TrainSettings())
     shared = {
         key: value
         for key, value in every[0].items()
-        if all(one[key] == value for one in every) and value != default[key]
+        if all(settings[key] == value for settings in every) and value != default[key]
     }
     lines = [
         f"--{key.replace('_', '-')} {' '.join(value) if isinstance(value, tuple) else value}"
@@ -307,16 +319,16 @@ def _settings(study: Study) -> str:
 
 def _environment(measurements: Sequence[Measurement]) -> str:
     """On what the runs ran: of the first run of our own that says so."""
-    for one in measurements:
-        file = one.run.folder / "environment.json"
+    for measurement in measurements:
+        file = measurement.run.folder / "environment.json"
         if file.is_file():
-            known = json.loads(file.read_text(encoding="utf-8"))
-            packages = ", ".join(f"{name} {version}" for name, version in known["packages"].items() if version)
-            commit = f"commit {known['git_commit'][:12]}" if known.get("git_commit") else ""
+            record = json.loads(file.read_text(encoding="utf-8"))
+            packages = ", ".join(f"{name} {version}" for name, version in record["packages"].items() if version)
+            commit = f"commit {record['git_commit'][:12]}" if record.get("git_commit") else ""
             lines = [
-                ", ".join(known["devices"]),
-                f"{known['cpu_threads']} processors, {known['platform']}",
-                f"Python {known['python']}, {packages}",
+                ", ".join(record["devices"]),
+                f"{record['cpu_threads']} processors, {record['platform']}",
+                f"Python {record['python']}, {packages}",
                 commit,
             ]
             return html.escape("\n".join(filter(None, lines)))

@@ -7,13 +7,9 @@ import dataclasses
 import json
 import logging
 import os
-import signal
-import subprocess
-import sys
-import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -21,15 +17,16 @@ from typing import IO, Any
 from yolojax.errors import UserError
 from yolojax.files import write_json
 from yolojax.interrupts import Interrupt, interruptible
+from yolojax.processes import last_line, locked_folder, start_process, wait_for
 from yolojax.study.original import original_command, original_environment, write_inputs
-from yolojax.study.sampling import COLUMNS, PERIOD, Sampler
+from yolojax.study.sampling import COLUMNS, Sampler
 from yolojax.study.scenarios import Extent, Scenario, Study
-from yolojax.training.settings import TrainSettings
+from yolojax.system import processors
+from yolojax.training.settings import train_command
 
 log = logging.getLogger(__name__)
 
 RECORD, LOG, SAMPLES = "study.json", "log.txt", "samples.csv"
-_PATIENCE = 300.0  # seconds that an interrupted run gets to save
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ def run_study(
       SystemExit: a signal asked to stop; the current run has saved what it has.
     """
     runs = planned_runs(study, output)
-    with alone(output) as lock, interruptible() as interrupt:
+    with locked_folder(output, "study") as lock, interruptible() as interrupt:
         for number, run in enumerate(runs, 1):
             if run.record()["status"] == "finished":
                 continue
@@ -128,18 +125,19 @@ def _run(run: Run, inputs: Path, extent: Extent, interrupt: Interrupt, lock: int
             original_environment(inputs),
         )
     else:
-        command, environment = train_command(run), _environment()
+        command, environment = own_command(run), _environment()
     record = {
         "scenario": run.scenario.name,
         "framework": run.scenario.framework,
         "seed": run.seed,
         "settings": _plain_settings(run),
         "extent": dataclasses.asdict(extent),
-        "cpus": _cpus(),
+        "cpus": processors(),
         "command": command,
     }
-    if run.scenario.framework == "torch" and _epochs(run.folder) >= extent.epochs:
-        # It was stopped in its last validation, which only repeats figures; the original refuses to go on from there.
+    # A run that ended just before its study did refuses to go on; so does the original in its last validation, which only repeats figures.
+    ended = run.scenario.framework == "torch" or (run.folder / "results.json").is_file()
+    if ended and _epochs(run.folder) >= extent.epochs:
         write_json(run.folder / RECORD, {**record, "status": "finished", "seconds": before})
         return 0
     write_json(run.folder / RECORD, {**record, "status": "running", "seconds": before})
@@ -161,53 +159,6 @@ def _run(run: Run, inputs: Path, extent: Extent, interrupt: Interrupt, lock: int
     return exit_status
 
 
-def start_process(
-    command: Sequence[str], output: Path, lock: int, environment: Mapping[str, str] | None = None
-) -> subprocess.Popen[bytes]:
-    """Start a command that adds what it prints to a log.
-
-    Args:
-      command: and its arguments.
-      output: log file.
-      lock: of ``alone``, which the process holds as well.
-      environment: of the process, if it is not that of this one.
-    """
-    with output.open("ab") as file:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,  # Ctrl-C reaches this process alone, which hands it on once
-            pass_fds=(lock,) if lock >= 0 else (),
-        )
-
-
-def wait_for(process: subprocess.Popen[bytes], interrupt: Interrupt, watch: Callable[[], None] = lambda: None) -> int:
-    """Wait until a process ends, and hand an interruption on to it.
-
-    Args:
-      process: to wait for.
-      interrupt: of this process.
-      watch: called every ``PERIOD`` seconds, and once more at the end.
-
-    Returns:
-      Its exit status.
-    """
-    asked = 0.0
-    while process.returncode is None:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=PERIOD)
-        watch()
-        if interrupt and not asked:
-            asked = time.monotonic()
-            process.send_signal(signal.SIGTERM)
-        if asked and time.monotonic() - asked > _PATIENCE:
-            process.kill()
-    return process.returncode
-
-
 @contextmanager
 def _samples(path: Path) -> Iterator[tuple[IO[str], csv.DictWriter[str]]]:
     fresh = not path.is_file()
@@ -227,26 +178,9 @@ def _epochs(folder: Path) -> int:
         return 0
 
 
-def train_command(run: Run) -> list[str]:
+def own_command(run: Run) -> list[str]:
     """The command line of one of our own runs; it continues the run where its folder holds one."""
-    start = [sys.executable, "-m", "yolojax.cli.main", "train"]
-    if (run.folder / "settings.yaml").is_file():
-        return [*start, "--resume", str(run.folder)]
-    settings = dataclasses.replace(
-        run.scenario.settings, seed=run.seed, project=str(run.folder.parent), name=run.folder.name, exist_ok=True
-    )
-    return [*start, *train_flags(settings)]
-
-
-def train_flags(settings: TrainSettings) -> list[str]:
-    """The flags of ``yolojax train`` that say what differs from its defaults."""
-    words: list[str] = []
-    for item in dataclasses.fields(TrainSettings):
-        value, flag = getattr(settings, item.name), f"--{item.name.replace('_', '-')}"
-        if value == getattr(TrainSettings(), item.name):
-            continue
-        words += [flag] if value is True else [flag, *value] if isinstance(value, tuple) else [f"{flag}={value}"]
-    return words
+    return train_command(dataclasses.replace(run.scenario.settings, seed=run.seed), run.folder)
 
 
 def _environment() -> dict[str, str]:
@@ -261,39 +195,3 @@ def _environment() -> dict[str, str]:
 def _plain_settings(run: Run) -> dict[str, Any]:
     settings = dataclasses.asdict(run.scenario.settings)
     return {**json.loads(json.dumps(settings)), "framework": run.scenario.framework}
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def last_line(output: Path) -> str:
-    """The last line of a log, shortened, as the likeliest reason of a failure."""
-    lines = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return textwrap.shorten(lines[-1], 240) if lines else "no output"
-
-
-@contextmanager
-def alone(output: Path) -> Iterator[int]:
-    """Hold the folder for one study; runs inherit the hold, so that a run that outlived its study is not started twice.
-
-    Gives the file descriptor, or -1 where the system has no such locks.
-    """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        file = (output / ".lock").open("a")
-    except OSError as error:
-        raise UserError(f"{output}: the folder of the study cannot be made ({error.strerror})") from error
-    with file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            yield -1
-            return
-        except OSError as error:
-            raise UserError(
-                f"{output}: another study, or a run that it left behind, is at work in this folder"
-            ) from error
-        yield file.fileno()

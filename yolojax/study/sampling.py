@@ -9,7 +9,6 @@ from typing import Any
 import psutil
 
 COLUMNS = ("seconds", "epochs", "cpu_percent", "memory_bytes", "gpu_percent", "gpu_memory_bytes")
-PERIOD = 2.0  # seconds between two samples
 
 
 class Sampler:
@@ -51,11 +50,11 @@ class Sampler:
         used = []
         for nvml, handle in self._gpus:
             try:
-                found = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+                running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
                 # Inside a container NVML names processes by numbers of the host, which mean nothing here: they are taken for ours.
-                mine = [one for one in found if one.pid in pids or not psutil.pid_exists(one.pid)]
-                if mine:
-                    memory = sum(one.usedGpuMemory or 0 for one in mine)
+                own = [item for item in running if item.pid in pids or not psutil.pid_exists(item.pid)]
+                if own:
+                    memory = sum(item.usedGpuMemory or 0 for item in own)
                     used.append((nvml.nvmlDeviceGetUtilizationRates(handle).gpu, memory))
             except nvml.NVMLError:
                 continue

@@ -17,7 +17,6 @@ from typing import Any, Literal
 from yolojax.config import check_keys, find_config, from_mapping, read_yaml
 from yolojax.data.sources import load_data
 from yolojax.errors import UserError
-from yolojax.freezing.labels import FROZEN
 from yolojax.freezing.load import load_strategy, rehearse
 from yolojax.training.settings import TrainSettings
 from yolojax.training.setup import Job, prepare
@@ -94,10 +93,10 @@ class Study:
         Raises:
           UserError: no scenario has this name.
         """
-        known = [scenario.name for scenario in self.scenarios]
+        names_here = [scenario.name for scenario in self.scenarios]
         for name in names:
-            if name not in known:
-                raise UserError(f"{self.file}: no scenario is named {name!r}; there are: {', '.join(known)}")
+            if name not in names_here:
+                raise UserError(f"{self.file}: no scenario is named {name!r}; there are: {', '.join(names_here)}")
         chosen = [scenario for scenario in self.scenarios if not names or scenario.name in names]
         return dataclasses.replace(self, scenarios=tuple(chosen))
 
@@ -116,8 +115,8 @@ def load_study(name: str | Path) -> Study:
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{file}: key 'scenarios': expected a list of scenarios, found {rows!r}")
     scenarios = tuple(_scenario(row, shared, file, number) for number, row in enumerate(rows, 1))
-    for kind in ("name", "folder"):
-        name, count = Counter(getattr(scenario, kind) for scenario in scenarios).most_common(1)[0]
+    for attribute in ("name", "folder"):
+        name, count = Counter(getattr(scenario, attribute) for scenario in scenarios).most_common(1)[0]
         if count > 1:
             raise UserError(f"{file}: {count} scenarios have the name {name!r}; runs and rows are told apart by it")
     seeds = content.get("seeds", [0])
@@ -162,7 +161,7 @@ def _scenario(row: Any, shared: Mapping[str, Any], file: Path, number: int) -> S
 
 
 def _train_settings(flags: Mapping[str, Any], where: str) -> TrainSettings:
-    """Settings from the flags of ``yolojax train``, spelled as there; without pictures unless ``noplots: false`` asks for them."""
+    """Settings from the flags of ``yolojax train``, spelled as there; without figures unless ``noplots: false`` asks for them."""
     spelled = {
         word.lstrip("-").replace("-", "_"): item
         for item in dataclasses.fields(TrainSettings)
@@ -239,16 +238,14 @@ def check_study(study: Study) -> dict[str, Extent]:
                 _check_original(interpreter(scenario))
             if common not in jobs:
                 with _quietly():
-                    jobs[common] = prepare(common)
+                    jobs[common], _ = prepare(common)
             job = jobs[common]
             phases = rehearse(load_strategy(scenario.settings.freeze), job.paths, job.epochs, job.spec.name)
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
-        leaves = {path: leaf.size for path, leaf in flatten(job.variables["params"]).items()}
-        trainable = max(
-            sum(leaves.get(path, 0) for path, label in phase.labels if label != FROZEN) for _, phase in phases
-        )
-        extents[scenario.name] = Extent(trainable, sum(leaves.values()), job.schedule.batch_size, job.epochs)
+        leaves = {path: leaf.size for path, leaf in flatten(job.shapes["params"]).items()}
+        trainable = max(sum(size for path, size in leaves.items() if phase.trains(path)) for _, phase in phases)
+        extents[scenario.name] = Extent(trainable, sum(leaves.values()), job.batch_size, job.epochs)
     for job in jobs.values():
         job.stream.close()
     return extents
@@ -284,9 +281,9 @@ def interpreter(scenario: Scenario) -> str:
 def _check_original(python: str) -> None:
     code = "import importlib.metadata as m, torch; print(m.version('yolov5'))"
     try:
-        found = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+        answer = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     except OSError as error:
         raise UserError(f"key 'python': {python} cannot be run ({error.strerror})") from error
-    if found.returncode:
-        last = (found.stderr.strip().splitlines() or ["no message"])[-1]
+    if answer.returncode:
+        last = (answer.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"key 'python': {python} has no working yolov5 and torch ({last}): pip install yolov5==7.0.14")

@@ -7,7 +7,7 @@ A run folder holds ``checkpoints/<step>/`` (state of the optimizer and the loop,
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,20 +18,25 @@ from yolojax.errors import UserError
 from yolojax.files import disk_trouble
 
 State = TypeVar("State")
-Progress = dict[str, Any]
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be read; says which, and why."""
 
 
 class Checkpoints:
-    """The resumable checkpoints of one run folder, oldest first; the newest two are kept."""
+    """The resumable checkpoints of one run folder; the newest two are kept."""
 
     def __init__(self, folder: Path) -> None:
         """Open (and create) ``folder/checkpoints``."""
-        logging.getLogger("absl").setLevel(logging.WARNING)
+        # Its threads log the traceback of an error that ``save`` and ``wait`` raise as well; --debug shows them.
+        quiet = not logging.getLogger("yolojax").isEnabledFor(logging.DEBUG)
+        logging.getLogger("absl").setLevel(logging.CRITICAL if quiet else logging.WARNING)
         self.folder = folder.absolute() / "checkpoints"
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
-    def save(self, step: int, state: Any, progress: Progress) -> None:
+    def save(self, step: int, state: Any, progress: Mapping[str, Any]) -> None:
         """Save in the background; waits for the save before it, and raises that one's error.
 
         Args:
@@ -46,7 +51,7 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_named(state)), progress=ocp.args.JsonSave(progress)
+                    state=ocp.args.StandardSave(_named(state)), progress=ocp.args.JsonSave(dict(progress))
                 ),
                 force=True,
             )
@@ -70,42 +75,55 @@ class Checkpoints:
         step = self._manager.latest_step()
         return None if step is None else self.folder / str(step)
 
-    def restore(self, template: Callable[[Progress], State]) -> tuple[State, Progress, list[str]] | None:
-        """The newest checkpoint that can be read.
+    def steps(self) -> list[int]:
+        """The steps that a checkpoint is there for, newest first."""
+        return sorted(self._manager.all_steps(), reverse=True)
 
-        Args:
-          template: from a checkpoint's progress to the pytree of arrays or ``ShapeDtypeStruct`` (with shardings) that its state has.
-
-        Returns:
-          State, progress and one sentence per damaged checkpoint that was passed over; ``None`` if there is none at all.
+    def progress(self, step: int) -> dict[str, Any]:
+        """What ``save`` was given as ``progress``.
 
         Raises:
-          UserError: there are checkpoints, but none can be read.
+          CheckpointError: it cannot be read.
         """
-        damaged: list[str] = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                progress = self._read(step, progress=ocp.args.JsonRestore())
-                wanted = template(progress)
-                named = self._read(step, state=ocp.args.StandardRestore(_named(wanted)))
-            except Exception as error:  # Orbax raises many kinds for a damaged file
-                damaged.append(f"{self.folder / str(step)}: cannot be read ({str(error).splitlines()[0][:120]})")
-                continue
-            leaves = [named[name] for name in _named(wanted)]
-            return jax.tree.unflatten(jax.tree.structure(wanted), leaves), progress, damaged
-        if damaged:
-            raise UserError(
-                "no checkpoint of this run can be read; start it again without --resume: " + "; ".join(damaged)
-            )
-        return None
+        content: dict[str, Any] = self._read(step, progress=ocp.args.JsonRestore())
+        return content
+
+    def restore(self, step: int, template: State) -> State:
+        """The arrays of a checkpoint.
+
+        Args:
+          step: one of ``steps``.
+          template: pytree of arrays or ``ShapeDtypeStruct`` (with shardings), as the state was that was saved.
+
+        Raises:
+          CheckpointError: it cannot be read, or is of another structure.
+        """
+        names = _named(template)
+        leaves = self._read(step, state=ocp.args.StandardRestore(names))
+        return jax.tree.unflatten(jax.tree.structure(template), [leaves[name] for name in names])
 
     def _read(self, step: int, **item: Any) -> Any:
-        return self._manager.restore(step, args=ocp.args.Composite(**item))[next(iter(item))]
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**item))[next(iter(item))]
+        except Exception as error:  # Orbax raises many kinds for a damaged file
+            reason = (str(error) or repr(error)).splitlines()[0][:120]
+            raise CheckpointError(f"{self.folder / str(step)}: cannot be read ({reason})") from error
 
     def close(self) -> None:
-        """Finish and release the background threads."""
-        self.wait()
-        self._manager.close()
+        """Finish and release the background threads.
+
+        Raises:
+          UserError: the last save could not be written.
+        """
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run folder holds a whole checkpoint."""
+    return any(place.name.isdigit() for place in (folder / "checkpoints").glob("*"))
 
 
 def _named(tree: Any) -> dict[str, Any]:
@@ -114,5 +132,5 @@ def _named(tree: Any) -> dict[str, Any]:
 
 
 def _disk_error(folder: Path, error: Exception) -> UserError:
-    reason = disk_trouble(error) or str(error).splitlines()[0]
+    reason = disk_trouble(error) or (str(error) or repr(error)).splitlines()[0]
     return UserError(f"{folder}: the checkpoint could not be saved ({reason}); continue with --resume once it can be")

@@ -17,9 +17,7 @@ from jax import Array
 from yolojax.freezing.labels import FROZEN, TRAINABLE
 from yolojax.hyperparameters import Hyperparameters
 from yolojax.training.schedule import NOMINAL_BATCH, Rates
-from yolojax.tree import map_with_path
-
-Tree = Any
+from yolojax.tree import Tree, map_with_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +67,9 @@ def make_optimizer(
     ready: Array | bool = True,
     restart: Array | bool = False,
 ) -> optax.GradientTransformation:
-    """The transformation of one iteration.
+    """The transformation of one iteration, around that iteration's rates.
+
+    (``optax.inject_hyperparams`` would make every rate an array of the state, to be saved with it and set anew before each step.)
 
     Args:
       labels: tree of ``frozen`` or the name of a trainable group, structure of the parameters.
@@ -115,7 +115,7 @@ def _scale_by_rates(rates: Rates, factors: Tree) -> optax.GradientTransformation
     """Multiply by minus the learning rate: biases (BatchNorm's too) have one of their own during the warm-up."""
 
     def leaf(path: Any, update: Array) -> Array:
-        factor = factors
+        factor: Any = factors
         for key in path:
             factor = factor[key.key]
         rate = rates.bias_learning_rate if path[-1].key == "bias" else rates.learning_rate
@@ -127,7 +127,7 @@ def _scale_by_rates(rates: Rates, factors: Tree) -> optax.GradientTransformation
 def clip_by_norm(limit: float) -> optax.GradientTransformation:
     """Scale a gradient by ``min(1, limit / (norm + 1e-6))``, as PyTorch clips; optax leaves the 1e-6 out."""
 
-    def update(updates: Tree, _: Tree) -> Tree:
+    def update(updates: optax.Updates, _: optax.Updates) -> optax.Updates:
         scale = jnp.minimum(limit / (optax.tree.norm(updates) + 1e-6), 1)
         return jax.tree.map(lambda gradient: gradient * scale, updates)
 
@@ -137,7 +137,9 @@ def clip_by_norm(limit: float) -> optax.GradientTransformation:
 def leaf_by_leaf(inner: optax.GradientTransformation) -> optax.GradientTransformation:
     """Give every leaf a state of its own, so that one which starts to train later has Adam's count of its own updates."""
 
-    def update(updates: Tree, states: Tree, _: Tree | None = None) -> tuple[Tree, Tree]:
+    def update(
+        updates: optax.Updates, states: optax.Updates, _: optax.Updates | None = None
+    ) -> tuple[optax.Updates, optax.Updates]:
         tree: Any = jax.tree.structure(updates)
         leaves = jax.tree.leaves(updates)
         pairs = [inner.update(leaf, state) for leaf, state in zip(leaves, tree.flatten_up_to(states), strict=True)]
@@ -150,7 +152,7 @@ def leaf_by_leaf(inner: optax.GradientTransformation) -> optax.GradientTransform
 class SumState(NamedTuple):
     """State of ``sum_gradients``: the sum so far and the state of what it feeds."""
 
-    total: Tree
+    total: optax.Updates
     inner: Any
 
 
@@ -165,10 +167,12 @@ def sum_gradients(
       restart: bool scalar: drop what was summed before this gradient.
     """
 
-    def init(params: Tree) -> SumState:
+    def init(params: optax.Updates) -> SumState:
         return SumState(jax.tree.map(jnp.zeros_like, params), inner.init(params))
 
-    def update(updates: Tree, state: SumState, params: Tree | None = None) -> tuple[Tree, SumState]:
+    def update(
+        updates: optax.Updates, state: SumState, params: optax.Updates | None = None
+    ) -> tuple[optax.Updates, SumState]:
         total = jax.tree.map(lambda old, new: jnp.where(restart, 0, old) + new, state.total, updates)
         moves, moved = inner.update(total, state.inner, params)
         zeros = jax.tree.map(jnp.zeros_like, total)
@@ -177,5 +181,5 @@ def sum_gradients(
     return optax.GradientTransformation(init, update)
 
 
-def _select(condition: Array | bool, chosen: Tree, other: Tree) -> Tree:
+def _select(condition: Array | bool, chosen: optax.Updates, other: optax.Updates) -> optax.Updates:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), chosen, other)

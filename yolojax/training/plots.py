@@ -1,4 +1,4 @@
-"""The pictures of a run: losses and metrics over epochs, the labels of the data set, the first training batches."""
+"""The figures of a run: losses and metrics over epochs, the labels of the data set, the first training batches."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from yolojax.drawing import PALETTE, class_colour, draw_boxes
+from yolojax.drawing import draw_sheet, pixel_boxes
+from yolojax.figures import COLOURS, new_figure
 
 _PANELS = (
     ("Box loss", ("train/box_loss", "val/box_loss")),
@@ -33,22 +33,23 @@ def plot_results(rows: Sequence[Mapping[str, float]], path: Path, title: str = "
       path: PNG file to write.
       title: line above the panels.
     """
-    figure = new_figure((16, 7.5))
+    figure = new_figure(16, 7.5)
     epochs = [row["epoch"] + 1 for row in rows]
     for index, (name, columns) in enumerate(_PANELS):
         axes = figure.add_subplot(2, 4, index + 1)
-        for column in columns:
+        for column, colour in zip(columns, COLOURS, strict=False):
             values = [row.get(column, float("nan")) for row in rows]
             axes.plot(
                 epochs,
                 values,
                 marker="o" if len(rows) < 30 else None,
                 markersize=3,
+                color=colour,
                 label=column.split("/")[0 if "loss" in column else 1],
             )
         axes.set_title(name, fontsize=11)
         axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
         axes.grid(alpha=0.3)
         if len(columns) > 1:
             axes.legend(fontsize=9, frameon=False)
@@ -66,12 +67,10 @@ def plot_labels(boxes: NDArray[np.floating[Any]], names: Sequence[str], path: Pa
       names: class names.
       path: JPEG or PNG file to write.
     """
-    figure = new_figure((12, 10))
+    figure = new_figure(12, 10)
     counts = np.bincount(boxes[:, 0].astype(int), minlength=len(names))
     bars = figure.add_subplot(2, 2, 1)
-    bars.bar(
-        range(len(names)), counts, color=[tuple(c / 255 for c in PALETTE[i % len(PALETTE)]) for i in range(len(names))]
-    )
+    bars.bar(range(len(names)), counts, color=[COLOURS[label % len(COLOURS)] for label in range(len(names))])
     bars.set_title(f"{len(boxes):,} boxes of {len(names)} classes")
     bars.set_ylabel("boxes")
     if len(names) <= 30:
@@ -81,7 +80,7 @@ def plot_labels(boxes: NDArray[np.floating[Any]], names: Sequence[str], path: Pa
     outlines = figure.add_subplot(2, 2, 2)
     outlines.set_title(f"boxes, laid over each other{' (a sample)' if len(boxes) > 1000 else ''}")
     for index, width, height in boxes[:: max(math.ceil(len(boxes) / 1000), 1), [0, 3, 4]]:
-        colour = tuple(c / 255 for c in PALETTE[int(index) % len(PALETTE)])
+        colour = COLOURS[int(index) % len(COLOURS)]
         outlines.add_patch(_rectangle((-width / 2, -height / 2), width, height, edgecolor=colour))
     outlines.set(xlim=(-0.5, 0.5), ylim=(-0.5, 0.5), aspect="equal")
     outlines.set(xlabel="width (fraction of the image)", ylabel="height (fraction of the image)")
@@ -97,50 +96,21 @@ def plot_labels(boxes: NDArray[np.floating[Any]], names: Sequence[str], path: Pa
     figure.savefig(path, dpi=110)
 
 
-def _rectangle(corner: tuple[float, float], width: float, height: float, edgecolor: tuple[float, ...]) -> Any:
+def _rectangle(corner: tuple[float, float], width: float, height: float, edgecolor: str) -> Any:
     from matplotlib.patches import Rectangle
 
     return Rectangle(corner, width, height, fill=False, linewidth=0.5, alpha=0.4, edgecolor=edgecolor)
 
 
-def new_figure(size: tuple[float, float]) -> Any:
-    """A figure that needs no display and no global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def draw_batch(
-    batch: Mapping[str, NDArray[Any]], names: Sequence[str], path: Path, most: int = 16, side: int = 1920
-) -> None:
+def draw_batch(batch: Mapping[str, NDArray[Any]], names: Sequence[str], path: Path) -> None:
     """Draw the images of a batch with their boxes into one sheet.
 
     Args:
       batch: ``images`` uint8 ``(B, H, W, 3)`` RGB, ``boxes`` ``(B, M, 5)`` normalised, ``mask`` ``(B, M)``.
       names: class names.
       path: JPEG file to write.
-      most: images at most.
-      side: largest side of the sheet in pixels.
     """
-    images, boxes, mask = (np.asarray(batch[key])[:most] for key in ("images", "boxes", "mask"))
-    columns = int(np.ceil(np.sqrt(len(images))))
-    rows = int(np.ceil(len(images) / columns))
+    images, mask = np.asarray(batch["images"]), np.asarray(batch["mask"], bool)
     height, width = images.shape[1:3]
-    scale = min(2.0, side / (columns * width), side / (rows * height))
-    cell_width, cell_height = int(width * scale), int(height * scale)
-    sheet = np.full((rows * cell_height, columns * cell_width, 3), 255, np.uint8)
-    for index, (image, image_boxes) in enumerate(zip(images, boxes, strict=True)):
-        cell = cv2.resize(
-            image, (cell_width, cell_height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        )
-        categories, x, y, w, h = image_boxes[mask[index].astype(bool)].T
-        corners = np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], 1) * np.tile([cell_width, cell_height], 2)
-        labels = [names[int(category)] for category in categories]
-        draw_boxes(cell, corners, labels, [class_colour(category) for category in categories])
-        row, column = divmod(index, columns)
-        sheet[row * cell_height : (row + 1) * cell_height, column * cell_width : (column + 1) * cell_width] = cell
-    sheet[::cell_height] = sheet[:, ::cell_width] = 255
-    cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    boxes = [pixel_boxes(rows[used], width, height) for rows, used in zip(batch["boxes"], mask, strict=True)]
+    draw_sheet(images, boxes, [[names[int(label)] for label in rows[:, 4]] for rows in boxes], path)

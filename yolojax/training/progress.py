@@ -54,9 +54,9 @@ class EpochMeter:
         return 0.0 if self._started is None else self._ended - self._started
 
     @property
-    def images_per_second(self) -> float:
-        """Speed of the timed batches; nan if there is none."""
-        return self._timed * self._batch_size / self.seconds if self.seconds else float("nan")
+    def images_per_second(self) -> float | None:
+        """Speed of the timed batches; None where there are too few to tell."""
+        return self._timed * self._batch_size / self.seconds if self._timed > 1 and self.seconds else None
 
     @property
     def waited(self) -> float:
@@ -74,7 +74,7 @@ class ProgressBar:
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn(
-                "box {task.fields[box]:.4f}  obj {task.fields[obj]:.4f}  cls {task.fields[cls]:.4f}  {task.fields[speed]:.1f} images/s"
+                "box {task.fields[box]:.4f}  obj {task.fields[obj]:.4f}  cls {task.fields[cls]:.4f}  {task.fields[speed]}"
             ),
             TimeElapsedColumn(),
             TextColumn("ETA"),
@@ -83,14 +83,13 @@ class ProgressBar:
             transient=True,
             disable=not console.is_terminal,
         )
-        fields: dict[str, Any] = {"epoch": f"{epoch + 1}/{epochs}", "speed": 0.0, **dict.fromkeys(LOSSES, 0.0)}
+        fields: dict[str, Any] = {"epoch": f"{epoch + 1}/{epochs}", "speed": "", **dict.fromkeys(LOSSES, 0.0)}
         self._task = self._progress.add_task("", total=batches, completed=done, **fields)
 
     def update(self, meter: EpochMeter) -> None:
         """Show the state of the epoch."""
-        self._progress.update(
-            self._task, completed=meter.batches, speed=meter.images_per_second, **cast(Any, meter.losses)
-        )
+        speed = "" if meter.images_per_second is None else f"{meter.images_per_second:.1f} images/s"
+        self._progress.update(self._task, completed=meter.batches, speed=speed, **cast(Any, meter.losses))
 
     def __enter__(self) -> ProgressBar:
         self._progress.start()

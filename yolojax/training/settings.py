@@ -1,14 +1,40 @@
-"""What a user can say about a training run: YOLOv5's flags, and ours."""
+"""Settings of a training run: YOLOv5's flags, and ours, and what they mean beside ``--resume``."""
 
 from __future__ import annotations
 
 import dataclasses
+import sys
+from collections.abc import Set
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 from yolojax.data.config import DataConfig
 from yolojax.errors import UserError
-from yolojax.flags import flag
+from yolojax.flags import at_least, flag, fraction
+
+OptimizerName: TypeAlias = Literal["SGD", "Adam", "AdamW"]
+# What an interrupted run may be continued with: where its data and its devices are.
+_MAY_CHANGE = ("data", "data_root", "device", "workers", "project")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """What the flags leave open, decided: the flag, else the data set's own ``defaults``, else YOLOv5's.
+
+    Attributes:
+      imgsz: image side in pixels.
+      epochs: passes over the training images.
+      batch_size: images per step over all devices.
+      hyp: hyperparameter YAML or name.
+      optimizer: its name.
+    """
+
+    imgsz: int
+    epochs: int
+    batch_size: int
+    hyp: str
+    optimizer: OptimizerName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +77,18 @@ class TrainSettings:
     nosave: bool = flag(False, "save the final checkpoint only")
     noval: bool = flag(False, "validate after the final epoch only")
     noautoanchor: bool = flag(False, "keep the anchors even if they fit the boxes badly")
-    noplots: bool = flag(False, "write no pictures")
+    noplots: bool = flag(False, "write no figures")
     cache: Literal["ram", "disk", "val"] | None = flag(
         None,
         "cache decoded images: in ram, on disk, or val = those of validation alone, in ram",
         nargs="?",
         const="ram",
     )
-    image_weights: bool = flag(False, "draw images by weight: more often those of classes that are rare or found badly")
+    image_weights: bool = flag(
+        False, "sample images by weight: more often those of classes that are rare or found badly"
+    )
     albumentations: bool = flag(
-        False, "blur, grey or equalise one picture in a hundred each, as YOLOv5 does where Albumentations is installed"
+        False, "blur, grey or equalise one image in a hundred each, as YOLOv5 does where Albumentations is installed"
     )
     device: str = flag("", "cpu, gpu, tpu, or device numbers as in '0,1'; default: all of the best platform")
     multi_scale: bool = flag(False, "vary the image size by +-50 %% over seven sizes; each is compiled once")
@@ -75,31 +103,106 @@ class TrainSettings:
     patience: int = flag(100, "epochs without improvement before stopping; 0 never stops")
     save_period: int = flag(-1, "keep a checkpoint every N epochs; below 1: only last and best")
     seed: int = flag(0, "seed of weights, order and augmentation")
-    wandb: bool = flag(False, "send figures and pictures to Weights & Biases")
+    wandb: bool = flag(False, "send metrics and figures to Weights & Biases")
     entity: str | None = flag(None, "user or team of Weights & Biases")
     strict: bool = flag(False, "refuse to train when the data check finds anything")
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""
-        minimum = {"epochs": 1, "batch_size": 1, "imgsz": 32, "workers": 0, "patience": 0, "seed": 0}
         if self.batch_size == -1:
             raise UserError("--batch-size -1: name a number; 'yolojax plan' says what fits into the memory of a device")
         if self.image_weights and self.rect:
             raise UserError("--image-weights: cannot go with --rect, whose batches are in a fixed order")
-        for name, least in minimum.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"--label-smoothing {self.label_smoothing}: must be at least 0 and below 1")
+        at_least(self, epochs=1, batch_size=1, imgsz=32, workers=0, patience=0, seed=0)
+        fraction(self, "label_smoothing", below=True)
 
-    def with_defaults(self, data: DataConfig) -> TrainSettings:
-        """These settings with what is not given filled in from the data set, else from YOLOv5's defaults."""
-        return dataclasses.replace(
-            self,
+    def resolve(self, data: DataConfig) -> Resolved:
+        """What is not given, filled in from the data set, else from YOLOv5's defaults."""
+        return Resolved(
             imgsz=self.imgsz or data.defaults.get("img", 640),
             epochs=self.epochs or data.defaults.get("epochs", 100),
             batch_size=self.batch_size or data.defaults.get("batch", 16),
             hyp=self.hyp or data.defaults.get("hyp", "scratch-low"),
             optimizer=self.optimizer or data.defaults.get("optimizer", "SGD"),
         )
+
+    def with_defaults(self, data: DataConfig) -> TrainSettings:
+        """These settings with ``resolve`` written into them."""
+        return dataclasses.replace(self, **dataclasses.asdict(self.resolve(data)))
+
+    def with_absolute_paths(self) -> TrainSettings:
+        """These settings with every file and folder by its absolute path, so that they mean the same in any working directory."""
+        files: dict[str, Any] = {
+            name: str(Path(value).absolute())
+            for name in ("weights", "cfg", "data", "data_root", "hyp")
+            if (value := getattr(self, name))
+            and (Path(value).is_file() or (name in ("weights", "data_root") and Path(value).is_dir()))
+        }
+        if len(self.freeze) == 1 and Path(self.freeze[0]).is_file():
+            files["freeze"] = (str(Path(self.freeze[0]).absolute()),)
+        return dataclasses.replace(self, **files)
+
+
+def settings_to_resume(stored: TrainSettings, asked: TrainSettings, given: Set[str]) -> tuple[TrainSettings, list[str]]:
+    """The settings that an interrupted run goes on with.
+
+    Args:
+      stored: those that it was begun with.
+      asked: those beside ``--resume``.
+      given: names of those of ``asked`` that hold; the others are only defaults.
+
+    Returns:
+      Settings, and a sentence for each that is not as it was.
+
+    Raises:
+      UserError: one would change what the run is.
+    """
+    changes: dict[str, Any] = {}
+    asked = asked.with_absolute_paths()
+    for name in sorted(given - {"resume"}):
+        before, value = getattr(stored, name), getattr(asked, name)
+        flag = f"--{name.replace('_', '-')}"
+        if value == before or (name == "weights" and not value):
+            continue
+        if name == "epochs" and value < (before or 0):
+            raise UserError(
+                f"--epochs {value}: the run was planned for {before} epochs and can be extended, not shortened"
+            )
+        if name not in (*_MAY_CHANGE, "epochs"):
+            raise UserError(
+                f"{flag} {_shown(value)}: the run was begun with {_shown(before)}, and --resume goes on with that; leave {flag} out, or begin a new run"
+            )
+        changes[name] = value
+    sentences = [
+        f"--{name.replace('_', '-')}: {_shown(value)} instead of {_shown(getattr(stored, name))}"
+        for name, value in changes.items()
+    ]
+    return dataclasses.replace(stored, **changes), sentences
+
+
+def _shown(value: Any) -> str:
+    return " ".join(value) if isinstance(value, tuple) else "nothing" if value in (None, "") else str(value)
+
+
+def train_flags(settings: TrainSettings) -> list[str]:
+    """The flags of ``yolojax train`` that say what differs from its defaults."""
+    words: list[str] = []
+    for item in dataclasses.fields(TrainSettings):
+        value, name = getattr(settings, item.name), f"--{item.name.replace('_', '-')}"
+        if value == getattr(TrainSettings(), item.name):
+            continue
+        words += [name] if value is True else [name, *value] if isinstance(value, tuple) else [f"{name}={value}"]
+    return words
+
+
+def train_command(settings: TrainSettings, run: Path) -> list[str]:
+    """The command line of a training in a process of its own, which continues the run where its folder holds one.
+
+    Args:
+      settings: of the run.
+      run: its folder.
+    """
+    start = [sys.executable, "-m", "yolojax", "train"]
+    if (run / "settings.yaml").is_file():
+        return [*start, "--resume", str(run)]
+    return [*start, *train_flags(dataclasses.replace(settings, project=str(run.parent), name=run.name, exist_ok=True))]

@@ -2,42 +2,58 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from yolojax.config import configs_root
 from yolojax.data.anchors import check_anchors
+from yolojax.data.batches import StreamSettings, ValidationBatches, validation_batches
 from yolojax.data.check import require_clean
 from yolojax.data.colour import load_effects
 from yolojax.data.config import DataConfig
-from yolojax.data.pipeline import TrainingStream, ValidationBatches, training_stream, validation_batches
-from yolojax.data.sample import Sample
+from yolojax.data.sample import Sample, Split
 from yolojax.data.sources import load_data, open_split
+from yolojax.data.stream import TrainingStream, training_stream
 from yolojax.errors import UserError
 from yolojax.freezing.load import Strategy, load_strategy, rehearse
+from yolojax.freezing.phases import Phase
 from yolojax.hyperparameters import Hyperparameters, load_hyperparameters
 from yolojax.mesh import make_mesh
-from yolojax.model.network import Variables, init_variables
+from yolojax.model.network import Variables, abstract_variables, init_variables
 from yolojax.model.spec import ModelSpec, load_spec, whole_strides
 from yolojax.runtime import select_devices
 from yolojax.training.loss import LossSettings
+from yolojax.training.optimizer import OptimizerSettings
 from yolojax.training.schedule import Schedule
-from yolojax.training.settings import TrainSettings
+from yolojax.training.settings import Resolved, TrainSettings
+from yolojax.training.step import fixed_modules
 from yolojax.tree import flatten
 from yolojax.weights.find import EMBEDDED_WEIGHTS, load_weights
 from yolojax.weights.store import Weights, transfer
 
 log = logging.getLogger(__name__)
 
+# In a run folder, for those who resume.
+SETTINGS = "settings.yaml"
+HYPERPARAMETERS = "hyp.yaml"
+NETWORK = "network.json"
+STRATEGY = "strategy"  # a folder, so that the file keeps its name, which is that of the strategy
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Job:
-    """A training run, ready to start.
+    """A training run, ready to start or to go on.
 
     Attributes:
       settings: the user's, with every default filled in.
@@ -45,13 +61,17 @@ class Job:
       hyperparameters: of the file that ``--hyp`` names.
       spec: the network; its anchors are those that are trained with.
       names: of the classes.
-      variables: the parameters and statistics to start from, NumPy float32.
-      source: where they come from, for the record beside the trained weights.
+      shapes: shapes and dtypes of its parameters and statistics.
+      source: where the initial weights come from, for the record beside the trained ones.
+      image_size: pixels of a square image's side, whole strides.
+      batch_size: images per step over all devices.
+      dtype: of the computation; None for that of the parameters.
       stream: training batches.
       validation: validation batches.
       schedule: of rates.
+      optimizer: its settings.
       loss: gains and options.
-      strategy: who trains when.
+      strategy: which parameters train in which epoch.
       mesh: the devices.
     """
 
@@ -60,101 +80,229 @@ class Job:
     hyperparameters: Hyperparameters
     spec: ModelSpec
     names: tuple[str, ...]
-    variables: Variables
-    source: dict[str, object]
+    shapes: Variables
+    source: Mapping[str, Any]
+    image_size: int
+    batch_size: int
+    dtype: DTypeLike | None
     stream: TrainingStream
     validation: ValidationBatches
     schedule: Schedule
+    optimizer: OptimizerSettings
     loss: LossSettings
     strategy: Strategy
     mesh: Mesh
 
-    @property
+    @cached_property
     def paths(self) -> tuple[str, ...]:
         """Every parameter path."""
-        return tuple(flatten(self.variables["params"]))
+        return tuple(flatten(self.shapes["params"]))
+
+    def fixed_bn(self, phase: Phase) -> frozenset[str]:
+        """The BatchNorm modules that keep their statistics in a phase."""
+        return fixed_modules(phase, self.settings.frozen_bn)
 
     @property
     def epochs(self) -> int:
         """How many epochs are planned."""
         return self.schedule.epochs
 
+    @property
+    def image_sizes(self) -> tuple[int, ...]:
+        """The sides that ``--multi-scale`` samples from: seven between half and one and a half of the image size, in whole strides."""
+        stride = max(self.spec.strides)
+        factors = np.linspace(0.5, 1.5, 7)
+        return tuple(sorted({max(round(factor * self.image_size / stride), 1) * stride for factor in factors}))
 
-def prepare(settings: TrainSettings) -> Job:
-    """Read and check everything that a run needs; nothing is written but caches.
+    def size_on_device(self, epoch: int, batch: int) -> tuple[int, int] | None:
+        """(height, width) that the step resizes a batch to; None for that of the input stream."""
+        if not self.settings.multi_scale:
+            return None
+        rng = np.random.default_rng([self.settings.seed, epoch, batch])
+        side = int(rng.choice(self.image_sizes))
+        return side, side
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkRecord:
+    """The network of a run, as its folder keeps it.
+
+    Attributes:
+      spec: with the anchors that are trained with.
+      names: of the classes.
+      source: where the initial weights come from.
+    """
+
+    spec: ModelSpec
+    names: tuple[str, ...]
+    source: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, under the names that ``weights.json`` has too; ``read_network`` reads it back."""
+        return {"architecture": self.spec.to_dict(), "classes": list(self.names), "source": dict(self.source)}
+
+
+def read_network(folder: Path) -> NetworkRecord:
+    """The network of a run, from its folder.
+
+    Raises:
+      UserError: the folder does not hold it, or what it holds is damaged.
+    """
+    # Version 0.1 kept it beside the weights alone, which it wrote after the first epoch.
+    places = [folder / NETWORK, *(folder / "weights" / name / "weights.json" for name in ("last", ".last.replaced"))]
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        raise UserError(
+            f"{folder}: holds no {NETWORK}; it was begun by yolojax 0.1 and stopped in its first epoch: "
+            "continue it with that version, or begin a new run"
+        )
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        spec = ModelSpec.from_dict(content["architecture"], file)
+        return NetworkRecord(spec, tuple(map(str, content["classes"])), dict(content["source"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: is damaged ({error!r}), so that the run cannot go on; begin a new one") from error
+
+
+def prepare(settings: TrainSettings) -> tuple[Job, Variables]:
+    """Read and check everything that a new run needs; nothing is written but caches.
+
+    Returns:
+      The job, and the parameters and statistics that it starts from, NumPy float32.
 
     Raises:
       UserError: something does not fit; the message says what, where and what to do.
     """
     devices = select_devices(settings.device)
     data = load_data(settings.data, settings.data_root)
-    settings = settings.with_defaults(data)
-    _tell_defaults(settings, data)
-    hyperparameters = load_hyperparameters(settings.hyp or "scratch-low")
+    resolved = settings.resolve(data)
+    if data.defaults:
+        _tell_defaults(resolved, data)
+    hyperparameters = load_hyperparameters(resolved.hyp)
     strategy = load_strategy(settings.freeze)
     names = ("item",) if settings.single_cls else data.names
     weights = _initial_weights(settings)
     spec = _architecture(settings, weights, len(names))
-    image_size = whole_strides(settings.imgsz or 640, max(spec.strides))
-    batch_size = settings.batch_size or 16
-    if batch_size % len(devices):
-        raise UserError(f"--batch-size {batch_size}: must be a multiple of the {len(devices)} devices")
+    image_size = whole_strides(resolved.imgsz, max(spec.strides))
+    _check_batch_size(resolved.batch_size, devices)
     if settings.albumentations:
         load_effects()
     if settings.strict:
         require_clean(data, ("train", "val"))
-    train = open_split(data, "train", single_class=settings.single_cls)
+    train = open_split(data, "train", single_class=settings.single_cls, needs_boxes=True)
     val = open_split(data, "val", single_class=settings.single_cls)
     spec = _fit_anchors(settings, hyperparameters, spec, train.samples, image_size)
     variables, source = _place(weights, spec, settings.seed)
-    rehearse(strategy, tuple(flatten(variables["params"])), settings.epochs or 1, spec.name)
-    share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    resolved = replace(resolved, imgsz=image_size)
+    network = NetworkRecord(spec, names, source)
+    job = _make_job(settings, resolved, data, hyperparameters, network, strategy, (train, val), devices)
+    return job, variables
+
+
+def prepare_to_resume(settings: TrainSettings, folder: Path) -> Job:
+    """Read and check everything that an interrupted run needs: its own folder and the data, no initial weights.
+
+    Args:
+      settings: of the run, with what is to change.
+      folder: of the run.
+
+    Raises:
+      UserError: as ``prepare``; or the data set has other classes than the run.
+    """
+    devices = select_devices(settings.device)
+    data = load_data(settings.data, settings.data_root)
+    network = read_network(folder)
+    resolved = settings.resolve(data)
+    hyperparameters = load_hyperparameters(folder / HYPERPARAMETERS)
+    kept = sorted((folder / STRATEGY).glob("*"))
+    strategy = load_strategy(str(kept[0]) if kept else settings.freeze)
+    names = ("item",) if settings.single_cls else data.names
+    if names != network.names:
+        raise UserError(
+            f"{data.file}: its classes ({', '.join(names[:8])}) are not those of the run ({', '.join(network.names[:8])})"
+        )
+    _check_batch_size(resolved.batch_size, devices)
+    if settings.albumentations:
+        load_effects()
+    train = open_split(data, "train", single_class=settings.single_cls, needs_boxes=True)
+    val = open_split(data, "val", single_class=settings.single_cls)
+    return _make_job(settings, resolved, data, hyperparameters, network, strategy, (train, val), devices)
+
+
+def _make_job(
+    settings: TrainSettings,
+    resolved: Resolved,
+    data: DataConfig,
+    hyperparameters: Hyperparameters,
+    network: NetworkRecord,
+    strategy: Strategy,
+    splits: tuple[Split, Split],
+    devices: Sequence[jax.Device],
+) -> Job:
+    spec, (train, val) = network.spec, splits
+    shapes, stride = abstract_variables(spec), max(spec.strides)
+    rehearse(strategy, tuple(flatten(shapes["params"])), resolved.epochs, spec.name)
     stream = training_stream(
         train.samples,
         hyperparameters,
-        image_size=image_size,
-        batch_size=batch_size,
-        epochs=settings.epochs or 1,
-        seed=settings.seed,
-        effects=settings.albumentations,
-        rectangular=settings.rect,
-        stride=max(spec.strides),
-        cache=None if settings.cache == "val" else settings.cache,
-        **share,
+        StreamSettings(
+            image_size=resolved.imgsz,
+            batch_size=resolved.batch_size,
+            epochs=resolved.epochs,
+            seed=settings.seed,
+            effects=settings.albumentations,
+            rectangular=settings.rect,
+            stride=stride,
+            cache=None if settings.cache == "val" else settings.cache,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        ),
+    )
+    validation = validation_batches(
+        val.samples,
+        image_size=resolved.imgsz,
+        batch_size=2 * resolved.batch_size,
+        stride=stride,
+        cache="ram" if settings.cache == "val" else settings.cache,
+    )
+    schedule = Schedule.from_hyperparameters(
+        hyperparameters,
+        epochs=resolved.epochs,
+        batches_per_epoch=stream.batches_per_epoch,
+        batch_size=resolved.batch_size,
+        cosine=settings.cos_lr,
     )
     return Job(
-        settings=replace(settings, imgsz=image_size),
+        settings=replace(settings, **asdict(resolved)),
         data=data,
         hyperparameters=hyperparameters,
         spec=spec,
-        names=names,
-        variables=variables,
-        source=source,
+        names=network.names,
+        shapes=shapes,
+        source=network.source,
+        image_size=resolved.imgsz,
+        batch_size=resolved.batch_size,
+        dtype=jnp.bfloat16 if settings.dtype == "bfloat16" else None,
         stream=stream,
-        validation=validation_batches(
-            val.samples,
-            image_size=image_size,
-            batch_size=2 * batch_size,
-            stride=max(spec.strides),
-            cache="ram" if settings.cache == "val" else settings.cache,
+        validation=validation,
+        schedule=schedule,
+        optimizer=OptimizerSettings.from_hyperparameters(
+            hyperparameters, batch_size=resolved.batch_size, name=resolved.optimizer
         ),
-        schedule=Schedule.from_hyperparameters(
-            hyperparameters,
-            epochs=settings.epochs or 1,
-            batches_per_epoch=stream.batches_per_epoch,
-            batch_size=batch_size,
-            cosine=settings.cos_lr,
-        ),
-        loss=LossSettings.from_hyperparameters(hyperparameters, spec, image_size, settings.label_smoothing),
+        loss=LossSettings.from_hyperparameters(hyperparameters, spec, resolved.imgsz, settings.label_smoothing),
         strategy=strategy,
         mesh=make_mesh(devices),
     )
 
 
-def _tell_defaults(settings: TrainSettings, data: DataConfig) -> None:
-    if data.defaults:
-        taken = f"{settings.imgsz} px, {settings.epochs} epochs, batch {settings.batch_size}, {settings.hyp}, {settings.optimizer}"
-        log.info("%s: %s (its own defaults hold where no flag is given)", data.file.name, taken)
+def _check_batch_size(batch_size: int, devices: Sequence[jax.Device]) -> None:
+    if batch_size % len(devices):
+        raise UserError(f"--batch-size {batch_size}: must be a multiple of the {len(devices)} devices")
+
+
+def _tell_defaults(resolved: Resolved, data: DataConfig) -> None:
+    taken = f"{resolved.imgsz} px, {resolved.epochs} epochs, batch {resolved.batch_size}, {resolved.hyp}, {resolved.optimizer}"
+    log.info("%s: %s (its own defaults hold where no flag is given)", data.file.name, taken)
 
 
 def _initial_weights(settings: TrainSettings) -> Weights | None:

@@ -1,4 +1,4 @@
-"""What a training step reads and writes.
+"""What a training step reads and writes, and how it passes from one freezing phase to the next.
 
 Parameters that train, statistics that move and their averages are consumed and returned by every step. What rests meanwhile (frozen parameters, fixed
 statistics, their averages) is only read: it is given to a step and not returned, so that it costs no copy, no second buffer and no time of Python.
@@ -13,14 +13,20 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.training.dynamic_scale import DynamicScale
 from jax import Array
 from jax.sharding import Mesh
 
+from yolojax.freezing.adapters import add_adapters, is_adapter, merge_adapters
 from yolojax.freezing.labels import trainable_mask
+from yolojax.freezing.phases import Phase
 from yolojax.mesh import replicated
+from yolojax.model.network import Variables
 from yolojax.training.optimizer import OptimizerSettings, make_optimizer
 from yolojax.training.schedule import Rates
-from yolojax.tree import Tree, map_with_path, merge, partition
+from yolojax.tree import Tree, flatten, map_with_path, merge, partition
+
+FIRST_SCALE = 65536.0  # as PyTorch starts
 
 
 class WholeState(NamedTuple):
@@ -35,6 +41,7 @@ class WholeState(NamedTuple):
       opt_state: no array for frozen leaves.
       ema_updates: int32, optimizer updates done.
       last_update: int32, iteration of the last optimizer update, -1 before the first.
+      loss_scale: by which the loss is multiplied where the computation is in float16; None elsewhere.
     """
 
     step: Array
@@ -45,6 +52,7 @@ class WholeState(NamedTuple):
     opt_state: Any
     ema_updates: Array
     last_update: Array
+    loss_scale: DynamicScale | None = None
 
 
 class Resting(NamedTuple):
@@ -117,11 +125,12 @@ def share_averages(state: TrainState) -> TrainState:
 
 
 def create_state(
-    variables: dict[str, Tree],
+    variables: Variables,
     labels: Tree,
     settings: OptimizerSettings,
     mesh: Mesh | None = None,
     fixed_bn: Collection[str] = (),
+    scaled: bool = False,
 ) -> TrainState:
     """The state at the start of a run.
 
@@ -131,9 +140,10 @@ def create_state(
       settings: of the optimizer.
       mesh: devices to replicate the state on; None leaves it on the default one.
       fixed_bn: BatchNorm modules that keep their statistics.
+      scaled: whether the loss is scaled, for a computation in float16.
     """
     placed = jax.device_put(variables, None if mesh is None else replicated(mesh))
-    return separate(divide(_start(placed, labels, settings), labels, fixed_bn), mesh)
+    return separate(divide(_start(placed, labels, settings, scaled), labels, fixed_bn), mesh)
 
 
 def separate(state: TrainState, mesh: Mesh | None) -> TrainState:
@@ -143,14 +153,18 @@ def separate(state: TrainState, mesh: Mesh | None) -> TrainState:
 
 
 def abstract_state(
-    variables: dict[str, Tree], labels: Tree, settings: OptimizerSettings, fixed_bn: Collection[str] = ()
+    variables: Variables,
+    labels: Tree,
+    settings: OptimizerSettings,
+    fixed_bn: Collection[str] = (),
+    scaled: bool = False,
 ) -> TrainState:
     """Shapes and dtypes of ``create_state``, without computing anything; ``variables`` may be abstract too."""
-    whole = jax.eval_shape(lambda arrays: _start(arrays, labels, settings), variables)
+    whole = jax.eval_shape(lambda arrays: _start(arrays, labels, settings, scaled), variables)
     return divide(whole, labels, fixed_bn)
 
 
-def _start(variables: dict[str, Tree], labels: Tree, settings: OptimizerSettings) -> WholeState:
+def _start(variables: Variables, labels: Tree, settings: OptimizerSettings, scaled: bool) -> WholeState:
     params, batch_stats = variables["params"], variables["batch_stats"]
     still = Rates(*jnp.zeros((4,)))
     return WholeState(
@@ -162,7 +176,43 @@ def _start(variables: dict[str, Tree], labels: Tree, settings: OptimizerSettings
         opt_state=make_optimizer(labels, settings, still).init(params),
         ema_updates=jnp.int32(0),
         last_update=jnp.int32(-1),
+        loss_scale=DynamicScale(fin_steps=jnp.int32(0), scale=jnp.float32(FIRST_SCALE)) if scaled else None,
     )
+
+
+def enter_phase(variables: Variables, phase: Phase, key: Array) -> Variables:
+    """The variables that a phase trains: plain ones, with adapters where it has them."""
+    params = merge_adapters(variables["params"])
+    if phase.adapted:
+        params = add_adapters(params, phase.adapted, phase.adapter_rank, key)
+    return {**variables, "params": params}
+
+
+def change_phase(
+    state: TrainState,
+    phase: Phase,
+    settings: OptimizerSettings,
+    key: Array,
+    mesh: Mesh | None,
+    fixed_bn: Collection[str] = (),
+) -> TrainState:
+    """The state at the start of another phase.
+
+    Moments of parameters that train before and after carry over bit for bit; those that thaw start fresh. Averages, statistics and counters
+    carry over. Adapters of the old phase are merged into their kernels, those of the new one start at no effect. ``fixed_bn`` are the BatchNorm
+    modules that keep their statistics in the new phase.
+    """
+    whole = state.whole
+    params, averages = whole.params, whole.ema_params
+    if phase.adapter_rank or any(is_adapter(path) for path in flatten(params)):
+        params, averages = (enter_phase({"params": tree}, phase, key)["params"] for tree in (params, averages))
+    fresh = create_state({"params": params, "batch_stats": whole.batch_stats}, phase.tree(), settings, mesh).moving
+    kept = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(whole.opt_state)[0]}
+    opt_state = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: kept.get(jax.tree_util.keystr(path), leaf), fresh.opt_state
+    )
+    changed = whole._replace(params=params, ema_params=averages, opt_state=opt_state)
+    return separate(divide(changed, phase.tree(), fixed_bn), mesh)
 
 
 def decay(updates: Array) -> tuple[Array, Array]:

@@ -40,15 +40,15 @@ class Trackers:
             self.board.log(figures, step=epoch)
 
     def close(self, run: Path) -> None:
-        """Hand over the pictures of the run folder, and finish."""
+        """Hand over the figures of the run folder, and finish."""
         if self.events is not None:
             self.events.close()
         if self.board is not None:
             import wandb
 
-            pictures = sorted(file for file in run.iterdir() if file.suffix in (".png", ".jpg"))
-            if pictures:
-                self.board.log({file.stem: wandb.Image(str(file)) for file in pictures})
+            figures = sorted(file for file in run.iterdir() if file.suffix in (".png", ".jpg"))
+            if figures:
+                self.board.log({file.stem: wandb.Image(str(file)) for file in figures})
             self.board.finish()
 
 

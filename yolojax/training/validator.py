@@ -6,15 +6,15 @@ from functools import partial
 from typing import TypeAlias, cast
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from yolojax.data.pipeline import ValidationBatches
+from yolojax.data.batches import ValidationBatches
 from yolojax.evaluation.evaluator import Evaluation, evaluate
 from yolojax.mesh import replicated, split
 from yolojax.model.decode import decode
+from yolojax.model.images import normalise
 from yolojax.model.network import Network, Variables
 from yolojax.model.spec import ModelSpec
 from yolojax.training.loss import LossSettings, compute_loss
@@ -37,7 +37,7 @@ class Validator:
         network = Network(spec, dtype=dtype)
 
         def predict(variables: Variables, images: Array) -> tuple[Array, Heads]:
-            heads = cast(Heads, network.apply(variables, images.astype(jnp.float32) / 255))
+            heads = cast(Heads, network.apply(variables, normalise(images)))
             return decode(heads, spec), heads
 
         # What comes out is whole on every device, so that every host can read it.

@@ -18,12 +18,12 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from yolojax.errors import UserError
 from yolojax.files import disk_trouble
 from yolojax.model.network import Variables, abstract_variables, init_variables
 from yolojax.model.spec import ModelSpec
+from yolojax.tree import flatten, unflatten
 
 _FORMAT = "yolojax weights 1"
 _RECORD = "weights.json"
@@ -113,18 +113,18 @@ def transfer(weights: Weights, spec: ModelSpec, key: jax.Array) -> Transfer:
     Raises:
       UserError: no array fits.
     """
-    expected = flatten_dict(abstract_variables(spec), sep="/")
-    found = flatten_dict(weights.variables, sep="/")
+    expected = flatten(abstract_variables(spec))
+    found = flatten(weights.variables)
     fits = {path for path, leaf in expected.items() if path in found and found[path].shape == leaf.shape}
     if not fits:
         raise UserError(f"weights of {weights.spec.name} do not fit {spec.name}: no array has the same path and shape")
-    fresh = flatten_dict(init_variables(spec, key), sep="/") if len(fits) < len(expected) else {}
+    fresh = flatten(init_variables(spec, key)) if len(fits) < len(expected) else {}
     leaves = {
         path: np.asarray(found[path], leaf.dtype) if path in fits else np.asarray(fresh[path])
         for path, leaf in expected.items()
     }
     return Transfer(
-        variables=unflatten_dict(leaves, sep="/"),
+        variables=unflatten(leaves),
         transferred=tuple(path.partition("/")[2] for path in expected if path in fits),
         initialised=tuple(path.partition("/")[2] for path in expected if path not in fits),
     )
@@ -178,13 +178,13 @@ def read_weights(directory: Path) -> Weights:
     try:
         with _checkpointer() as checkpointer:
             variables = checkpointer.restore((directory / _ARRAYS).absolute())
-        arrays = {path: np.asarray(leaf, np.float32) for path, leaf in flatten_dict(variables, sep="/").items()}
+        arrays = {path: np.asarray(leaf, np.float32) for path, leaf in flatten(variables).items()}
     except Exception as error:  # Orbax raises many kinds for a damaged file
         reason = str(error).splitlines()[0][:200] if str(error) else repr(error)
         raise UserError(
             f"{directory / _ARRAYS}: cannot be read ({reason}); convert or train the weights again"
         ) from error
-    expected = flatten_dict(abstract_variables(spec), sep="/")
+    expected = flatten(abstract_variables(spec))
     problems = differences(
         {p: leaf.shape for p, leaf in expected.items()}, {p: leaf.shape for p, leaf in arrays.items()}
     )
@@ -192,7 +192,7 @@ def read_weights(directory: Path) -> Weights:
         problems.append(f"{len(names)} class names for {spec.classes} classes")
     if problems:
         raise UserError(f"{directory}: arrays and architecture do not fit; " + "; ".join(problems))
-    return Weights(spec=spec, names=names, variables=unflatten_dict(arrays, sep="/"), source=source)
+    return Weights(spec=spec, names=names, variables=unflatten(arrays), source=source)
 
 
 def _checkpointer() -> ocp.Checkpointer:

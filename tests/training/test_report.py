@@ -1,4 +1,6 @@
-from yolojax.training.records import COLUMNS, ResultsTable, read_results
+"""``results.csv``, in YOLOv5's form."""
+
+from yolojax.training.report import COLUMNS, ResultsTable, read_results
 
 
 def test_results_have_the_form_of_yolov5(tmp_path):

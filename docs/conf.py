@@ -1,0 +1,85 @@
+"""Configuration of the documentation site: ``python -m sphinx -n -W --keep-going docs build/site``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+FOLDER = Path(__file__).resolve().parent
+sys.path.insert(0, str(FOLDER.parent))  # the checkout, not an installed package
+os.environ["COLUMNS"] = "88"  # width of the commands' own help
+
+from yolojax.cli.main import COMMANDS, build_parser  # noqa: E402
+from yolojax.version import __version__  # noqa: E402
+
+project = "yolojax"
+copyright = "the yolojax authors, AGPL-3.0-or-later"
+release = version = __version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 4
+nb_execution_mode = "off"  # python docs/run_notebook.py runs it; the site shows what it left
+nitpicky = True
+nitpick_ignore_regex = [
+    # Types of other packages and aliases that stand for them; types inside a tuple, which a list of attributes cuts in two.
+    ("py:.*", r"(jax|numpy|np|npt|flax|collections|pathlib|typing|jaxlib|Path|Array|NDArray|Any|Tree)\b.*|tuple\[.*"),
+    ("py:class", r"yolojax\.evaluation\.evaluator\.Stopwatch"),  # what a detector counts its time with
+]
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+autodoc_class_signature = "mixed"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_custom_sections = [("Source", "notes_style")]
+python_maximum_signature_line_length = 88
+add_module_names = False
+
+html_theme = "furo"
+html_title = f"yolojax {__version__}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sphinx = False
+html_theme_options = {"light_css_variables": {"font-stack": "system-ui, sans-serif"}}
+templates_path: list[str] = []
+exclude_patterns = ["figures", "README.md"]
+
+
+def write_command_pages(app: Sphinx) -> None:
+    """Write what ``yolojax COMMAND --help`` prints into a page of the reference."""
+    lines = ["# Commands", "", "What `yolojax COMMAND --help` prints. `python train.py` is `yolojax train`.", ""]
+    for name, summary in COMMANDS.items():
+        parser = build_parser(name)
+        subparsers = next(action for action in parser._actions if action.dest == "command")
+        assert isinstance(subparsers.choices, dict)
+        text = subparsers.choices[name].format_help()
+        lines += [
+            f"## yolojax {name}",
+            "",
+            f"{summary[0].upper()}{summary[1:]}.",
+            "",
+            "```text",
+            text.rstrip(),
+            "```",
+            "",
+        ]
+    page = FOLDER / "commands.md"
+    content = "\n".join(lines)
+    if not page.is_file() or page.read_text(encoding="utf-8") != content:
+        page.write_text(content, encoding="utf-8")
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("config-inited", lambda app, _config: write_command_pages(app))

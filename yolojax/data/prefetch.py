@@ -1,0 +1,95 @@
+"""Batches made ahead of time, by a thread of this process or by worker processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
+from typing import Any, Generic, Protocol, TypeVar
+
+import cv2
+import grain
+from absl import flags
+
+from yolojax.data.workers import leave_program_out
+
+T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
+
+
+class Batches(Protocol[T_co]):
+    """A list of batches that can be asked for in any order; it goes to the workers as it is."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> T_co: ...
+
+
+class Prefetch(Generic[T]):
+    """Batches from a number on, made ahead of time.
+
+    Attributes:
+      number: of the next batch.
+      workers: processes that make batches; 0 for a thread of this one.
+    """
+
+    def __init__(self, batches: Batches[T], number: int, workers: int) -> None:
+        self.number, self.workers = number, workers
+        cv2.setNumThreads(1)  # workers are the parallelism; OpenCV's own threads would fight them
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain reads its own flags, and the command line is not absl's
+        source: Any = grain.MapDataset.source(batches).slice(slice(number, len(batches)))
+        if workers == 0:
+            options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+            self._iterator = iter(source.to_iter_dataset(options))
+        else:
+            unbuffered = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+            leave_program_out()
+            _start_quiet_tracker()
+            processes = grain.MultiprocessingOptions(min(workers, max(len(source), 1)), per_worker_buffer_size=2)
+            self._iterator = iter(
+                source.to_iter_dataset(unbuffered).mp_prefetch(processes, worker_init_fn=_start_worker)
+            )
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        batch: T = next(self._iterator)
+        self.number += 1
+        return batch
+
+    def close(self) -> None:
+        """Stop making batches."""
+        self._iterator.close()
+
+
+def _start_quiet_tracker() -> None:
+    """Start the process that frees shared memory at the end, without its warning.
+
+    Grain gives the last few arrays back in a thread that the end of the program does not wait for, so
+    there is always something left to free.
+    """
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+    resource_tracker.ensure_running()
+    sys.warnoptions.pop()
+
+
+def _start_worker(_index: int, _count: int) -> None:
+    # A terminal or a scheduler sends these to all processes; what to do is decided by the one that trains.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for ever: nobody takes its batches."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

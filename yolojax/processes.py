@@ -1,0 +1,104 @@
+"""Processes of our own: started with a log, waited for, and alone in their folder."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from yolojax.errors import UserError
+from yolojax.interrupts import Interrupt
+
+PERIOD = 2.0  # seconds between two looks at a process
+_PATIENCE = 300.0  # seconds that an interrupted process gets to save
+
+
+def start_process(
+    command: Sequence[str], output: Path, lock: int, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a command that adds what it prints to a log.
+
+    Args:
+      command: and its arguments.
+      output: log file.
+      lock: of ``locked_folder``, which the process holds as well.
+      environment: of the process, if it is not that of this one.
+    """
+    with output.open("ab") as file:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which hands it on once
+            pass_fds=(lock,) if lock >= 0 else (),
+        )
+
+
+def wait_for(process: subprocess.Popen[bytes], interrupt: Interrupt, watch: Callable[[], None] = lambda: None) -> int:
+    """Wait until a process ends, and hand an interruption on to it.
+
+    Args:
+      process: to wait for.
+      interrupt: of this process.
+      watch: called every ``PERIOD`` seconds, and once more at the end.
+
+    Returns:
+      Its exit status.
+    """
+    asked = 0.0
+    while process.returncode is None:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=PERIOD)
+        watch()
+        if interrupt and not asked:
+            asked = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+        if asked and time.monotonic() - asked > _PATIENCE:
+            process.kill()
+    return process.returncode
+
+
+def last_line(output: Path) -> str:
+    """The last line of a log, shortened, as the likeliest reason of a failure."""
+    lines = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return textwrap.shorten(lines[-1], 240) if lines else "no output"
+
+
+@contextmanager
+def locked_folder(folder: Path, owner: str) -> Iterator[int]:
+    """Hold a folder, which is made where it is missing; processes that inherit the hold keep it after this one has ended.
+
+    Args:
+      folder: to hold.
+      owner: what works in it, for messages: ``study``, ``evolution``.
+
+    Yields:
+      The file descriptor of the lock, or -1 where the system has no such locks.
+
+    Raises:
+      UserError: the folder cannot be made, or another process holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a")
+    except OSError as error:
+        raise UserError(f"{folder}: the folder of the {owner} cannot be made ({error.strerror})") from error
+    with file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            yield -1
+            return
+        except OSError as error:
+            raise UserError(
+                f"{folder}: another {owner}, or a run that it left behind, is at work in this folder"
+            ) from error
+        yield file.fileno()

@@ -1,0 +1,301 @@
+"""What a run tells and writes down: its beginning, every epoch, its end."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import logging
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from yolojax.data.sample import samples_record
+from yolojax.evaluation.evaluator import Evaluation
+from yolojax.evaluation.plots import plot_evaluation
+from yolojax.files import write_file, write_json, write_yaml
+from yolojax.freezing.summary import BN_MODES, summarise
+from yolojax.training import plots
+from yolojax.training.progress import EpochMeter
+from yolojax.training.run import RESULTS, Run, write_settings
+from yolojax.training.setup import HYPERPARAMETERS, NETWORK, STRATEGY, Job, NetworkRecord
+from yolojax.training.step import device_peak_bytes
+from yolojax.training.trackers import Trackers, open_trackers
+from yolojax.training.validator import Validator
+from yolojax.tree import flatten
+from yolojax.weights.find import load_weights
+
+log = logging.getLogger(__name__)
+
+TABLE = "results.csv"
+COLUMNS = (
+    "epoch",
+    "train/box_loss",
+    "train/obj_loss",
+    "train/cls_loss",
+    "metrics/precision",
+    "metrics/recall",
+    "metrics/mAP_0.5",
+    "metrics/mAP_0.5:0.95",
+    "val/box_loss",
+    "val/obj_loss",
+    "val/cls_loss",
+    "x/lr0",
+    "x/lr1",
+    "x/lr2",
+)
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "opencv-python-headless", "pillow")
+
+
+def trainable_parameters(run: Run) -> tuple[int, int]:
+    """How many parameters train, and how many there are."""
+    sizes = {path: leaf.size for path, leaf in flatten(run.state.params).items()}
+    return sum(size for path, size in sizes.items() if run.phase.trains(path)), sum(sizes.values())
+
+
+def _share(run: Run) -> str:
+    trainable, total = trainable_parameters(run)
+    return f"{trainable:,} of {total:,} parameters train ({trainable / total:.1%})"
+
+
+def beginning(run: Run) -> Trackers:
+    """Say what is trained on what, write it down if the run is new, and open its trackers."""
+    job = run.job
+    if jax.process_index() == 0 and run.is_new:
+        _write_beginning(run)
+    devices = job.mesh.devices.ravel()
+    log.info(
+        "%s, %d px, batch %d on %d x %s, %s; %d training and %d validation images, %d classes",
+        job.spec.name,
+        job.image_size,
+        job.batch_size,
+        devices.size,
+        devices[0].device_kind,
+        job.settings.dtype,
+        len(job.stream.images.samples),
+        len(job.validation.images.samples),
+        len(job.names),
+    )
+    if job.settings.multi_scale:
+        log.info("--multi-scale: %s px, each compiled once", ", ".join(map(str, job.image_sizes)))
+    log.info("freeze %s: %s", job.strategy.name, _share(run))
+    if run.phase.frozen:
+        log.info(BN_MODES[job.settings.frozen_bn])
+    log.info("run folder: %s", run.folder)
+    return open_trackers(job.settings, run.folder, run.position.epoch) if jax.process_index() == 0 else Trackers()
+
+
+def _write_beginning(run: Run) -> None:
+    """Write settings, network, strategy, environment, what is frozen, and the figure of the labels: all that resuming needs, and what people ask for."""
+    job, folder = run.job, run.folder
+    write_json(folder / NETWORK, NetworkRecord(job.spec, job.names, job.source).to_dict())
+    write_yaml(folder / HYPERPARAMETERS, dataclasses.asdict(job.hyperparameters))
+    shutil.rmtree(folder / STRATEGY, ignore_errors=True)
+    if job.strategy.origin:
+        file = Path(job.strategy.origin)
+        (folder / STRATEGY).mkdir()
+        write_file(folder / STRATEGY / file.name, file.read_bytes())
+    samples = {"train": job.stream.images.samples, "val": job.validation.images.samples}
+    data = {split: samples_record(samples[split]) for split in samples}
+    write_json(folder / "environment.json", {**environment(), "data": data})
+    modules = [layer.module for layer in job.spec.layers]
+    freeze = summarise(run.state.params, run.phase, modules, job.settings.frozen_bn)
+    record = {"freeze": job.strategy.name, "frozen_bn": job.settings.frozen_bn, **freeze}
+    write_json(folder / "freeze.json", record)
+    write_settings(job.settings, folder)  # last: a folder that has it can be resumed
+    if not job.settings.noplots:
+        boxes = np.concatenate([sample.boxes for sample in samples["train"]])
+        plots.plot_labels(boxes, job.names, folder / "labels.jpg")
+
+
+def phase(run: Run) -> None:
+    """Say which phase begins."""
+    log.info("epoch %d: phase '%s': %s", run.position.epoch + 1, run.phase.name, _share(run))
+
+
+def epoch(run: Run, trackers: Trackers, meter: EpochMeter, evaluation: Evaluation | None) -> None:
+    """Tell the epoch that was just counted, and add it to ``results.csv``, to the trackers and to ``results.png``."""
+    job, number = run.job, run.position.epoch - 1
+    log.info("%s", _epoch_line(run, meter, evaluation))
+    if jax.process_index() != 0:
+        return
+    row = _epoch_row(job, number, meter, evaluation)
+    table = ResultsTable(run.folder / TABLE, keep_epochs=number)
+    table.append(row)
+    trackers.write(row)
+    if not job.settings.noplots:
+        title = f"{job.spec.name} on {job.data.file.stem}, freeze {job.strategy.name}"
+        plots.plot_results(read_results(table.path), run.folder / "results.png", title)
+
+
+def _epoch_row(job: Job, number: int, meter: EpochMeter, evaluation: Evaluation | None) -> dict[str, float]:
+    rates = job.schedule.rates((number + 1) * job.schedule.batches_per_epoch - 1)
+    row: dict[str, float] = {"epoch": number, **{f"train/{name}_loss": value for name, value in meter.losses.items()}}
+    if evaluation is not None:
+        row |= {
+            "metrics/precision": evaluation.precision,
+            "metrics/recall": evaluation.recall,
+            "metrics/mAP_0.5": evaluation.map50,
+            "metrics/mAP_0.5:0.95": evaluation.map50_95,
+            **{f"val/{name}_loss": value for name, value in evaluation.losses.items()},
+        }
+    return row | {
+        "x/lr0": float(rates.bias_learning_rate),
+        "x/lr1": float(rates.learning_rate),
+        "x/lr2": float(rates.learning_rate),
+    }
+
+
+def _epoch_line(run: Run, meter: EpochMeter, evaluation: Evaluation | None) -> str:
+    """An epoch in one line: losses, metrics, speed, and the part of the time that was spent waiting for data."""
+    losses = "  ".join(f"{name} {value:.4f}" for name, value in meter.losses.items())
+    parts = [f"epoch {run.position.epoch:>3}/{run.job.epochs}  {losses}"]
+    if evaluation is not None:
+        metrics = {
+            "P": evaluation.precision,
+            "R": evaluation.recall,
+            "mAP50": evaluation.map50,
+            "mAP50-95": evaluation.map50_95,
+        }
+        parts.append("  ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
+    speed = f"{run.position.timings[-1]['seconds']:.0f} s"
+    if meter.images_per_second is not None:
+        speed = f"{meter.images_per_second:.1f} images/s, {meter.waited:.1%} waiting for data, {speed}"
+    return "  |  ".join([*parts, speed])
+
+
+def end(run: Run, trackers: Trackers, validate: Validator) -> dict[str, Any]:
+    """Show the best epoch and write ``results.json``.
+
+    Returns:
+      Its content.
+    """
+    run.checkpoints.wait()
+    position, job = run.position, run.job
+    if position.stopped:
+        log.info("no improvement in %d epochs: stopped", job.settings.patience)
+    weights = run.folder / "weights" / "best"
+    if not weights.is_dir():  # --nosave, and the last epoch was not the best one
+        weights = weights.with_name("last")
+    elif run.best is None and position.best:  # it was reached before the run was resumed
+        run.best = validate(load_weights(weights).variables, job.validation)
+    if run.best is not None and jax.process_index() == 0:
+        _show_best(run, run.best)
+    trackers.close(run.folder)
+    unreadable = list(dict.fromkeys([*job.stream.unreadable, *job.validation.unreadable]))
+    if unreadable:
+        log.warning("%d images could not be decoded and were left out: results.json names them", len(unreadable))
+    results = {
+        "run": str(run.folder),
+        "weights": str(weights),
+        "model": job.spec.name,
+        "freeze": job.strategy.name,
+        "frozen_bn": job.settings.frozen_bn,
+        "epochs": position.epoch,
+        "stopped_early": position.stopped,
+        "seconds": position.seconds,
+        "train_images": len(job.stream.images.samples),
+        "batch_size": job.batch_size,
+        "device_peak_bytes": device_peak_bytes(job.mesh.local_devices[0]),
+        "programs": position.programs,
+        "timings": position.timings,
+        "best_epoch": position.best_epoch,
+        "unreadable_images": unreadable,
+        "best": position.best,
+        "final": position.final,
+    }
+    if jax.process_index() == 0:
+        write_json(run.folder / RESULTS, results)
+    return results
+
+
+def _show_best(run: Run, evaluation: Evaluation) -> None:
+    """Print the best epoch class by class, and draw its curves."""
+    table = Table(title=f"best epoch ({run.position.best_epoch + 1}), averaged weights", box=box.SIMPLE_HEAD)
+    for column in ("class", "instances", "precision", "recall", "mAP50", "mAP50-95"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    whole = {
+        "name": "all",
+        "instances": evaluation.instances,
+        "precision": evaluation.precision,
+        "recall": evaluation.recall,
+    }
+    for row in [{**whole, "map50": evaluation.map50, "map50_95": evaluation.map50_95}, *evaluation.per_class()]:
+        figures = (f"{row[key]:.3f}" for key in ("precision", "recall", "map50", "map50_95"))
+        table.add_row(row["name"], f"{row['instances']:,}", *figures)
+    Console().print(table)
+    if not run.job.settings.noplots:
+        plot_evaluation(evaluation, run.folder)
+        log.info("plots: %s", run.folder / "results.png")
+
+
+class ResultsTable:
+    """``results.csv`` in YOLOv5's form: right-aligned columns of 20 characters, five significant digits."""
+
+    def __init__(self, path: Path, keep_epochs: int = 0) -> None:
+        """Open the table and keep the rows of the first ``keep_epochs`` epochs (a resumed run writes the others again)."""
+        self.path = path
+        rows = (
+            [row for row in read_results(path) if row["epoch"] < keep_epochs] if keep_epochs and path.is_file() else []
+        )
+        text = "".join(f"{line}\n" for line in [_line(COLUMNS), *(_row_line(row) for row in rows)])
+        write_file(path, text)
+
+    def append(self, row: Mapping[str, float]) -> None:
+        """Add one epoch; a column that is missing (no validation) is written as nan."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_row_line(row) + "\n")
+
+
+def _line(cells: Sequence[str]) -> str:
+    return ",".join(f"{cell:>20s}" for cell in cells)
+
+
+def _row_line(row: Mapping[str, float]) -> str:
+    return _line([f"{row.get(column, float('nan')):.5g}" for column in COLUMNS])
+
+
+def read_results(path: Path) -> list[dict[str, float]]:
+    """Rows of a ``results.csv``, ours or YOLOv5's."""
+    with path.open(encoding="utf-8") as file:
+        reader = csv.reader(file)
+        columns = [cell.strip() for cell in next(reader)]
+        return [dict(zip(columns, (float(cell) for cell in row), strict=False)) for row in reader if row]
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices and the commit of the working tree, for the record."""
+    devices = jax.devices()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_threads": os.cpu_count(),
+        "devices": [f"{device.platform}: {device.device_kind}" for device in devices],
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "git_commit": _git_commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None

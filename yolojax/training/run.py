@@ -1,0 +1,394 @@
+"""A run: its arrays, its phase and where it stands; begun, saved and resumed from its own folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Set
+from contextlib import closing, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from yolojax.config import from_mapping, read_yaml
+from yolojax.data.sample import samples_record
+from yolojax.data.stream import image_weights
+from yolojax.errors import UserError
+from yolojax.evaluation.evaluator import Evaluation
+from yolojax.evaluation.metrics import fitness
+from yolojax.files import find_run_folder, new_run_folder, run_folder_of, write_yaml
+from yolojax.freezing.adapters import merge_adapters
+from yolojax.freezing.labels import trainable_mask
+from yolojax.freezing.phases import GRADIENT_NORMS, MOVEMENT, EpochRecord, History, Phase
+from yolojax.freezing.signals import movement
+from yolojax.lock import locked
+from yolojax.mesh import replicated
+from yolojax.model.network import Variables
+from yolojax.training.checkpoints import CheckpointError, Checkpoints, has_checkpoint
+from yolojax.training.progress import EpochMeter
+from yolojax.training.settings import TrainSettings, settings_to_resume
+from yolojax.training.setup import SETTINGS, Job, prepare, prepare_to_resume
+from yolojax.training.state import (
+    TrainState,
+    abstract_state,
+    change_phase,
+    create_state,
+    divide,
+    enter_phase,
+    share_averages,
+)
+from yolojax.training.step import gradient_norms
+from yolojax.tree import Tree, partition
+from yolojax.weights.store import Weights, save_weights
+
+log = logging.getLogger(__name__)
+
+RESULTS = "results.json"
+_GRADIENT_BATCHES = 4
+
+
+@dataclass
+class Position:
+    """Where a run stands, beside its arrays; saved with every checkpoint.
+
+    Attributes:
+      epoch: the next epoch to train, or the one that was interrupted.
+      history: what strategies decide from.
+      batch: the next batch of the epoch.
+      sums: loss sums of its finished batches.
+      best_fitness: of all validations so far.
+      best_epoch: where it was reached.
+      best: figures of the best validation, as ``results.json`` has them.
+      final: those of the last validation.
+      seconds: time of training and validation so far.
+      programs: a row for every compiled step: epoch, phase, parameters that train, compile time, operations, memory.
+      timings: a row for every finished epoch: seconds, images per second, the part spent waiting for data.
+      stopped: whether the run ended early, for want of improvement.
+    """
+
+    epoch: int
+    history: History
+    batch: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    best_fitness: float = 0.0
+    best_epoch: int = 0
+    best: dict[str, Any] = field(default_factory=dict)
+    final: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    programs: list[dict[str, Any]] = field(default_factory=list)
+    timings: list[dict[str, Any]] = field(default_factory=list)
+    stopped: bool = False
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Position:
+        """Read what ``dataclasses.asdict`` made."""
+        return cls(**{**content, "history": History.from_dict(content["history"])})
+
+
+@dataclass
+class Run:
+    """A run in progress.
+
+    Attributes:
+      job: what is trained, on what.
+      folder: where everything of it is kept.
+      state: the arrays of the step.
+      phase: which parameters train.
+      position: how far it is.
+      checkpoints: of the folder.
+      epoch_start: what trains, as it was when the epoch began; for strategies that watch movement.
+      best: the best validation, if this process made it.
+      is_new: whether it begins here.
+    """
+
+    job: Job
+    folder: Path
+    state: TrainState
+    phase: Phase
+    position: Position
+    checkpoints: Checkpoints
+    epoch_start: Tree | None = None
+    best: Evaluation | None = None
+    is_new: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.position.stopped or self.position.epoch >= self.job.epochs
+
+    @property
+    def validates(self) -> bool:
+        """Whether the epoch that was just trained is followed by a validation."""
+        return not self.job.settings.noval or self.position.epoch + 1 >= self.job.epochs
+
+    def enter_phase(self) -> bool:
+        """Let the strategy decide about the coming epoch; whether its labels, and so the step, changed."""
+        job, epoch = self.job, self.position.epoch
+        if self.position.batch:  # decided when the epoch began
+            return False
+        before, self.phase = self.phase, job.strategy.phase(epoch, self.position.history, job.paths)
+        if self.phase == before:
+            return False
+        key = jax.random.key(job.settings.seed + epoch)
+        self.state = change_phase(self.state, self.phase, job.optimizer, key, job.mesh, job.fixed_bn(self.phase))
+        return True
+
+    def enter_epoch(self) -> None:
+        """Note where movement begins, and sample images by weight, where the run asks for it."""
+        job, position = self.job, self.position
+        if MOVEMENT in job.strategy.needs and position.batch == 0:
+            self.epoch_start = self._trained()
+        if job.settings.image_weights:
+            # By what the last validation found badly; classes that have no label count as all together.
+            maps = [position.final.get("map50_95", 0.0)] * len(job.names)
+            for row in position.final.get("per_class", ()):
+                maps[row["class"]] = row["map50_95"]
+            job.stream.draw(position.epoch, image_weights(job.stream.images.samples, maps))
+
+    def pause(self, meter: EpochMeter, seconds: float) -> None:
+        """Save in the middle of an epoch."""
+        position = self.position
+        position.batch, position.sums = meter.batches, meter.sums
+        position.seconds += seconds
+        self._save_state()
+        self.checkpoints.wait()
+
+    def advance(self, meter: EpochMeter, evaluation: Evaluation | None, seconds: float) -> None:
+        """Count an epoch that was trained, and validated if it was; nothing is saved yet."""
+        job, position, epoch = self.job, self.position, self.position.epoch
+        rate = float(job.schedule.rates((epoch + 1) * job.schedule.batches_per_epoch - 1).learning_rate)
+        score = None if evaluation is None else fitness(evaluation.map50, evaluation.map50_95)
+        moved = {} if self.epoch_start is None else movement(self.epoch_start, self._trained())
+        record = EpochRecord(fitness=score, loss=sum(meter.losses.values()), learning_rate=rate, movement=moved)
+        position.history = dataclasses.replace(position.history, records=(*position.history.records, record))
+        position.epoch, position.batch, position.sums = epoch + 1, 0, {}
+        position.seconds += seconds
+        row = {"seconds": seconds, "images_per_second": meter.images_per_second, "waiting": meter.waited}
+        position.timings.append(row)
+        if evaluation is None or score is None:
+            return
+        position.final = {"epoch": epoch, "fitness": score, **evaluation.figures()}
+        if score >= position.best_fitness:
+            position.best_fitness, position.best_epoch, position.best = score, epoch, position.final
+            self.best = evaluation
+        patience = job.settings.patience
+        position.stopped = bool(patience) and epoch - position.best_epoch >= patience
+
+    def save(self) -> None:
+        """Write the weights of the epoch that ``advance`` counted, and a checkpoint in the background."""
+        settings, position = self.job.settings, self.position
+        if settings.nosave and not self.ended:
+            return
+        self._save_weights("last")
+        if not position.best or position.best_epoch == position.epoch - 1:
+            self._save_weights("best")  # before the first validation (--noval) the newest weights are the best ones
+        if settings.save_period > 0 and position.epoch % settings.save_period == 0:
+            self._save_weights(f"epoch{position.epoch - 1}")
+        self._save_state()
+
+    def averaged(self) -> Variables:
+        """The averaged weights, without adapters: what is validated and saved."""
+        whole = self.state.whole
+        return {"params": merge_adapters(whole.ema_params), "batch_stats": whole.ema_batch_stats}
+
+    def _save_state(self) -> None:
+        arrays = {"state": self.state.whole, "epoch_start": self.epoch_start if self.position.batch else None}
+        self.checkpoints.save(int(self.state.moving.step), arrays, dataclasses.asdict(self.position))
+
+    def _save_weights(self, name: str) -> None:
+        if jax.process_index() != 0:
+            return
+        job = self.job
+        facts = {"run": self.folder.name, "epoch": self.position.epoch, "image_size": job.image_size}
+        variables = jax.device_get(self.averaged())
+        weights = Weights(spec=job.spec, names=job.names, variables=variables, source={**job.source, **facts})
+        save_weights(self.folder / "weights" / name, weights)
+
+    def _trained(self) -> Tree:
+        """A copy of what trains."""
+        return jax.tree.map(jnp.copy, partition(self.state.params, trainable_mask(self.phase.tree()))[0])
+
+
+@contextmanager
+def open_run(settings: TrainSettings, given: Set[str]) -> Iterator[Run]:
+    """A new run, or with ``settings.resume`` an interrupted one from its own folder; its folder is held until the end of the block.
+
+    Args:
+      settings: the user's.
+      given: names of those that are more than defaults; see ``settings_to_resume``.
+
+    Raises:
+      UserError: the input is wrong, the folder is in use, or there is nothing to resume.
+    """
+    variables: Variables | None = None
+    changes: list[str] = []
+    if settings.resume:
+        folder = _folder_to_resume(settings, given)
+        own_weights = run_folder_of(Path(settings.weights or "")) == folder
+        now, changes = settings_to_resume(
+            read_settings(folder), settings, given - {"weights"} if own_weights else given
+        )
+        _refuse_finished(folder, now, extended="epochs" in given)
+        if has_checkpoint(folder):
+            job = prepare_to_resume(now, folder)
+        else:
+            log.info("%s has no checkpoint yet: starting it again", folder)
+            job, variables = prepare(now)
+    else:
+        job, variables = prepare(settings.with_absolute_paths())
+        folder = new_run_folder(settings.project, settings.name, settings.exist_ok)
+    with closing(job.stream), locked(folder) if jax.process_index() == 0 else nullcontext():
+        run = resume(job, folder, changes) if variables is None else begin(job, folder, variables)
+        try:
+            yield run
+        except BaseException:
+            with suppress(Exception):  # what went wrong first is what counts
+                run.checkpoints.close()
+            raise
+        run.checkpoints.close()
+
+
+def begin(job: Job, folder: Path, variables: Variables) -> Run:
+    """Start at the first step."""
+    history = History(epochs=job.epochs, network=job.spec.name)
+    if GRADIENT_NORMS in job.strategy.needs:
+        batches = (made.batch._asdict() for made in islice(job.stream.iterate(), _GRADIENT_BATCHES))
+        gradients, parameters = gradient_norms(job.spec, job.loss, variables, batches)
+        history = dataclasses.replace(history, gradient_norms=gradients, parameter_norms=parameters)
+    phase = job.strategy.phase(0, history, job.paths)
+    entered = enter_phase(variables, phase, jax.random.key(job.settings.seed))
+    state = create_state(entered, phase.tree(), job.optimizer, job.mesh, job.fixed_bn(phase))
+    if jax.process_index() == 0:  # what another run left in the folder would be taken for this one's
+        (folder / RESULTS).unlink(missing_ok=True)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return Run(job, folder, state, phase, Position(0, history), Checkpoints(folder), is_new=True)
+
+
+def resume(job: Job, folder: Path, changes: list[str]) -> Run:
+    """Continue from the newest checkpoint that can be read.
+
+    Args:
+      job: of ``prepare_to_resume``.
+      folder: of the run.
+      changes: sentences about settings that are not as they were.
+
+    Raises:
+      UserError: the data has changed, or no checkpoint can be read.
+    """
+    checkpoints = Checkpoints(folder)
+    position, phase, arrays = _restore(job, checkpoints)
+    if job.epochs > position.history.epochs:
+        changes = [
+            f"{change}; from here on the schedule is that of {job.epochs} epochs"
+            if change.startswith("--epochs")
+            else change
+            for change in changes
+        ]
+        position.history = dataclasses.replace(position.history, epochs=job.epochs)
+        position.stopped = False
+    _check_data(job, folder)
+    for change in changes:
+        log.info("%s", change)
+    log.info("continuing %s with epoch %d, batch %d", folder, position.epoch + 1, position.batch + 1)
+    if jax.process_index() == 0:
+        (folder / RESULTS).unlink(missing_ok=True)  # of the run before it was extended
+        write_settings(job.settings, folder)
+    state = share_averages(divide(arrays["state"], phase.tree(), job.fixed_bn(phase)))
+    return Run(job, folder, state, phase, position, checkpoints, arrays["epoch_start"])
+
+
+def _restore(job: Job, checkpoints: Checkpoints) -> tuple[Position, Phase, dict[str, Any]]:
+    """The newest checkpoint that can be read; those that cannot are told."""
+    damaged = []
+    for step in checkpoints.steps():
+        try:
+            position = Position.from_json(checkpoints.progress(step))
+            phase = _phase_of(job, position)
+            arrays = checkpoints.restore(step, _template(job, position, phase))
+        except CheckpointError as error:
+            damaged.append(str(error))
+            continue
+        for sentence in damaged:
+            log.warning("%s; the one before it is used", sentence)
+        return position, phase, arrays
+    raise UserError("no checkpoint of this run can be read; start it again without --resume: " + "; ".join(damaged))
+
+
+def _phase_of(job: Job, position: Position) -> Phase:
+    """The phase that a checkpoint was saved in: that of the epoch before where the checkpoint stands between two."""
+    epoch = position.epoch if position.batch else max(position.epoch - 1, 0)
+    history = dataclasses.replace(position.history, records=position.history.records[:epoch])
+    return job.strategy.phase(epoch, history, job.paths)
+
+
+def _template(job: Job, position: Position, phase: Phase) -> dict[str, Any]:
+    """Shapes of what a checkpoint holds."""
+    variables = jax.eval_shape(lambda plain: enter_phase(plain, phase, jax.random.key(0)), job.shapes)
+    state = abstract_state(variables, phase.tree(), job.optimizer).whole
+    everywhere = replicated(job.mesh)
+    template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), state)
+    watched = MOVEMENT in job.strategy.needs and position.batch > 0
+    start = partition(template.params, trainable_mask(phase.tree()))[0] if watched else None
+    return {"state": template, "epoch_start": start}
+
+
+def _check_data(job: Job, folder: Path) -> None:
+    """Compare the images with those that the run began with."""
+    try:
+        before = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["data"]
+    except (OSError, ValueError, KeyError):
+        return
+    for split, samples in (("train", job.stream.images.samples), ("val", job.validation.images.samples)):
+        record = samples_record(samples)
+        if split == "train" and record["images"] != before[split]["images"]:
+            raise UserError(
+                f"{job.data.file}: has {record['images']} training images, and the run began with "
+                f"{before[split]['images']}; --data or --data-root names those, or begin a new run"
+            )
+        if record["sha256"] != before[split]["sha256"]:
+            log.warning("%s: its %s images or boxes are not those that the run began with", job.data.file, split)
+
+
+def read_settings(folder: Path) -> TrainSettings:
+    """The settings that a run was started with."""
+    content = read_yaml(folder / SETTINGS)
+    freeze = tuple(map(str, content.pop("freeze", ["0"])))
+    return dataclasses.replace(from_mapping(TrainSettings, content, folder / SETTINGS), freeze=freeze)
+
+
+def write_settings(settings: TrainSettings, folder: Path) -> None:
+    """Write what ``read_settings`` reads."""
+    write_yaml(folder / SETTINGS, {**dataclasses.asdict(settings), "resume": None, "freeze": list(settings.freeze)})
+
+
+def _folder_to_resume(settings: TrainSettings, given: Set[str]) -> Path:
+    """The folder of the run that ``--resume`` means, which may stand behind ``--weights``."""
+    if settings.resume == "latest" and "weights" in given and settings.weights:
+        folder = run_folder_of(Path(settings.weights))
+        if folder is None:
+            raise UserError(
+                f"--weights {settings.weights} --resume: these weights are in no run folder; "
+                "name the run (--resume FOLDER), or leave --weights out to continue the latest one"
+            )
+        return folder
+    return find_run_folder(settings.resume or "latest", settings.project)
+
+
+def _refuse_finished(folder: Path, settings: TrainSettings, extended: bool) -> None:
+    try:
+        results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    epochs, early = results["epochs"], results.get("stopped_early", False)
+    if epochs >= (settings.epochs or 0) or (early and not extended):
+        reason = f"no improvement for {settings.patience} epochs" if early else "all that were planned"
+        raise UserError(
+            f"{folder}: this run is finished, after {epochs} epochs ({reason}); --epochs with a larger number extends it, "
+            f"and a new run begins from its weights with: python train.py --weights {folder} --data {settings.data}"
+        )

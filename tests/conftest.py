@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import ctypes
 import gc
 import os
 import sys
@@ -11,6 +12,8 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+
+from yolojax.system import glibc_version
 
 # Tests compile many small programs and run each a few times: compile quickly, and compile each only once over all processes of a test run,
 # also what takes less than the second from which on JAX keeps a program by itself.
@@ -37,11 +40,13 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs() -> Iterator[None]:
-    """Compiled programs go with the module that used them: a process that kept those of all modules would need 6 GB."""
+    """Compiled programs and their memory go with the module that used them, so that a worker does not gather those of all."""
     yield
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
         gc.collect()
+        if glibc_version() > (0, 0):
+            ctypes.CDLL(None).malloc_trim(0)  # else the C library keeps most of what was given back
 
 
 TINY = """

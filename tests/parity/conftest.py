@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def spec() -> Callable[[str], ModelSpec]:
 def network(request: pytest.FixtureRequest) -> Callable[[str], tuple[ModelSpec, Variables]]:
     """Architecture and variables of a golden, as NumPy arrays whose numbers are exact in float32."""
 
-    @cache
+    @lru_cache(maxsize=1)  # yolov5x alone has a third of a gigabyte
     def build(name: str) -> tuple[ModelSpec, Variables]:
         spec = spec_of(name)
         if name == "real":

@@ -1,5 +1,6 @@
 """Rungs 1 to 3 of the ladder: the output of every layer, heads, decoded boxes."""
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -33,7 +34,13 @@ def predict(name: str, network: Any, dtype: Any) -> tuple[list[np.ndarray], np.n
     return heads, boxes, {layer: output["__call__"][0] for layer, output in captured.items()}
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.fixture(scope="module", params=NETWORKS)
+def name(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A network; both tests of one come before the next, so that no two are in memory at once."""
+    yield request.param
+    jax.clear_caches()
+
+
 @pytest.mark.usefixtures("float64")
 def test_layers_heads_and_boxes_in_double_precision(name, network, golden, worst):
     heads, boxes, outputs = predict(name, network, jnp.float64)
@@ -50,7 +57,6 @@ def test_layers_heads_and_boxes_in_double_precision(name, network, golden, worst
     assert worst("decoded boxes, float64", dict(zip("xywhoc", errors, strict=True))) <= 1e-8
 
 
-@pytest.mark.parametrize("name", NETWORKS)
 def test_heads_and_boxes_in_single_precision(name, network, golden, worst):
     heads, boxes, _ = predict(name, network, jnp.float32)
     errors = {}

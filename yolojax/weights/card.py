@@ -15,6 +15,7 @@ import yaml
 from yolojax.config import read_yaml
 from yolojax.errors import UserError
 from yolojax.files import run_folder_of
+from yolojax.version import __version__
 from yolojax.weights.store import Weights
 
 _LICENCES = ("agpl-3.0", "lgpl-3.0", "gpl-3.0", "apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc0-1.0")
@@ -102,7 +103,7 @@ def model_card(weights: Weights, facts: RunFacts) -> str:
 
 # {name}
 
-YOLOv5 in JAX and Flax, exported by [yolojax](https://pypi.org/project/yolojax/).
+YOLOv5 in JAX and Flax, exported by yolojax {__version__}.
 
 | | |
 |-|-|

@@ -250,3 +250,14 @@ def test_real_checkpoint(shared_data):
     assert (weights.spec.name, weights.spec.classes, weights.spec.strides) == ("yolov5n", 80, (8, 16, 32))
     assert weights.spec.anchors[2] == ((116, 90), (156, 198), (373, 326))
     assert (weights.names[0], weights.names[79]) == ("person", "toothbrush")
+
+
+def test_a_mistake_of_ours_is_not_blamed_on_the_file(builder, tmp_path, monkeypatch):
+    path = builder.save(tmp_path / "a.pt", builder.model())
+
+    def broken(spec):
+        raise ValueError("a mistake of ours")
+
+    monkeypatch.setattr("convert.checkpoint.expected_state", broken)
+    with pytest.raises(ValueError, match="a mistake of ours"):
+        read_checkpoint(path)

@@ -31,9 +31,15 @@ nb_execution_mode = "off"  # python docs/run_notebook.py runs it; the site shows
 nitpicky = True
 nitpick_ignore_regex = [
     # Types of other packages and aliases that stand for them; types inside a tuple, which a list of attributes cuts in two.
-    ("py:.*", r"(jax|numpy|np|npt|flax|collections|pathlib|typing|jaxlib|Path|Array|NDArray|Any|Tree|PIL|re)\b.*|tuple\[.*"),
+    (
+        "py:.*",
+        r"(jax|numpy|np|npt|flax|collections|pathlib|typing|jaxlib|Path|Array|NDArray|Any|Tree|PIL|re)\b.*|tuple\[.*",
+    ),
     # What public classes are made of and nobody builds on.
-    ("py:class", r"yolojax\.(evaluation\.evaluator\.Stopwatch|data\.augment\.Images|data\.batches\.TrainingBatches|inference\.results\.Tables)"),
+    (
+        "py:class",
+        r"yolojax\.(evaluation\.evaluator\.Stopwatch|data\.augment\.Images|data\.batches\.TrainingBatches|inference\.results\.Tables)",
+    ),
 ]
 
 autodoc_member_order = "bysource"

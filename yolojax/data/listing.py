@@ -130,12 +130,14 @@ def _swapped(folders: Sequence[str], old: str, new: str) -> list[str]:
     return result
 
 
-def check_label_files(root: Path, images: Sequence[Path]) -> tuple[int, list[Problem]]:
+def check_label_files(root: Path, images: Sequence[Path], readable: Sequence[Path]) -> tuple[int, list[Problem]]:
     """Compare the label files that images have with those that lie near.
 
     Args:
       root: folder of the data set.
       images: of a split.
+      readable: those that are images indeed. Labels are looked for around these alone: a line of a list may name any
+        file of the machine.
 
     Returns:
       How many of the images have no label file, and problems: label files that belong to no image, and
@@ -152,7 +154,7 @@ def check_label_files(root: Path, images: Sequence[Path]) -> tuple[int, list[Pro
         for image in dict.fromkeys(sharing)
         if image != sharing[0]
     ]
-    folders = sorted({path.parent for path in owners})
+    folders = sorted({_absolute(label_path(image)).parent for image in readable})
     near = {path for folder in folders for path in _text_files(folder)}
     if absent:
         suffixes = (".txt", *_OTHER_LAYOUTS) if len(absent) == len(owners) else (".txt",)

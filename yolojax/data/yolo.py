@@ -53,7 +53,7 @@ def open_yolo(config: DataConfig, split: str, entries: Sequence[str]) -> Split:
     images = sorted((path for entry in entries for path in list_images(config, split, entry, problems)), key=str)
     missing = len(problems)
     samples, faults = read_samples(partial(_read_sample, config), images)
-    unlabelled, label_problems = check_label_files(config.root, images)
+    unlabelled, label_problems = check_label_files(config.root, images, [Path(sample.name) for sample in samples])
     problems += faults + label_problems
     return make_split(split, len(images) + missing, samples, problems, unlabelled)
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
+import tomllib
 from collections import Counter
 from pathlib import Path
+from pkgutil import resolve_name
+from urllib.parse import unquote
 
 import jax
 import pytest
@@ -14,15 +18,18 @@ import yaml
 from yolojax.config import configs_root
 from yolojax.model.network import abstract_variables
 from yolojax.model.spec import load_spec
+from yolojax.version import __version__
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 YOLOV5 = (REPOSITORY / "docs" / "yolov5.md").read_text(encoding="utf-8")
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SECTIONS = re.findall(r"^#+ §(\d+(?:\.\d+)?) ", YOLOV5, re.MULTILINE)
 FOLDERS = ("yolojax", "convert", "tests", "configs", "docs", "benchmarks", "examples")
 
 
 def documents() -> list[Path]:
-    return sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("*/README.md")])
+    return sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), *REPOSITORY.glob("tests/README.md")])
 
 
 def texts() -> list[Path]:
@@ -83,3 +90,44 @@ def test_the_table_of_parameters_is_that_of_the_networks(row):
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(trained))
 
     assert numbers[:2] + numbers[4:] == [parameters(80), parameters(20), parameters(20, 10), parameters(20, 24)]
+
+
+def test_the_citation_has_the_version():
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["version"], citation["license"]) == (__version__, PROJECT["license"])
+
+
+def test_the_badges_are_true():
+    badges = [unquote(word) for word in re.findall(r"img\.shields\.io/badge/(\S+)-blue", README)]
+    assert badges[0] == f"python-≥ {PROJECT['requires-python'].removeprefix('>=')}"
+    assert badges[1] == f"licence-{PROJECT['license'].replace('-', '--')}"
+    assert len(badges) == 3
+
+
+def test_the_python_of_the_readme(tmp_path, monkeypatch, tiny_data, tiny_model):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(tiny_data.parent / "images" / "val" / "0.png", "photo.png")
+    [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    small = {"imgsz": 64, "batch_size": 4, "epochs": 1, "workers": 0, "device": "cpu", "noplots": True}
+    for written, here in {
+        'weights="yolov5n.pt"': f'weights="", cfg={str(tiny_model)!r}',
+        'data="my-data.yaml"': f"data={str(tiny_data)!r}",
+        'freeze=("10",)': 'freeze=("2",)',
+        "epochs=50": ", ".join(f"{name}={value!r}" for name, value in small.items()),
+        "photo.jpg": "photo.png",
+    }.items():
+        assert written in code
+        code = code.replace(written, here)
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_the_public_surface_exists():
+    """What the API pages name can be imported; the site's build goes further and reads it."""
+    names = [
+        name
+        for page in (REPOSITORY / "docs" / "api").glob("*.md")
+        for name in re.findall(r"^\.\. auto\w+:: (\S+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert len(names) > 60
+    for name in names:
+        assert resolve_name(name).__doc__, name

@@ -19,6 +19,7 @@ from yolojax.config import configs_root
 from yolojax.model.network import abstract_variables
 from yolojax.model.spec import load_spec
 from yolojax.version import __version__
+from yolojax.weights.find import load_weights
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 YOLOV5 = (REPOSITORY / "docs" / "yolov5.md").read_text(encoding="utf-8")
@@ -131,3 +132,13 @@ def test_the_public_surface_exists():
     assert len(names) > 60
     for name in names:
         assert resolve_name(name).__doc__, name
+
+
+def test_the_python_of_the_page_on_python(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (REPOSITORY / "docs" / "python.md").read_text(encoding="utf-8")
+    changed, planned = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(changed, "docs/python.md", "exec"), {})
+    biases = load_weights("no-bias").variables["params"]["model_24"]["m_0"]["bias"]
+    assert not biases.any()
+    exec(compile(planned, "docs/python.md", "exec"), {"__name__": "docs"})  # its names; tests/plan has the rest

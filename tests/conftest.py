@@ -40,7 +40,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs() -> Iterator[None]:
-    """Compiled programs go with the module that used them: a process that kept those of all modules would need 6 GB."""
+    """Compiled programs and their memory go with the module that used them, so that a worker does not gather those of all."""
     yield
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()

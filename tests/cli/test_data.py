@@ -37,6 +37,25 @@ def test_check_draws_a_data_set_without_boxes_and_names_what_is_wrong(tmp_path, 
     assert main(["data", "check", str(file), "--plot", "check.jpg"]) == 2
 
 
+def test_tables_of_large_photos_fit_80_columns(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    for number, (height, width) in enumerate(((1080, 1920), (3000, 12345))):
+        for part in ("images", "labels"):
+            (tmp_path / part / str(number)).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "images" / str(number) / "a.png"), np.zeros((height, width), np.uint8))
+        (tmp_path / "labels" / str(number) / "a.txt").write_text("0 0.5 0.5 0.9 0.9\n")
+    file = tmp_path / "large.yaml"
+    file.write_text("path: .\ntrain: images/0\nval: images/1\nnames: [a-class-with-a-long-name]\n")
+    assert main(["data", "check", str(file)]) == 0
+    printed = capsys.readouterr().out
+    rows = [line.split() for line in printed.splitlines()]
+    assert ["image", "side,", "px", "train", *["1920"] * 7] in rows
+    assert ["val", *["12345"] * 7] in rows
+    assert "…" not in printed
+    assert "e+" not in printed
+    assert all(len(line) <= 80 for line in printed.splitlines() if str(tmp_path) not in line)
+
+
 def test_strict_training_refuses_what_check_finds(tiny_data, tiny_model, tmp_path, capsys):
     shutil.copytree(tiny_data.parent, tmp_path / "data")
     images = tmp_path / "data" / "images"

@@ -117,7 +117,7 @@ def _print_tables(check: DataCheck) -> None:
 
     splits = list(check.splits.values())
     classes = Table("class", box=SIMPLE_HEAD)
-    sizes = Table("", "split", box=SIMPLE_HEAD)
+    sizes = Table("", "split", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     sizes.columns[0].no_wrap = True
     for name in check.splits:
         classes.add_column(name, justify="right")
@@ -128,12 +128,15 @@ def _print_tables(check: DataCheck) -> None:
         sizes.add_column(f"{share:.0%}", justify="right")
     for key, title in _DISTRIBUTIONS.items():
         for name, split in check.splits.items():
-            sizes.add_row(
-                title if split is splits[0] else "", name, *(f"{value:.3g}" for value in split.distributions[key])
-            )
+            sizes.add_row(title if split is splits[0] else "", name, *map(_figure, split.distributions[key]))
     console = Console(highlight=False, markup=False)
     console.print(classes)
     console.print(sizes)
+
+
+def _figure(value: float) -> str:
+    """Three digits of a small number, all of those before the point of a large one."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _convert(arguments: argparse.Namespace) -> int:

@@ -74,6 +74,15 @@ def test_links_inside_the_repository_lead_somewhere(document):
         assert not anchor or anchor in anchors(file.read_text(encoding="utf-8")), target
 
 
+@pytest.mark.parametrize("document", ["docs/architecture.md", "CONTRIBUTING.md", "SECURITY.md", "tests/README.md"])
+def test_files_that_are_named_exist(document):
+    text = (REPOSITORY / document).read_text(encoding="utf-8")
+    named = re.findall(r"`((?:[\w.-]+/)*[\w.-]+\.(?:py|md|yaml|toml|yml))`", text)
+    assert named
+    places = [REPOSITORY, REPOSITORY / "yolojax", REPOSITORY / "tests", REPOSITORY / ".github" / "workflows"]
+    assert not [name for name in named if "NAME" not in name and not any((place / name).exists() for place in places)]
+
+
 def test_the_table_of_hyperparameters_is_that_of_the_files():
     (_, *names), *rows = cells("1.15", "| key |")
     for column, name in enumerate(names, start=1):

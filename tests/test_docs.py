@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shutil
@@ -151,3 +152,13 @@ def test_the_python_of_the_page_on_python(tmp_path, monkeypatch):
     biases = load_weights("no-bias").variables["params"]["model_24"]["m_0"]["bias"]
     assert not biases.any()
     exec(compile(planned.partition("for row")[0], "docs/python.md", "exec"), {})  # tests/plan compiles the programs
+
+
+def test_the_tutorial_imports_what_exists():
+    """'.ci/run notebook' executes it."""
+    notebook = json.loads((REPOSITORY / "docs" / "tutorial.ipynb").read_text(encoding="utf-8"))
+    code = "".join("".join(cell["source"]) + "\n" for cell in notebook["cells"] if cell["cell_type"] == "code")
+    imports = [line for line in code.splitlines() if re.match(r"(from|import) yolojax", line)]
+    assert len(imports) > 8
+    for line in imports:
+        exec(line, {})

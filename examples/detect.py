@@ -28,4 +28,5 @@ def main(weights: str = "yolov5n-shapes", images: Sequence[str] = (), folder: st
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2], images=sys.argv[2:])
+    weights, *images = sys.argv[1:] or ["yolov5n-shapes"]
+    main(weights, images)

@@ -65,7 +65,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     figure = new_figure(11, 5.1)
-    left, right = figure.subfigures(1, 2, width_ratios=(6.3, 4.7))
+    halves: Any = figure.subfigures(1, 2, width_ratios=(6.3, 4.7))
+    left, right = halves
     rows = left.subplots(2, len(IMAGES))
     draw_detections(rows[0], "yolov5n-shapes", "before: shapes it has never seen")
     draw_detections(rows[1], arguments.run, "after: python train.py --freeze 10")

@@ -27,7 +27,7 @@ extensions = [
 ]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
-nb_execution_mode = "off"  # python docs/run_notebook.py runs it; the site shows what it left
+nb_execution_mode = "off"  # the site shows what 'jupyter execute --inplace' left
 nitpicky = True
 nitpick_ignore_regex = [
     # Types of other packages and aliases that stand for them; types inside a tuple, which a list of attributes cuts in two.
@@ -48,6 +48,8 @@ autodoc_preserve_defaults = True
 autodoc_class_signature = "mixed"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
 napoleon_custom_sections = [("Source", "notes_style")]
 python_maximum_signature_line_length = 88
 add_module_names = False
@@ -87,6 +89,14 @@ def write_command_pages(app: Sphinx) -> None:
         page.write_text(content, encoding="utf-8")
 
 
+def plain_defaults(
+    app: Sphinx, what: str, name: str, item: object, options: object, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """A default that a dataclass makes anew is written ``...``; ``<factory>`` is no Python, and Sphinx cannot read it."""
+    return signature and signature.replace("<factory>", "..."), returns
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
+    app.connect("autodoc-process-signature", plain_defaults)
     app.connect("config-inited", lambda app, _config: write_command_pages(app))

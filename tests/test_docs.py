@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import shutil
+import tomllib
 from collections import Counter
 from pathlib import Path
+from pkgutil import resolve_name
+from urllib.parse import unquote
 
 import jax
 import pytest
@@ -14,15 +19,19 @@ import yaml
 from yolojax.config import configs_root
 from yolojax.model.network import abstract_variables
 from yolojax.model.spec import load_spec
+from yolojax.version import __version__
+from yolojax.weights.find import load_weights
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 YOLOV5 = (REPOSITORY / "docs" / "yolov5.md").read_text(encoding="utf-8")
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SECTIONS = re.findall(r"^#+ §(\d+(?:\.\d+)?) ", YOLOV5, re.MULTILINE)
 FOLDERS = ("yolojax", "convert", "tests", "configs", "docs", "benchmarks", "examples")
 
 
 def documents() -> list[Path]:
-    return sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("*/README.md")])
+    return sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), *REPOSITORY.glob("tests/README.md")])
 
 
 def texts() -> list[Path]:
@@ -66,6 +75,15 @@ def test_links_inside_the_repository_lead_somewhere(document):
         assert not anchor or anchor in anchors(file.read_text(encoding="utf-8")), target
 
 
+@pytest.mark.parametrize("document", ["docs/architecture.md", "CONTRIBUTING.md", "SECURITY.md", "tests/README.md"])
+def test_files_that_are_named_exist(document):
+    text = (REPOSITORY / document).read_text(encoding="utf-8")
+    named = re.findall(r"`((?:[\w.-]+/)*[\w.-]+\.(?:py|md|yaml|toml|yml))`", text)
+    assert named
+    places = [REPOSITORY, REPOSITORY / "yolojax", REPOSITORY / "tests", REPOSITORY / ".github" / "workflows"]
+    assert not [name for name in named if "NAME" not in name and not any((place / name).exists() for place in places)]
+
+
 def test_the_table_of_hyperparameters_is_that_of_the_files():
     (_, *names), *rows = cells("1.15", "| key |")
     for column, name in enumerate(names, start=1):
@@ -83,3 +101,64 @@ def test_the_table_of_parameters_is_that_of_the_networks(row):
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(trained))
 
     assert numbers[:2] + numbers[4:] == [parameters(80), parameters(20), parameters(20, 10), parameters(20, 24)]
+
+
+def test_the_citation_has_the_version():
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["version"], citation["license"]) == (__version__, PROJECT["license"])
+
+
+def test_the_badges_are_true():
+    badges = [unquote(word) for word in re.findall(r"img\.shields\.io/badge/(\S+)-blue", README)]
+    assert badges[0] == f"python-≥ {PROJECT['requires-python'].removeprefix('>=')}"
+    assert badges[1] == f"licence-{PROJECT['license'].replace('-', '--')}"
+    assert len(badges) == 3
+
+
+def test_the_python_of_the_readme(tmp_path, monkeypatch, tiny_data, tiny_model):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(tiny_data.parent / "images" / "val" / "0.png", "photo.png")
+    [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    small = {"imgsz": 64, "batch_size": 4, "epochs": 1, "workers": 0, "device": "cpu", "noplots": True}
+    for written, here in {
+        'weights="yolov5n.pt"': f'weights="", cfg={str(tiny_model)!r}',
+        'data="my-data.yaml"': f"data={str(tiny_data)!r}",
+        'freeze=("10",)': 'freeze=("2",)',
+        "epochs=50": ", ".join(f"{name}={value!r}" for name, value in small.items()),
+        "photo.jpg": "photo.png",
+    }.items():
+        assert written in code
+        code = code.replace(written, here)
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_the_public_surface_exists():
+    """What the API pages name can be imported; the site's build goes further and reads it."""
+    names = [
+        name
+        for page in (REPOSITORY / "docs" / "api").glob("*.md")
+        for name in re.findall(r"^\.\. auto\w+:: (\S+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert len(names) > 60
+    for name in names:
+        assert resolve_name(name).__doc__, name
+
+
+def test_the_python_of_the_page_on_python(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (REPOSITORY / "docs" / "python.md").read_text(encoding="utf-8")
+    changed, planned = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(changed, "docs/python.md", "exec"), {})
+    biases = load_weights("no-bias").variables["params"]["model_24"]["m_0"]["bias"]
+    assert not biases.any()
+    exec(compile(planned.partition("for row")[0], "docs/python.md", "exec"), {})  # tests/plan compiles the programs
+
+
+def test_the_tutorial_imports_what_exists():
+    """'.ci/run notebook' executes it."""
+    notebook = json.loads((REPOSITORY / "docs" / "tutorial.ipynb").read_text(encoding="utf-8"))
+    code = "".join("".join(cell["source"]) + "\n" for cell in notebook["cells"] if cell["cell_type"] == "code")
+    imports = [line for line in code.splitlines() if re.match(r"(from|import) yolojax", line)]
+    assert len(imports) > 8
+    for line in imports:
+        exec(line, {})

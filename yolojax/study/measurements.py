@@ -77,7 +77,10 @@ class Summary:
     """A scenario over its finished runs.
 
     Attributes:
-      name, framework, freeze, frozen_bn: of the scenario.
+      name: of the scenario.
+      framework: of the scenario.
+      freeze: of the scenario.
+      frozen_bn: of the scenario.
       seeds: of the finished runs.
       mean: by the names in ``FIGURES``; None where no run tells.
       spread: sample standard deviations; None for fewer than two runs.

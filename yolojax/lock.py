@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import sys
@@ -10,6 +11,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from yolojax.errors import UserError
 
@@ -17,6 +19,8 @@ try:
     import fcntl
 except ImportError:  # Windows: there a folder is not guarded
     fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
 
 LOCK = ".lock"
 
@@ -36,16 +40,11 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
     with file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise UserError(
-                    f"{folder}: {_holder(file.read())} is at work in this folder; wait for it, stop it, or choose another --name"
-                ) from None
-            except OSError:
-                pass  # a file system without locks
+        if not take_lock(file):
+            file.seek(0)
+            raise UserError(
+                f"{folder}: {_holder(file.read())} is at work in this folder; wait for it, stop it, or choose another --name"
+            )
         file.truncate(0)
         file.write(
             json.dumps(
@@ -61,6 +60,19 @@ def locked(folder: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def take_lock(file: IO[str]) -> bool:
+    """Lock an open file for this process; False where another one holds it. Systems and file systems without locks guard nothing."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        log.warning("%s: two processes in one folder would not be noticed here (%s)", file.name, error.strerror)
+    return True
 
 
 def _holder(content: str) -> str:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from yolojax.errors import UserError
 from yolojax.interrupts import Interrupt
+from yolojax.lock import LOCK, take_lock
+from yolojax.system import inherits_locks
 
 PERIOD = 2.0  # seconds between two looks at a process
 _PATIENCE = 300.0  # seconds that an interrupted process gets to save
@@ -79,26 +81,17 @@ def locked_folder(folder: Path, owner: str) -> Iterator[int]:
       owner: what works in it, for messages: ``study``, ``evolution``.
 
     Yields:
-      The file descriptor of the lock, or -1 where the system has no such locks.
+      The file descriptor of the lock, or -1 where processes cannot inherit it.
 
     Raises:
       UserError: the folder cannot be made, or another process holds it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a")
+        file = (folder / LOCK).open("a")
     except OSError as error:
         raise UserError(f"{folder}: the folder of the {owner} cannot be made ({error.strerror})") from error
     with file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            yield -1
-            return
-        except OSError as error:
-            raise UserError(
-                f"{folder}: another {owner}, or a run that it left behind, is at work in this folder"
-            ) from error
-        yield file.fileno()
+        if not take_lock(file):
+            raise UserError(f"{folder}: another {owner}, or a run that it left behind, is at work in this folder")
+        yield file.fileno() if inherits_locks() else -1

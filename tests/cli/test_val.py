@@ -109,15 +109,15 @@ def test_the_table_of_many_classes_is_shown_where_asked(val, capsys, monkeypatch
     assert "green" in capsys.readouterr().out
 
 
-def test_pictures(val):
+def test_figures(val):
     _, _, folder = val("--batch", "2")
     curves = {f"{name}_curve.png" for name in ("PR", "P", "R", "F1")}
     sheets = {f"val_batch{number}_{kind}.jpg" for number in range(3) for kind in ("labels", "pred")}
     assert {file.name for file in folder.iterdir()} == {*curves, *sheets, "confusion_matrix.png", "results.json"}
     for name in (*curves, *sheets, "confusion_matrix.png"):
-        picture = cv2.imread(str(folder / name))
-        assert min(picture.shape[:2]) > 100
-        assert np.ptp(picture) > 100
+        figure = cv2.imread(str(folder / name))
+        assert min(figure.shape[:2]) > 100
+        assert np.ptp(figure) > 100
 
 
 def test_noplots_and_the_next_folder(val):

@@ -96,8 +96,8 @@ def archive(path, **files):
     ("content", "match"),
     [
         (b"", "is empty"),
-        (b"\xff\xd8\xff\xe0\x00\x10JFIF", r"is a picture \(JPEG\), not a PyTorch checkpoint"),
-        (b"\x89PNG\r\n\x1a\n", r"is a picture \(PNG\)"),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF", r"is an image \(JPEG\), not a PyTorch checkpoint"),
+        (b"\x89PNG\r\n\x1a\n", r"is an image \(PNG\)"),
         (b"\n<!DOCTYPE html>", "is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
         (b"hello", "is something else, not a PyTorch checkpoint"),

@@ -66,13 +66,13 @@ def test_every_way_to_give_images(detector, images, tmp_path):
 
 def test_images_of_pillow_and_of_other_channels(detector, images, tmp_path):
     [expected] = detector(images[0])
-    picture = Image.fromarray(images[0])
+    image = Image.fromarray(images[0])
     alpha = np.dstack([images[0], np.zeros(images[0].shape[:2], np.uint8)])
-    for given in (picture, picture.convert("RGBA"), alpha):
+    for given in (image, image.convert("RGBA"), alpha):
         [detections] = detector(given)
         assert same(detections, expected)
         assert detections.image.shape == images[0].shape
-    picture.save(tmp_path / "a.png")
+    image.save(tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as opened:
         assert detector([opened, images[0]])[0].path == str(tmp_path / "a.png")
 
@@ -80,7 +80,7 @@ def test_images_of_pillow_and_of_other_channels(detector, images, tmp_path):
     [expected] = detector(np.repeat(grey[:, :, None], 3, 2))
     for given in (grey, grey[:, :, None], Image.fromarray(grey)):
         assert same(detector(given)[0], expected)
-    turned = picture.copy()
+    turned = image.copy()
     turned.getexif()[0x0112] = 6
     turned.save(tmp_path / "turned.jpg", exif=turned.getexif())
     with Image.open(tmp_path / "turned.jpg") as opened:

@@ -22,7 +22,7 @@ def scenario(write_study, tmp_path):
     return lambda **changes: load_study(write_study(scenarios=[{**row, **changes}])).scenarios[0]
 
 
-def test_the_copy_of_the_data_has_the_same_pictures_and_boxes(scenario, tmp_path, tiny_data):
+def test_the_copy_of_the_data_has_the_same_images_and_boxes(scenario, tmp_path, tiny_data):
     write_inputs(scenario(), tmp_path / "inputs")
     copy = load_data(tmp_path / "inputs" / "squares" / "data.yaml")
     whole = load_data(tiny_data)
@@ -36,7 +36,7 @@ def test_the_copy_of_the_data_has_the_same_pictures_and_boxes(scenario, tmp_path
     assert not (tmp_path / "inputs" / "squares").samefile(whole.root)
 
 
-def test_pictures_without_a_file_are_written_without_loss(scenario, tmp_path, monkeypatch):
+def test_images_without_a_file_are_written_without_loss(scenario, tmp_path, monkeypatch):
     from yolojax.data.sample import Sample, make_split, no_boxes
     from yolojax.study import original
 

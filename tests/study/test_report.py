@@ -1,4 +1,4 @@
-"""Tables, pictures and the page of a study."""
+"""Tables, figures and the page of a study."""
 
 import csv
 import re
@@ -56,14 +56,14 @@ def test_markdown_has_the_figures_the_published_ones_and_the_failed_runs(written
     assert "| freeze 2 | fixed | 2 | .310 ± .014 | .155 ± .007 | 0.4 |" in text
     assert "| freeze 2 (a book) |  |  | .750 | – |" in text
     assert "- FAILED never <run>, seed 0: " in text
-    pictures = re.findall(r"\((plots/.*?\.png)\)", text)
+    figures = re.findall(r"\((plots/.*?\.png)\)", text)
     assert {
         "plots/map50-over-epochs.png",
         "plots/map50_95-over-epochs.png",
         "plots/memory.png",
         "plots/utilisation.png",
-    } < set(pictures)
-    assert all((written / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
+    } < set(figures)
+    assert all((written / figure).read_bytes().startswith(b"\x89PNG") for figure in figures)
 
 
 class Page(HTMLParser):
@@ -100,7 +100,7 @@ def test_the_page_needs_nothing_but_itself(written):
     assert not re.search(r"@import|url\((?!#)|fetch\(|XMLHttpRequest", text)
 
 
-def test_the_page_escapes_names_and_marks_every_scenario_in_the_pictures(written):
+def test_the_page_escapes_names_and_marks_every_scenario_in_the_figures(written):
     text = (written / "report.html").read_text()
     assert "never <run>" not in text
     assert "Squares &amp; circles" in text

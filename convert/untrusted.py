@@ -1,6 +1,6 @@
-"""Opens a PyTorch file that nobody vouches for, and runs nothing of what is in it.
+"""Opens an untrusted PyTorch file, and runs nothing of what is in it.
 
-A ``.pt`` is a pickle, a program that may call any function by name. Two walls stand before it: every name in it must be on the list below, and torch's own
+A ``.pt`` is a pickle, a program that may call any function by name. Two checks stand before it: every name in it must be on the list below, and torch's own
 restricted unpickler then reads it, with each class of the file replaced by an inert stand-in.
 """
 

@@ -84,9 +84,9 @@ def test_a_folder_of_images(detect, tmp_path, capsys):
     assert (figures["images"], figures["detections"], figures["problems"]) == (2, 2, [])
     assert figures["per_class"] == {"red": 1, "n/a: blue": 1}
 
-    found = np.loadtxt(folder / "labels" / "a.txt")
+    rows = np.loadtxt(folder / "labels" / "a.txt")
     expected = [[0, 30 / 120, 24 / 80, 40 / 120, 32 / 80, 0.9], [2, 90 / 120, 50 / 80, 40 / 120, 40 / 80, 0.7]]
-    np.testing.assert_allclose(found, expected, atol=0.03)
+    np.testing.assert_allclose(rows, expected, atol=0.03)
     assert (folder / "labels" / "b.txt").read_text() == ""
     with (folder / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -400,9 +400,9 @@ def test_batches_of_many_shapes(detect, tmp_path, monkeypatch, sees_colours):
         save(tmp_path / "in" / f"{number}.png", painted((number % 3, 10, 10, 30, 50), size=size))
     _, _, folder = detect("--source", "in", "--batch", 3, "--img", 192, "--save-txt", "--nosave")
     for number, (height, width) in enumerate(sizes):
-        found = np.loadtxt(folder / "labels" / f"{number}.txt")
+        row = np.loadtxt(folder / "labels" / f"{number}.txt")
         np.testing.assert_allclose(
-            found, [number % 3, 20 / width, 30 / height, 20 / width, 40 / height], atol=0.03, err_msg=str(number)
+            row, [number % 3, 20 / width, 30 / height, 20 / width, 40 / height], atol=0.03, err_msg=str(number)
         )
     assert shapes == {(3, *size, 3) for size in ((128, 192), (192, 128), (192, 192))}
 

@@ -30,9 +30,9 @@ def test_the_copy_of_the_data_has_the_same_images_and_boxes(scenario, tmp_path, 
     for split, count in (("train", 10), ("val", 4)):
         before, after = (open_split(data, split).samples for data in (whole, copy))
         assert len(after) == count
-        for one, other in zip(before, after, strict=True):
-            np.testing.assert_array_equal(other.load(), one.load())
-            np.testing.assert_allclose(other.boxes, one.boxes, atol=1e-7)
+        for sample, copy in zip(before, after, strict=True):
+            np.testing.assert_array_equal(copy.load(), sample.load())
+            np.testing.assert_allclose(copy.boxes, sample.boxes, atol=1e-7)
     assert not (tmp_path / "inputs" / "squares").samefile(whole.root)
 
 

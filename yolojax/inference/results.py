@@ -1,4 +1,4 @@
-"""What was found in images."""
+"""Detections: what a network finds in images."""
 
 from __future__ import annotations
 

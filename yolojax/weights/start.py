@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
 import numpy as np
 
-from yolojax.data.anchors import check_anchors
+from yolojax.data.anchors import AnchorCheck, check_anchors
 from yolojax.data.sample import Sample
 from yolojax.hyperparameters import Hyperparameters
 from yolojax.model.network import Variables, init_variables
-from yolojax.model.spec import ModelSpec, nearest_shipped
+from yolojax.model.spec import Anchors, ModelSpec, nearest_shipped
 from yolojax.tree import flatten
 from yolojax.weights.store import Weights, transfer
 
 log = logging.getLogger(__name__)
+
+Check = Callable[[Anchors], AnchorCheck]
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,12 @@ def fit_anchors(
       keep: leave the anchors as they are (``--noautoanchor``).
       seed: of the search.
     """
+
+    def check(anchors: Anchors) -> AnchorCheck:
+        return check_anchors(samples, anchors, image_size, hyperparameters.anchor_t, seed)
+
     if not spec.own_anchors and not hyperparameters.anchors:
-        return _find_anchors(spec, weights, samples, image_size, hyperparameters, keep, seed)
+        return _find_anchors(spec, weights, None if keep else check)
     if keep:
         return spec
     anchors = spec.anchors
@@ -99,38 +105,34 @@ def fit_anchors(
         # As in the original, the key asks for this many anchors of no use, which are then always replaced.
         sides = range(1, 2 * round(hyperparameters.anchors), 2)
         anchors = tuple(tuple((float(side), float(side + 1)) for side in sides) for _ in spec.anchors)
-    check = check_anchors(samples, anchors, image_size, hyperparameters.anchor_t, seed)
-    if check.anchors is None:
-        log.info(check.reason)
+    result = check(anchors)
+    if result.anchors is None:
+        log.info(result.reason)
         return spec
-    shown = " | ".join(" ".join(f"{w:g},{h:g}" for w, h in level) for level in check.anchors)
-    log.warning("%s; they replace those of %s (--noautoanchor keeps them): %s", check.reason, spec.name, shown)
-    return spec.with_anchors(check.anchors)
+    shown = _shown(result.anchors)
+    log.warning("%s; they replace those of %s (--noautoanchor keeps them): %s", result.reason, spec.name, shown)
+    return spec.with_anchors(result.anchors)
 
 
-def _find_anchors(
-    spec: ModelSpec,
-    weights: Weights | None,
-    samples: Sequence[Sample],
-    image_size: int,
-    hyperparameters: Hyperparameters,
-    keep: bool,
-    seed: int,
-) -> ModelSpec:
+def _find_anchors(spec: ModelSpec, weights: Weights | None, check: Check | None) -> ModelSpec:
     """Anchors for a network whose file says only how many each level has: found for the boxes, or taken over where there are too few."""
     count = len(spec.anchors[0])
     asked = f"{spec.name} asks for {count} anchors per level"
-    if not keep:
+    if check:
         # No box is near these, so that any that can be found are better.
         useless = tuple(((stride / 10_000, stride / 10_000),) * count for stride in spec.strides)
-        check = check_anchors(samples, useless, image_size, hyperparameters.anchor_t, seed)
-        if check.anchors is not None:
-            shown = " | ".join(" ".join(f"{w:g},{h:g}" for w, h in level) for level in check.anchors)
-            log.info("%s; they were found for the boxes and fit %.2f%%: %s", asked, 100 * check.new_recall, shown)
-            return spec.with_anchors(check.anchors)
-    reason = "--noautoanchor" if keep else "too few different boxes to find them for"
+        result = check(useless)
+        if result.anchors is not None:
+            fit = 100 * result.new_recall
+            log.info("%s; they were found for the boxes and fit %.2f%%: %s", asked, fit, _shown(result.anchors))
+            return spec.with_anchors(result.anchors)
+    reason = "too few different boxes to find them for" if check else "--noautoanchor"
     if weights and weights.spec.strides == spec.strides and len(weights.spec.anchors[0]) == count:
         log.warning("%s (%s): those of the weights are taken", asked, reason)
         return spec.with_anchors(weights.spec.anchors)
     log.warning("%s (%s): those of %s are taken", asked, reason, nearest_shipped(spec.strides))
     return spec.with_anchors(spec.anchors)
+
+
+def _shown(anchors: Anchors) -> str:
+    return " | ".join(" ".join(f"{w:g},{h:g}" for w, h in level) for level in anchors)

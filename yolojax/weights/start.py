@@ -71,7 +71,7 @@ def start_variables(
     return moved.variables, source, RandomArrays(moved.initialised, reason)
 
 
-def fit_anchors(
+def with_fitting_anchors(
     spec: ModelSpec,
     weights: Weights | None,
     samples: Sequence[Sample],

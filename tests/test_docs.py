@@ -42,8 +42,11 @@ def texts() -> list[Path]:
     return sorted([*(file for file in files if file.suffix in (".py", ".md", ".yaml")), *REPOSITORY.glob("*.md")])
 
 
-def anchors(document: str) -> set[str]:
-    """Anchors of the headings, as GitHub and MyST make them."""
+def anchors(file: Path) -> set[str]:
+    """Anchors of the headings, as GitHub and MyST make them; a page may be another file that it includes."""
+    document = file.read_text(encoding="utf-8")
+    if included := re.match(r"```{include} (\S+)", document):
+        return anchors(file.parent / included[1])
     headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", document, flags=re.DOTALL), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -78,7 +81,7 @@ def test_links_inside_the_repository_lead_somewhere(document):
             assert not anchor or anchor in {f"yolojax-{name}" for name in COMMANDS}, target
             continue
         assert file.exists(), target
-        assert not anchor or anchor in anchors(file.read_text(encoding="utf-8")), target
+        assert not anchor or anchor in anchors(file), target
 
 
 @pytest.mark.parametrize("document", ["docs/architecture.md", "CONTRIBUTING.md", "SECURITY.md", "tests/README.md"])

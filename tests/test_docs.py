@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import shutil
 import tomllib
 from collections import Counter
@@ -16,8 +17,9 @@ import jax
 import pytest
 import yaml
 
-from yolojax.cli.main import COMMANDS
+from yolojax.cli.main import COMMANDS, build_parser
 from yolojax.config import configs_root
+from yolojax.flags import with_dashes
 from yolojax.model.network import abstract_variables
 from yolojax.model.spec import load_spec
 from yolojax.version import __version__
@@ -91,6 +93,28 @@ def test_files_that_are_named_exist(document):
     assert named
     places = [REPOSITORY, REPOSITORY / "yolojax", REPOSITORY / "tests", REPOSITORY / ".github" / "workflows"]
     assert not [name for name in named if "NAME" not in name and not any((place / name).exists() for place in places)]
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every command that stands on a line of its own: the document's name and the words; continued lines are put together."""
+    lines = []
+    for document in documents():
+        text = document.read_text(encoding="utf-8").replace("\\\n", " ")
+        for line in re.findall(r"^ *((?:yolojax|python train\.py|python -m yolojax) [^#\n]+)", text, re.MULTILINE):
+            if not re.search(r"[\[|…]|COMMAND", line):  # a synopsis, or prose
+                lines.append((str(document.relative_to(REPOSITORY)), line.split(" && ")[0].strip()))
+    return lines
+
+
+def test_commands_are_taken_as_they_are_written():
+    assert len(commands()) > 40
+    for document, line in commands():
+        words = shlex.split(line)
+        words = ["train", *words[2:]] if words[1] == "train.py" else words[words.index("yolojax") + 1 :]
+        try:
+            build_parser(words[0]).parse_args(with_dashes(words))
+        except SystemExit as error:
+            raise AssertionError(f"{document}: {line}") from error
 
 
 def test_the_table_of_hyperparameters_is_that_of_the_files():

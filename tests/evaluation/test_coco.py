@@ -24,8 +24,8 @@ def some_images(seed: int, classes: int, count: int = 12, detections: int = 60) 
         boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
         label = np.where(rng.random(len(chosen)) < 0.7, true[chosen, 0], rng.integers(0, classes, len(chosen)))
         score = np.sort(rng.random(len(chosen)))[::-1]
-        detections = np.concatenate([boxes, score[:, None], label[:, None]], 1).astype(np.float32)
-        made.append(EvaluatedImage(f"{index}.jpg", (480, 640), detections, true))
+        rows = np.concatenate([boxes, score[:, None], label[:, None]], 1).astype(np.float32)
+        made.append(EvaluatedImage(f"{index}.jpg", (480, 640), rows, true))
     return made
 
 

@@ -68,18 +68,18 @@ def read_checkpoint(path: str | Path) -> Weights:
 def _choose_model(path: Path, content: Any) -> tuple[str, Any]:
     """The model in the file: the average where there is one."""
     if not isinstance(content, Mapping):
-        raise UserError(f"{path}: holds no checkpoint of YOLOv5's train.py, but {_kind(content)}")
+        raise UserError(f"{path}: holds no checkpoint of YOLOv5's train.py, but {_class_name(content)}")
     part = "ema" if content.get("ema") is not None else "model"
     model = content.get(part)
-    if _kind(model) not in ("models.yolo.Model", "models.yolo.DetectionModel"):
-        actual = _kind(model) if model is not None else "only " + ", ".join(map(str, list(content)[:5]))
+    if _class_name(model) not in ("models.yolo.Model", "models.yolo.DetectionModel"):
+        actual = _class_name(model) if model is not None else "only " + ", ".join(map(str, list(content)[:5]))
         raise UserError(
             f"{path}: holds no YOLOv5 model with its architecture, but {actual}; give the file train.py wrote"
         )
     return part, model
 
 
-def _kind(thing: Any) -> str:
+def _class_name(thing: Any) -> str:
     return type(thing).kind if isinstance(thing, Inert) else type(thing).__name__
 
 
@@ -128,9 +128,12 @@ def _class_names(path: Path, model: Any, classes: int) -> tuple[str, ...]:
 def _check_layers(path: Path, model: Any) -> None:
     """What shapes cannot show."""
     for name, module in _modules(model, ""):
-        if _kind(module) == "torch.nn.modules.batchnorm.BatchNorm2d" and not math.isclose(module.eps, 1e-3):
+        if _class_name(module) == "torch.nn.modules.batchnorm.BatchNorm2d" and not math.isclose(module.eps, 1e-3):
             raise UserError(f"{path}: {name} has epsilon {module.eps}, YOLOv5 has 0.001")
-        if _kind(module) == "torch.nn.modules.conv.Conv2d" and (tuple(module.dilation), module.groups) != ((1, 1), 1):
+        if _class_name(module) == "torch.nn.modules.conv.Conv2d" and (tuple(module.dilation), module.groups) != (
+            (1, 1),
+            1,
+        ):
             raise UserError(f"{path}: {name} is a dilated or grouped convolution, which YOLOv5's own layers are not")
 
 

@@ -67,7 +67,7 @@ class StreamSettings:
     Attributes:
       image_size: pixels of the longer side; a multiple of ``stride``.
       batch_size: images of a batch over all processes; a multiple of ``process_count``.
-      epochs: how many.
+      epochs: number of epochs in the run.
       seed: of everything random.
       augment: whether to augment at all.
       effects: also blur, grey and equalise a few images, which needs Albumentations.

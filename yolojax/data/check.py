@@ -81,7 +81,7 @@ class DataCheck:
     """What is in a data set.
 
     Attributes:
-      names: of the classes.
+      names: class names, by index.
       splits: by name.
       leaks: pairs of names in different splits whose images are the same; splits that are the same on purpose are not compared.
     """

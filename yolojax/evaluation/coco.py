@@ -108,7 +108,7 @@ def coco_files(images: Sequence[EvaluatedImage], names: Sequence[str]) -> tuple[
 
     Args:
       images: all of them.
-      names: of the classes.
+      names: class names, by index.
 
     Returns:
       The content of an annotations file and of a results file, unrounded.

@@ -36,11 +36,11 @@ Images = Image | Sequence[Image]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Detector:
-    """A network that is ready to look at images; made by ``make_detector``.
+    """A network that is ready to detect; made by ``make_detector``.
 
     Attributes:
       weights: one network, or several whose predictions are put together.
-      names: of the classes.
+      names: class names, by index.
       image_size: (height, width) that an image is scaled into; multiples of the stride.
       batch_size: images that are computed at once.
       nms: thresholds.
@@ -59,7 +59,7 @@ class Detector:
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
     def __call__(self, images: Images) -> Results:
-        """Look at images.
+        """Detect objects in images.
 
         Args:
           images: a path or web address, an array ``(H, W, 3)`` uint8 RGB, a grey one ``(H, W)``, one with an alpha channel ``(H, W, 4)`` (which is
@@ -91,7 +91,7 @@ class Detector:
         )
 
     def detect(self, images: Sequence[Pixels]) -> list[NDArray[np.float32]]:
-        """Look at images, those that get one shape together.
+        """Detect objects in images, those that get one shape together.
 
         The network is compiled once per shape: a batch that is not full is filled with grey.
 

@@ -100,7 +100,7 @@ def write_coco(
 
     Args:
       images: of the validation, from ``Recorder.images``.
-      names: of the classes.
+      names: class names, by index.
       annotations: content of a COCO file to measure against, instead of the labels.
       path: JSON file to write.
 

@@ -1,4 +1,4 @@
-"""Where the images to look at come from: files, folders, globs, lists, videos, cameras and streams."""
+"""Where the images for detection come from: files, folders, globs, lists, videos, cameras and streams."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def draw_bars(axis: Any, names: list[str], values: list[float], unit: str, title
     """Horizontal bars with their values."""
     axis.barh(names, values, color=COLOURS[0], height=0.62)
     for row, value in enumerate(values):
-        axis.text(value + max(values) * 0.02, row, f"{value:,.3g} {unit}", va="center", fontsize=9.5, color=INK)
+        axis.text(value + max(values) * 0.02, row, f"{value:,.2f} {unit}", va="center", fontsize=9.5, color=INK)
     axis.set_xlim(0, max(values) * 1.32)
     axis.invert_yaxis()
     axis.set_xticks([])

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from yolojax.data.cache import available_memory
 from yolojax.data.sources import load_data
 from yolojax.errors import UserError
-from yolojax.runtime import absent_accelerators, cache_folder, huge_pages_problem, select_devices
+from yolojax.runtime import absent_accelerators, cache_folder, computation_dtype, huge_pages_problem, select_devices
 from yolojax.system import processors
 from yolojax.training.settings import TrainSettings
 from yolojax.version import __version__
@@ -33,7 +33,7 @@ def examine() -> dict[str, Any]:
       Figures by name, in bytes where they are sizes:
       ``yolojax``, ``python``, ``jax`` and so on (versions, None where a package is missing), ``system``, ``processors``,
       ``memory_bytes``, ``memory_free_bytes``, ``nvidia_driver``, ``absent_accelerators`` (their plugins are installed, they are not
-      here), ``devices`` (rows of ``platform kind memory_bytes memory_free_bytes``), ``device_problem``, ``huge_pages_problem``
+      here), ``devices`` (rows of ``platform kind dtype memory_bytes memory_free_bytes``), ``device_problem``, ``huge_pages_problem``
       (None where large arrays can lie in huge pages), ``caches`` (rows of ``name folder bytes``), ``disks`` (rows of
       ``name folder free_bytes``), ``extras`` (rows of ``name installed command``), ``train`` (what ``train --freeze 10`` runs on).
     """
@@ -78,6 +78,7 @@ def _device(device: Any) -> dict[str, Any]:
     return {
         "platform": device.platform,
         "kind": device.device_kind,
+        "dtype": computation_dtype("auto", [device]),
         "memory_bytes": limit,
         "memory_free_bytes": None if limit is None else limit - used,
     }
@@ -172,4 +173,4 @@ def _train(devices: Sequence[dict[str, Any]]) -> str | None:
     kind = devices[0]["kind"]
     where = f"{processors()} processors" if kind == "cpu" else f"{len(devices)} x {kind}"
     workers = min(settings.workers, os.cpu_count() or 1)
-    return f"{where}, {settings.dtype}, {settings.batch_size} images of {settings.imgsz} px per step, {workers} data workers"
+    return f"{where}, {devices[0]['dtype']}, {settings.batch_size} images of {settings.imgsz} px per step, {workers} data workers"

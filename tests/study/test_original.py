@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from yolojax.data.sources import load_data, open_split
-from yolojax.study.original import original_command, write_inputs
+from yolojax.study.original import original_command, original_dtype, write_inputs
 from yolojax.study.scenarios import load_study
 
 
@@ -65,3 +65,8 @@ def test_the_command_is_the_originals_own(scenario, tmp_path):
         "--resume",
         str(run / "weights" / "last.pt"),
     ]
+
+
+def test_what_the_original_computed_in_stands_in_its_log():
+    assert original_dtype("\x1b[34m\x1b[1mAMP: \x1b[0mchecks passed ✅\n") == "float16"
+    assert original_dtype("AMP: checks failed ❌\n") == original_dtype("no GPU, no word of it") == "float32"

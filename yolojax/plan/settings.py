@@ -30,8 +30,8 @@ class PlanSettings:
     )
     batch_size: int = flag(16, "images per step", "--batch-size", "--batch")
     imgsz: int = flag(640, "image side in pixels", "--imgsz", "--img", "--img-size")
-    dtype: Literal["float32", "bfloat16", "float16"] = flag(
-        "float32", "dtype of the computation; parameters stay float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = flag(
+        "auto", "dtype of the computation; parameters stay float32; auto: what yolojax train takes on the target"
     )
     boxes: int = flag(64, "rows of the box array per image, labelled or not")
     frozen_bn: Literal["fixed", "track"] = flag("fixed", "BatchNorm of frozen layers, as in yolojax train")

@@ -121,6 +121,11 @@ def original_environment(inputs: Path) -> dict[str, str]:
     }
 
 
+def original_dtype(log: str) -> str:
+    """The dtype that the original computed in, from its log: on a GPU it uses automatic mixed precision (AMP) in float16 and says that its check passed."""
+    return "float16" if re.search(r"AMP: \S*checks passed", log) else "float32"
+
+
 def step_seconds(log: str) -> list[float]:
     """Mean time of a step in each epoch, in seconds, from the original's log (the bar's own mean, waiting for data included)."""
     seconds: dict[int, float] = {}

@@ -24,7 +24,6 @@ from yolojax.data.colour import load_effects
 from yolojax.data.config import DataConfig
 from yolojax.data.sample import Sample, Split
 from yolojax.data.sources import load_data, open_split
-from yolojax.data.stream import TrainingStream, training_stream
 from yolojax.errors import UserError
 from yolojax.freezing.load import Strategy, load_strategy, rehearse
 from yolojax.freezing.phases import Phase
@@ -34,6 +33,7 @@ from yolojax.mesh import make_mesh
 from yolojax.model.network import Variables, abstract_variables, init_variables, parameter_sizes
 from yolojax.model.spec import ModelSpec, load_spec, nearest_shipped, whole_strides
 from yolojax.runtime import select_devices
+from yolojax.training.feeding import Stream, cache_in_use, open_stream
 from yolojax.training.loss import LossSettings
 from yolojax.training.optimizer import OptimizerSettings
 from yolojax.training.schedule import Schedule
@@ -86,7 +86,7 @@ class Job:
     image_size: int
     batch_size: int
     dtype: DTypeLike | None
-    stream: TrainingStream
+    stream: Stream
     validation: ValidationBatches
     schedule: Schedule
     optimizer: OptimizerSettings
@@ -244,7 +244,8 @@ def _make_job(
     spec, (train, val) = network.spec, splits
     shapes, stride = abstract_variables(spec), spec.stride
     rehearse(strategy, tuple(flatten(shapes["params"])), resolved.epochs, spec.name)
-    stream = training_stream(
+    mesh = make_mesh(devices)
+    stream = open_stream(
         train.samples,
         hyperparameters,
         StreamSettings(
@@ -255,17 +256,18 @@ def _make_job(
             effects=settings.albumentations,
             rectangular=settings.rect,
             stride=stride,
-            cache=None if settings.cache == "val" else settings.cache,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         ),
+        settings,
+        mesh,
     )
     validation = validation_batches(
         val.samples,
         image_size=resolved.imgsz,
         batch_size=2 * resolved.batch_size,
         stride=stride,
-        cache="ram" if settings.cache == "val" else settings.cache,
+        cache=settings.host_cache,
     )
     schedule = Schedule.from_hyperparameters(
         hyperparameters,
@@ -275,7 +277,7 @@ def _make_job(
         cosine=settings.cos_lr,
     )
     return Job(
-        settings=replace(settings, **asdict(resolved)),
+        settings=replace(settings, **asdict(resolved), cache=cache_in_use(settings, stream)),
         data=data,
         hyperparameters=hyperparameters,
         spec=spec,
@@ -293,7 +295,7 @@ def _make_job(
         ),
         loss=LossSettings.from_hyperparameters(hyperparameters, spec, resolved.imgsz, settings.label_smoothing),
         strategy=strategy,
-        mesh=make_mesh(devices),
+        mesh=mesh,
     )
 
 

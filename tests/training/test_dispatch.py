@@ -1,10 +1,8 @@
 """Several steps in one call of the device, on batches that it makes: the same bits, the same messages, and how many steps a call has."""
 
-import dataclasses
 import os
 import signal
 from functools import partial
-from itertools import islice
 
 import jax
 import numpy as np
@@ -16,7 +14,6 @@ from yolojax.freezing.phases import make_phase
 from yolojax.hyperparameters import Hyperparameters
 from yolojax.mesh import make_mesh, replicated
 from yolojax.model.network import Network, abstract_variables, init_variables
-from yolojax.training import run
 from yolojax.training.loop import train
 from yolojax.training.loss import LossSettings
 from yolojax.training.optimizer import OptimizerSettings
@@ -28,26 +25,19 @@ from yolojax.training.step import Dispatch, Pace, make_step_function
 from yolojax.tree import flatten
 from yolojax.weights.find import load_weights
 
-BATCHES = 3  # of an epoch of a whole run: ten pictures, four at a time
-
 
 class Stacked:
-    """Batches that lie on the devices one upon the other; stands for those that are made there."""
+    """Batches of one epoch that lie on the devices; they stand for those that are made there."""
 
-    def __init__(self, batches, indices, mesh):
-        self._indices, self._mesh = indices, mesh
+    def __init__(self, batches, mesh):
         stacked = {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
         self._batches = jax.device_put(stacked, replicated(mesh))
 
     def source(self, epoch):
         return self._batches
 
-    def samples(self, epoch, number):
-        return self._indices[epoch][number]
-
     def make(self, source, epoch, number):
-        places = len(source["mask"]) // max(len(self._indices), 1)
-        return {name: array[epoch * places + number] for name, array in source.items()}
+        return {name: array[number] for name, array in source.items()}
 
 
 # --- The program -----------------------------------------------------------------------------------------------------------------
@@ -63,7 +53,7 @@ def check_bits(spec, make_batch):
     step = make_step_function(network, labels, loss, optimizer, schedule, mesh)
     variables = init_variables(spec, jax.random.key(0))
     batches = [make_batch(number) for number in range(8)]
-    maker = Stacked(batches, [range(8)], mesh)
+    maker = Stacked(batches, mesh)
     ends = []
     for groups in ([None] * 8, [1] * 8, [4, 4], [1, 4, 1, 1, 1]):
         state = create_state(variables, labels, optimizer, mesh, network.fixed_bn)
@@ -158,27 +148,11 @@ def test_a_meter_counts_all_batches_of_a_dispatch_and_none_that_compile():
 
 
 @pytest.fixture
-def settings(tiny_model, tiny_data, tmp_path, monkeypatch):
-    """Settings of a small run whose batches lie on the device."""
-
-    def with_maker(job):
-        made = list(islice(job.stream.iterate(), job.epochs * BATCHES))
-        indices = [[each.indices for each in made[epoch * BATCHES :][:BATCHES]] for epoch in range(job.epochs)]
-        return dataclasses.replace(job, maker=Stacked([each.batch._asdict() for each in made], indices, job.mesh))
-
-    prepare, prepare_to_resume = run.prepare, run.prepare_to_resume
-
-    def prepared(settings):
-        job, variables = prepare(settings)
-        return with_maker(job), variables
-
-    def on_the_device():
-        monkeypatch.setattr(run, "prepare", prepared)
-        monkeypatch.setattr(run, "prepare_to_resume", lambda *words: with_maker(prepare_to_resume(*words)))
-
+def settings(tiny_model, tiny_data, tmp_path):
+    """Settings of a small run whose batches are made on the device."""
     fixed = {"weights": "", "cfg": str(tiny_model), "data": str(tiny_data), "imgsz": 64, "batch_size": 4, "epochs": 3}
-    fixed |= {"workers": 0, "freeze": ("2",), "project": str(tmp_path), "noplots": True}
-    return partial(TrainSettings, **fixed), on_the_device
+    fixed |= {"workers": 0, "freeze": ("2",), "project": str(tmp_path), "noplots": True, "cache": "device"}
+    return partial(TrainSettings, **fixed)
 
 
 def bits(run):
@@ -190,11 +164,9 @@ def bits(run):
 def test_a_run_has_the_same_bits_for_any_number_of_steps_per_dispatch_stopped_and_resumed(
     settings, tmp_path, monkeypatch
 ):
-    make, on_the_device = settings
-    on_the_device()
-    results = train(make(name="singly", steps_per_dispatch="1"))
+    results = train(settings(name="singly", steps_per_dispatch="1"))
     assert [program["steps"] for program in results["programs"]] == [1]
-    results = train(make(name="pairs", steps_per_dispatch="2"))
+    results = train(settings(name="pairs", steps_per_dispatch="2"))
     assert [program["steps"] for program in results["programs"]] == [2, 1]  # each compiled once
     expected = bits(tmp_path / "singly")
     assert bits(tmp_path / "pairs") == expected
@@ -209,7 +181,7 @@ def test_a_run_has_the_same_bits_for_any_number_of_steps_per_dispatch_stopped_an
 
     monkeypatch.setattr(Pace, "take", stops_in_the_second_epoch)
     with pytest.raises(SystemExit):
-        train(make(name="stopped", steps_per_dispatch="2"))
+        train(settings(name="stopped", steps_per_dispatch="2"))
     assert taken == [(0, 2), (2, 1), (0, 2)]  # what was begun is finished, and nothing else
     train(
         TrainSettings(resume=str(tmp_path / "stopped"), steps_per_dispatch="1"), given={"resume", "steps_per_dispatch"}
@@ -218,9 +190,7 @@ def test_a_run_has_the_same_bits_for_any_number_of_steps_per_dispatch_stopped_an
 
 
 def test_a_loss_that_is_not_finite_is_named_within_its_dispatch(settings, tmp_path):
-    make, on_the_device = settings
-    on_the_device()
     hyp = tmp_path / "hyp.yaml"
     hyp.write_text("warmup_bias_lr: 1.0e+30\n")
     with pytest.raises(UserError, match=r"epoch 1, batch 2 \(step 2\): the loss is not finite; .*\d\.png"):
-        train(make(hyp=str(hyp), steps_per_dispatch="2"))
+        train(settings(hyp=str(hyp), steps_per_dispatch="2"))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import flax.struct
@@ -55,6 +58,11 @@ def resident_bytes(samples: Sequence[Sample], image_size: int) -> int:
     return len(samples) * (4 * side**2 + 20 * most + 12)
 
 
+def image_bytes(image_size: int) -> int:
+    """Bytes that the pixels of one image take on every device."""
+    return 4 * (image_size + 1) ** 2
+
+
 def abstract_resident(count: int, image_size: int, most_boxes: int) -> Resident:
     """Shapes and dtypes of a split of ``count`` samples that are not read; for who compiles alone."""
     side = image_size + 1
@@ -89,21 +97,23 @@ def place_resident(images: Images, mesh: Mesh | None = None) -> tuple[Resident, 
     )
     sizes = np.zeros((count, 2), np.int32)
     boxes, counts = np.zeros((count, most, 5), np.float32), np.zeros(count, np.int32)
-    unreadable: dict[str, None] = {}
-    for first in range(0, count, piece):
-        start = min(first, count - piece)  # all pieces are of one length, so that one program writes them
-        part = np.full((piece, side, side, 4), (GREY, GREY, GREY, 0), np.uint8)
-        for index in range(start, start + piece):
-            image, source = _readable(images, index, unreadable)
-            height, width = sizes[index] = image.shape[:2]
-            part[index - start, :height, :width, :3] = image
-            of_source = images.samples[source].boxes
-            counts[index] = len(of_source)
-            boxes[index, : len(of_source)] = of_source
-        placed = write(placed, _put(part.view("<u4")[..., 0], mesh), _put(np.int32(start), mesh))
+    found: set[int] = set()
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for first in range(0, count, piece):
+            start = min(first, count - piece)  # all pieces are of one length, so that one program writes them
+            part = np.full((piece, side, side, 4), (GREY, GREY, GREY, 0), np.uint8)
+            readable = pool.map(partial(_readable, images, unreadable=found), range(start, start + piece))
+            for index, (image, source) in enumerate(readable, start):
+                height, width = sizes[index] = image.shape[:2]
+                part[index - start, :height, :width, :3] = image
+                of_source = images.samples[source].boxes
+                counts[index] = len(of_source)
+                boxes[index, : len(of_source)] = of_source
+            placed = write(placed, _put(part.view("<u4")[..., 0], mesh), _put(np.int32(start), mesh))
+    unreadable = [images.samples[index].name for index in sorted(found)]
     for name in unreadable:
         log.warning("%s: cannot be decoded; it is left out, and the next image is taken instead", name)
-    return Resident(placed, _put(sizes, mesh), _put(boxes, mesh), _put(counts, mesh)), list(unreadable)
+    return Resident(placed, _put(sizes, mesh), _put(boxes, mesh), _put(counts, mesh)), unreadable
 
 
 def _put(array: NDArray[np.generic] | np.int32, mesh: Mesh | None) -> Array:
@@ -113,12 +123,12 @@ def _put(array: NDArray[np.generic] | np.int32, mesh: Mesh | None) -> Array:
     return jax.make_array_from_process_local_data(replicated(mesh), np.asarray(array))
 
 
-def _readable(images: Images, index: int, unreadable: dict[str, None]) -> tuple[Pixels, int]:
+def _readable(images: Images, index: int, unreadable: set[int]) -> tuple[Pixels, int]:
     """The image of a sample and its index, or those of the next one that can be read."""
     samples = images.samples
     for candidate in (*range(index, len(samples)), *range(index)):
         try:
             return images.load(candidate)[0], candidate
         except ImageError:
-            unreadable[samples[candidate].name] = None
+            unreadable.add(candidate)
     raise RuntimeError("not one image of the data set can be read")

@@ -63,7 +63,8 @@ def _tables(report: dict[str, Any]) -> Iterable[Table]:
 def _memory(row: dict[str, Any]) -> str:
     if row["memory_bytes"] is None:
         return "memory of the machine"
-    return f"{_size(row['memory_free_bytes'])} of {_size(row['memory_bytes'])} free for a program"
+    free = f"{_size(row['memory_free_bytes'])} of {_size(row['memory_bytes'])} free for a program"
+    return f"{free}; --cache device has room for {row['device_cache_images']:,} images of 640 px"
 
 
 def _table(title: str, rows: Iterable[tuple[str, ...]]) -> Table:

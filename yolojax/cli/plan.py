@@ -29,6 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from rich.console import Console
 
+    from yolojax.augmentation.resident import image_bytes
     from yolojax.files import write_json
     from yolojax.model.spec import load_spec
     from yolojax.plan.plan import plan
@@ -50,10 +51,18 @@ def run(arguments: argparse.Namespace) -> int:
     for name in dict.fromkeys(row.target for row in rows):
         of_target = [row for row in rows if row.target == name]
         console.print(_table(of_target, f"{title}, {of_target[0].dtype}, {name}"))
+    kept = settings.images and settings.images * image_bytes(settings.imgsz)
+    if kept:
+        console.print(
+            f"--cache device keeps {settings.images:,} images on every device: {kept / 1e9:.2f} GB beside the peak"
+        )
     if arguments.plot:
         plot_plan(rows, arguments.plot, f"{title}, {', '.join(dict.fromkeys(row.dtype for row in rows))}")
     if arguments.json:
-        write_json(arguments.json, {"network": spec.name, "rows": [dataclasses.asdict(row) for row in rows]})
+        write_json(
+            arguments.json,
+            {"network": spec.name, "device_cache_bytes": kept, "rows": [dataclasses.asdict(row) for row in rows]},
+        )
     return 0
 
 

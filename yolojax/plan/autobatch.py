@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from yolojax.augmentation.resident import resident_bytes
 from yolojax.errors import UserError
 from yolojax.freezing.load import rehearse
 from yolojax.freezing.phases import Phase
@@ -73,12 +74,15 @@ def fitting_batch(settings: TrainSettings) -> tuple[int, str]:
         usual = job.data.defaults.get("batch", 16)
         return usual, f"{usual}, as without it: a CPU has no memory of its own to fill"
     limit = int(PART_OF_MEMORY * usable_bytes(load_target(device.platform), device))
+    if settings.cache in ("auto", "device"):
+        limit -= resident_bytes(job.stream.images.samples, job.image_size)
     found = largest_on_one(job, device, limit)
     if not found:
         raise UserError(
             f"--batch-size -1: not even one image of {job.image_size} px fits into {limit / 1e9:.1f} GB; choose a smaller --img or freeze more"
         )
-    reason = f"{count * found}, which takes at most {PART_OF_MEMORY:.0%} of what {device.device_kind} has for a program"
+    kept = ", images that stay there included" if settings.cache in ("auto", "device") else ""
+    reason = f"{count * found}, which takes at most {PART_OF_MEMORY:.0%} of what {device.device_kind} has for a program{kept}"
     images = len(job.stream.images.samples)
     if count * found > images:
         found = max(images // count, 1)

@@ -97,7 +97,7 @@ def original_command(scenario: Scenario, seed: int, run: Path, inputs: Path) -> 
     if settings.device:
         words["device"] = {"gpu": "0", "cuda": "0"}.get(settings.device, settings.device)
     if settings.cache:
-        words["cache"] = settings.cache
+        words["cache"] = settings.cache if settings.cache == "val" else settings.host_cache
     switches = ["rect", "nosave", "noval", "noautoanchor", "noplots"]
     switches += ["image_weights", "multi_scale", "single_cls", "cos_lr"]
     return [

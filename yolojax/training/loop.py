@@ -225,6 +225,9 @@ def _host_feeds(run: Run, workers: int, meter: EpochMeter, running: Running) -> 
 def _device_feeds(run: Run, maker: BatchMaker, pace: Pace) -> Iterator[Feed]:
     """The rest of the epoch, several steps at a time, whose batches the devices make."""
     epoch, number, end = run.position.epoch, run.position.batch, run.job.schedule.batches_per_epoch
+    if epoch == number == 0 and not run.job.settings.noplots:
+        for shown, made in enumerate(islice(run.job.stream.iterate(), min(3, end))):
+            plots.draw_batch(made.batch._asdict(), run.job.names, run.folder / f"train_batch{shown}.jpg")
     source = maker.source(epoch)
     while number < end:
         steps = pace.take(number, end)

@@ -85,11 +85,12 @@ class TrainSettings:
     noval: bool = flag(False, "validate after the final epoch only")
     noautoanchor: bool = flag(False, "keep the anchors even if they fit the boxes badly")
     noplots: bool = flag(False, "write no figures")
-    cache: Literal["ram", "disk", "val"] | None = flag(
+    cache: Literal["auto", "device", "ram", "disk", "val"] | None = flag(
         None,
-        "cache decoded images: in ram, on disk, or val = those of validation alone, in ram",
+        "cache decoded images: on the device, which then makes the batches, in ram, on disk, or val = those of validation alone, in ram; "
+        "alone: auto = on a GPU where they fit, else in ram",
         nargs="?",
-        const="ram",
+        const="auto",
     )
     image_weights: bool = flag(
         False, "sample images by weight: more often those of classes that are rare or found badly"
@@ -128,6 +129,9 @@ class TrainSettings:
         """Refuse values that no run can have."""
         if self.image_weights and self.rect:
             raise UserError("--image-weights: cannot go with --rect, whose batches are in a fixed order")
+        if self.cache == "device" and (self.rect or self.albumentations):
+            name = "--rect" if self.rect else "--albumentations"
+            raise UserError(f"--cache device: cannot go with {name}, which is done on the host alone; --cache ram can")
         at_least(self, epochs=1, imgsz=32, workers=0, patience=0, seed=0)
         if self.batch_size != LARGEST:
             at_least(self, batch_size=1)
@@ -136,6 +140,11 @@ class TrainSettings:
             self.steps_per_dispatch.isdecimal() and int(self.steps_per_dispatch)
         ):
             raise UserError(f"--steps-per-dispatch {self.steps_per_dispatch}: must be auto or a number from 1 on")
+
+    @property
+    def host_cache(self) -> Literal["ram", "disk"] | None:
+        """Where images are kept that are read on the host, as those of validation are."""
+        return self.cache if self.cache in ("disk", None) else "ram"
 
     def resolve(self, data: DataConfig) -> Resolved:
         """What is not given, filled in from the data set, else from YOLOv5's defaults."""
@@ -183,7 +192,13 @@ def settings_to_resume(stored: TrainSettings, asked: TrainSettings, given: Set[s
     for name in sorted(given - {"resume"}):
         before, value = getattr(stored, name), getattr(asked, name)
         flag = f"--{name.replace('_', '-')}"
-        left_open = (name, value) in (("weights", ""), ("weights", None), ("dtype", "auto"), ("batch_size", LARGEST))
+        left_open = (name, value) in (
+            ("weights", ""),
+            ("weights", None),
+            ("cache", "auto"),
+            ("dtype", "auto"),
+            ("batch_size", LARGEST),
+        )
         if value == before or left_open:
             continue
         if name == "epochs" and value < (before or 0):

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
+from yolojax.augmentation.stream import DeviceStream
 from yolojax.config import configs_root
 from yolojax.data.anchors import check_anchors
 from yolojax.data.batches import StreamSettings, ValidationBatches, validation_batches
@@ -24,7 +25,6 @@ from yolojax.data.colour import load_effects
 from yolojax.data.config import DataConfig
 from yolojax.data.sample import Sample, Split
 from yolojax.data.sources import load_data, open_split
-from yolojax.data.stream import TrainingStream, training_stream
 from yolojax.errors import UserError
 from yolojax.freezing.load import Strategy, load_strategy, rehearse
 from yolojax.freezing.phases import Phase
@@ -34,6 +34,7 @@ from yolojax.mesh import make_mesh
 from yolojax.model.network import Variables, abstract_variables, init_variables, parameter_sizes
 from yolojax.model.spec import ModelSpec, load_spec, nearest_shipped, whole_strides
 from yolojax.runtime import computation_dtype, select_devices
+from yolojax.training.feeding import Stream, cache_in_use, open_stream
 from yolojax.training.loss import LossSettings
 from yolojax.training.optimizer import OptimizerSettings
 from yolojax.training.schedule import Schedule
@@ -77,7 +78,6 @@ class Job:
       loss: gains and options.
       strategy: which parameters train in which epoch.
       mesh: the devices.
-      maker: of training batches on the devices; None where the host makes them.
     """
 
     settings: TrainSettings
@@ -90,19 +90,23 @@ class Job:
     image_size: int
     batch_size: int
     dtype: DTypeLike | None
-    stream: TrainingStream
+    stream: Stream
     validation: ValidationBatches
     schedule: Schedule
     optimizer: OptimizerSettings
     loss: LossSettings
     strategy: Strategy
     mesh: Mesh
-    maker: BatchMaker | None = None
 
     @cached_property
     def paths(self) -> tuple[str, ...]:
         """Every parameter path."""
         return tuple(flatten(self.shapes["params"]))
+
+    @property
+    def maker(self) -> BatchMaker | None:
+        """What makes training batches on the devices; None where the host makes them."""
+        return self.stream if isinstance(self.stream, DeviceStream) else None
 
     @property
     def scaled(self) -> bool:
@@ -255,7 +259,8 @@ def _make_job(
     spec, (train, val), dtype = network.spec, splits, _dtype(settings.dtype, devices)
     shapes, stride = abstract_variables(spec), spec.stride
     rehearse(strategy, tuple(flatten(shapes["params"])), resolved.epochs, spec.name)
-    stream = training_stream(
+    mesh = make_mesh(devices)
+    stream = open_stream(
         train.samples,
         hyperparameters,
         StreamSettings(
@@ -266,10 +271,11 @@ def _make_job(
             effects=settings.albumentations,
             rectangular=settings.rect,
             stride=stride,
-            cache=None if settings.cache == "val" else settings.cache,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         ),
+        settings,
+        mesh,
     )
     validation = validation_batches(
         val.samples,
@@ -278,7 +284,7 @@ def _make_job(
             resolved.batch_size, resolved.imgsz, len(devices), on_cpu=devices[0].platform == "cpu"
         ),
         stride=stride,
-        cache="ram" if settings.cache == "val" else settings.cache,
+        cache=settings.host_cache,
     )
     schedule = Schedule.from_hyperparameters(
         hyperparameters,
@@ -288,7 +294,7 @@ def _make_job(
         cosine=settings.cos_lr,
     )
     return Job(
-        settings=replace(settings, **asdict(resolved), dtype=dtype),
+        settings=replace(settings, **asdict(resolved), dtype=dtype, cache=cache_in_use(settings, stream)),
         data=data,
         hyperparameters=hyperparameters,
         spec=spec,
@@ -306,7 +312,7 @@ def _make_job(
         ),
         loss=LossSettings.from_hyperparameters(hyperparameters, spec, resolved.imgsz, settings.label_smoothing),
         strategy=strategy,
-        mesh=make_mesh(devices),
+        mesh=mesh,
     )
 
 

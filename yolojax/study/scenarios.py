@@ -29,7 +29,14 @@ Framework = Literal["yolojax", "torch"]
 _STUDY_KEYS = ("title", "note", "train", "seeds", "scenarios", "reference")
 _OWN_FLAGS = ("resume", "project", "name", "exist_ok", "seed")  # the study sets these itself
 # What the original always does; its dtype is float32 on a CPU and float16 by automatic mixed precision on a GPU, which ``auto`` is nearest to.
-_ONLY_HERE = {"frozen_bn": "track", "dtype": "auto", "cfg": "", "strict": False, "deterministic": True}
+_ONLY_HERE = {
+    "frozen_bn": "track",
+    "dtype": "auto",
+    "cfg": "",
+    "strict": False,
+    "deterministic": True,
+    "steps_per_dispatch": "auto",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

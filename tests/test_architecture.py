@@ -16,6 +16,7 @@ TIERS = [
         *("config", "hyperparameters"),
     },
     {"model", "freezing", "data", "evaluation"},
+    {"augmentation"},
     {"weights.store"},
     {"convert", "weights.safetensors", "weights.card"},
     {"weights.find", "weights.start"},

@@ -4,12 +4,23 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import pytest
+from jax._src import xla_bridge
 
 from yolojax import runtime
 from yolojax.errors import UserError
-from yolojax.runtime import has_nvidia_driver, has_tpu, select_devices, use_huge_pages, why_absent
+from yolojax.runtime import (
+    all_digits,
+    computation_dtype,
+    has_nvidia_driver,
+    has_tpu,
+    select_devices,
+    use_huge_pages,
+    why_absent,
+)
 from yolojax.system import glibc_version
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -64,6 +75,62 @@ def test_the_process_stays_the_same_one():
         identity, tunables = process.communicate(timeout=60)[0].split()
     assert int(identity) == process.pid
     assert tunables == ("glibc.malloc.hugetlb=1" if glibc_version() >= (2, 35) else "None")
+
+
+# --- What a device computes in ----------------------------------------------------------------------------------------------------
+
+H100 = SimpleNamespace(platform="gpu", compute_capability="9.0")
+A100 = SimpleNamespace(platform="gpu", compute_capability="8.0")
+T4 = SimpleNamespace(platform="gpu", compute_capability="7.5")
+V100 = SimpleNamespace(platform="gpu", compute_capability="7.0")
+P100 = SimpleNamespace(platform="gpu", compute_capability="6.0")
+OTHER = SimpleNamespace(platform="gpu", compute_capability="gfx90a")
+TPU, CPU = SimpleNamespace(platform="tpu"), SimpleNamespace(platform="cpu")
+
+
+@pytest.mark.parametrize(
+    ("devices", "dtype"),
+    [
+        ([H100], "bfloat16"),
+        ([A100, A100], "bfloat16"),
+        ([TPU], "bfloat16"),
+        ([T4], "float16"),
+        ([V100], "float16"),
+        ([H100, T4], "float16"),  # the least of them decides
+        ([P100], "float32"),
+        ([OTHER], "float32"),
+        ([CPU], "float32"),
+    ],
+)
+def test_a_device_computes_in_what_it_is_made_for(devices, dtype):
+    assert computation_dtype("auto", devices) == dtype
+    assert computation_dtype("float16", devices) == "float16"  # what is asked for is done
+
+
+@pytest.mark.parametrize(("platform", "precision"), [("cpu", None), ("gpu", "highest"), ("tpu", "highest")])
+def test_an_accelerator_keeps_the_digits_where_they_are_promised(monkeypatch, platform, precision):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    with all_digits():
+        assert jax.config.jax_default_matmul_precision == precision
+    assert jax.config.jax_default_matmul_precision is None
+
+
+def test_deterministic_is_asked_of_xla_before_jax_starts_and_once(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
+    monkeypatch.setattr(xla_bridge, "backends_are_initialized", lambda: False)
+    for _ in range(2):
+        select_devices("cpu", deterministic=True)
+    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=x --xla_gpu_exclude_nondeterministic_ops=true"
+
+
+def test_deterministic_is_refused_where_a_gpu_was_started_without_it(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr(xla_bridge, "backends_are_initialized", lambda: True)
+    select_devices("", deterministic=True)  # a CPU computes the same bits anyway
+    monkeypatch.setattr(jax, "devices", lambda _: [SimpleNamespace(platform="gpu", device_kind="H100")])
+    with pytest.raises(UserError, match="--deterministic: JAX has started in this program already"):
+        select_devices("", deterministic=True)
+    assert os.environ["XLA_FLAGS"] == ""
 
 
 # --- JAX on a machine where plugins are installed and no accelerator is ----------------------------------------------------------

@@ -14,15 +14,18 @@ from typing import Any
 import psutil
 from packaging.requirements import Requirement
 
+from yolojax.augmentation.resident import image_bytes
 from yolojax.data.cache import available_memory
 from yolojax.data.sources import load_data
 from yolojax.errors import UserError
-from yolojax.runtime import absent_accelerators, cache_folder, huge_pages_problem, select_devices
+from yolojax.runtime import absent_accelerators, cache_folder, computation_dtype, huge_pages_problem, select_devices
 from yolojax.system import processors
+from yolojax.training.feeding import RESIDENT_SHARE
 from yolojax.training.settings import TrainSettings
 from yolojax.version import __version__
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "opencv-python-headless")
+_SIDE = 640  # pixels, YOLOv5's image size
 _FOR_DEVELOPERS = ("dev", "test", "docs")
 
 
@@ -33,9 +36,10 @@ def examine() -> dict[str, Any]:
       Figures by name, in bytes where they are sizes:
       ``yolojax``, ``python``, ``jax`` and so on (versions, None where a package is missing), ``system``, ``processors``,
       ``memory_bytes``, ``memory_free_bytes``, ``nvidia_driver``, ``absent_accelerators`` (their plugins are installed, they are not
-      here), ``devices`` (rows of ``platform kind memory_bytes memory_free_bytes``), ``device_problem``, ``huge_pages_problem``
-      (None where large arrays can lie in huge pages), ``caches`` (rows of ``name folder bytes``), ``disks`` (rows of
-      ``name folder free_bytes``), ``extras`` (rows of ``name installed command``), ``train`` (what ``train --freeze 10`` runs on).
+      here), ``devices`` (rows of ``platform kind dtype memory_bytes memory_free_bytes device_cache_images``; the last is how many
+      images of 640 px ``--cache device`` has room for), ``device_problem``, ``huge_pages_problem`` (None where large arrays can lie in huge
+      pages), ``caches`` (rows of ``name folder bytes``), ``disks`` (rows of ``name folder free_bytes``), ``extras`` (rows of
+      ``name installed command``), ``train`` (what ``train --freeze 10`` runs on).
     """
     problem = None
     try:
@@ -78,8 +82,10 @@ def _device(device: Any) -> dict[str, Any]:
     return {
         "platform": device.platform,
         "kind": device.device_kind,
+        "dtype": computation_dtype("auto", [device]),
         "memory_bytes": limit,
         "memory_free_bytes": None if limit is None else limit - used,
+        "device_cache_images": None if limit is None else int(RESIDENT_SHARE * (limit - used) // image_bytes(_SIDE)),
     }
 
 
@@ -172,4 +178,4 @@ def _train(devices: Sequence[dict[str, Any]]) -> str | None:
     device = devices[0]["kind"]
     where = f"{processors()} processors" if device == "cpu" else f"{len(devices)} x {device}"
     workers = min(settings.workers, os.cpu_count() or 1)
-    return f"{where}, {settings.dtype}, {settings.batch_size} images of {settings.imgsz} px per step, {workers} data workers"
+    return f"{where}, {devices[0]['dtype']}, {settings.batch_size} images of {settings.imgsz} px per step, {workers} data workers"

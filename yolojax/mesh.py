@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "batch"
@@ -28,14 +27,17 @@ def split(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
-def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
+def put_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
     """Move a batch to the devices.
 
     Args:
-      batch: this process' slice of the global batch; its length a multiple of the number of local devices.
+      batch: this process' slice of the global batch; its length a multiple of the number of local devices. What is on the devices stays as it is.
       mesh: of ``make_mesh``.
 
     Returns:
       Global arrays, split over the mesh.
     """
-    return {key: jax.make_array_from_process_local_data(split(mesh), value) for key, value in batch.items()}
+    return {
+        key: value if isinstance(value, jax.Array) else jax.make_array_from_process_local_data(split(mesh), value)
+        for key, value in batch.items()
+    }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +26,8 @@ _PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "tpu": "tpu"}
 _CUDA_PLUGINS = ("cuda12", "cuda13")
 # For a program that compiles for accelerators which are not here, as `yolojax plan` does.
 KEEP_PLUGINS = "YOLOJAX_KEEP_PLUGINS"
+# Sums that many threads add to at once are sorted first. Kernels are still chosen by timing them, among those with the same bits every time.
+DETERMINISTIC = "--xla_gpu_exclude_nondeterministic_ops=true"
 
 
 def cache_folder() -> Path:
@@ -137,19 +140,25 @@ def why_absent(platform: str) -> str | None:
     return None
 
 
-def select_devices(device: str = "") -> list[jax.Device]:
+def select_devices(device: str = "", deterministic: bool = False) -> list[jax.Device]:
     """Start JAX and choose the devices of a command; compiled programs are kept on disk from then on.
 
     Args:
       device: ``cpu``, ``gpu``, ``tpu``, numbers as in ``0,1``, or nothing for all devices of the best platform.
+      deterministic: have programs for a GPU computed without operations whose bits differ from run to run.
 
     Returns:
       Devices that this command uses, over all hosts.
 
     Raises:
-      UserError: the platform or a number does not exist here; the message lists what does.
+      UserError: the platform or a number does not exist here; the message lists what does. Or ``deterministic`` comes too late.
     """
     import jax
+    from jax._src.xla_bridge import backends_are_initialized
+
+    late = backends_are_initialized() and DETERMINISTIC not in os.environ.get("XLA_FLAGS", "")
+    if deterministic and not late:
+        exclude_nondeterminism()
 
     name = device.strip().lower().removeprefix("cuda:")
     if (reason := why_absent(_PLATFORMS.get(name, "cpu"))) is not None:
@@ -167,6 +176,11 @@ def select_devices(device: str = "") -> list[jax.Device]:
         if not name:
             raise UserError(f"no device could be started ({reason}); --device cpu takes the CPU") from error
         raise UserError(f"--device {device}: not available here ({reason})") from error
+    if deterministic and late and devices[0].platform == "gpu":
+        raise UserError(
+            "--deterministic: JAX has started in this program already, and reads its flags only once; "
+            f"set XLA_FLAGS={DETERMINISTIC} before it starts"
+        )
     if not name and devices[0].platform == "cpu" and absent_accelerators():
         log.info("no NVIDIA driver and no TPU here: computing on the CPU")
     if jax.config.values.get("jax_compilation_cache_dir") is None:
@@ -178,6 +192,49 @@ def select_devices(device: str = "") -> list[jax.Device]:
     except (ValueError, IndexError) as error:
         listed = ", ".join(f"{index} = {item.device_kind}" for index, item in enumerate(devices))
         raise UserError(f"--device {device}: choose cpu, gpu, tpu or numbers of: {listed}") from error
+
+
+def exclude_nondeterminism() -> None:
+    """Have JAX compile for a GPU without operations whose bits differ from run to run; it reads this when it starts."""
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([*flags, DETERMINISTIC]))
+
+
+def dtype_of(platform: str, compute_capability: str | None = None) -> str:
+    """What ``--dtype auto`` means on a device.
+
+    Args:
+      platform: as JAX names it: ``cpu``, ``gpu``, ``tpu``.
+      compute_capability: of an NVIDIA GPU, as in ``8.0``.
+
+    Returns:
+      ``bfloat16`` where a device multiplies it at full speed, else ``float16`` where it has units for that, else ``float32``.
+
+    >>> [dtype_of("gpu", capability) for capability in ("9.0", "7.5", "6.1")]
+    ['bfloat16', 'float16', 'float32']
+    """
+    if platform == "tpu":
+        return "bfloat16"
+    major = int(version[1]) if (version := re.match(r"(\d+)\.", compute_capability or "")) else 0
+    return "bfloat16" if major >= 8 else "float16" if major == 7 else "float32"
+
+
+def computation_dtype(asked: str, devices: Sequence[jax.Device]) -> str:
+    """The dtype of a computation on some devices: what is asked for; for ``auto`` what the least of them is made for, see ``dtype_of``."""
+    if asked != "auto":
+        return asked
+    found = {dtype_of(device.platform, getattr(device, "compute_capability", None)) for device in devices}
+    return min(found, key=("float32", "float16", "bfloat16").index)
+
+
+def all_digits() -> AbstractContextManager[object]:
+    """A context in which float32 products have all digits of float32.
+
+    A GPU or TPU rounds what it multiplies to ten or eight bits otherwise (TF32, bfloat16). On a CPU there is nothing to change.
+    """
+    import jax
+
+    return nullcontext() if jax.default_backend() == "cpu" else jax.default_matmul_precision("highest")
 
 
 @contextmanager

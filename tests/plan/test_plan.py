@@ -3,9 +3,11 @@
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,10 +17,11 @@ from yolojax.freezing.phases import make_phase
 from yolojax.freezing.selectors import layer_of
 from yolojax.model.network import abstract_variables
 from yolojax.model.spec import load_spec
-from yolojax.plan.cost import StepShape, step_cost
-from yolojax.plan.devices import load_target, open_device, target_environment
+from yolojax.plan.cost import StepShape, compiled_step, step_cost
+from yolojax.plan.devices import Target, dtype_on, load_target, open_device, target_environment
 from yolojax.plan.plan import plan
 from yolojax.plan.settings import PlanSettings
+from yolojax.runtime import exclude_nondeterminism
 from yolojax.tree import flatten
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +68,21 @@ def test_an_unknown_target_is_a_users_mistake(tiny_model, capsys):
     assert "cuda:rtx9999" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("platform", "facts", "dtype"),
+    [
+        ("cuda", {"compute_capability": "9.0a"}, "bfloat16"),
+        ("cuda", {"compute_capability": 8.0}, "bfloat16"),  # as a YAML file gives it
+        ("cuda", {"compute_capability": 7.5}, "float16"),
+        ("tpu", {}, "bfloat16"),
+    ],
+)
+def test_a_plan_computes_in_what_a_training_would(platform, facts, dtype):
+    target = Target(name="x", title="X", platform=platform, memory=1, facts=facts)
+    assert dtype_on(target, SimpleNamespace(platform="cpu"), "auto") == dtype
+    assert dtype_on(target, SimpleNamespace(platform="cpu"), "float32") == "float32"
+
+
 # --- Devices that are not here; these need the extra ``aot`` ----------------------------------------------------------------------------------
 
 GUIDE = {"cfg": "yolov5m", "nc": 20, "batch_size": 48, "imgsz": 512, "dtype": "bfloat16", "quick": True}
@@ -93,10 +111,10 @@ def print_costs(target, freezes):
     print(json.dumps([(cost.weight_gradients, cost.memory.peak) for cost in costs]))
 
 
-def test_the_guides_step_on_an_h100_has_one_gradient_per_kernel_that_trains():
-    peaks = {0: 6.42e9, 10: 2.06e9, 24: 0.8105e9}
+def on_the_h100(call):
+    """What a call of this file prints, as JSON, in a process that was started for an H100."""
     run = subprocess.run(
-        [sys.executable, "-c", f"import test_plan; test_plan.print_costs('cuda:h100', {list(peaks)})"],
+        [sys.executable, "-c", f"import test_plan; test_plan.{call}"],
         env=os.environ
         | target_environment(available("cuda:h100"))
         | {"PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{ROOT}"},
@@ -104,11 +122,17 @@ def test_the_guides_step_on_an_h100_has_one_gradient_per_kernel_that_trains():
         text=True,
     )
     assert run.returncode == 0, run.stderr[-3000:]
+    return json.loads(run.stdout)
+
+
+def test_the_guides_step_on_an_h100_has_one_gradient_per_kernel_that_trains():
+    peaks = {0: 6.42e9, 10: 2.06e9, 24: 0.8105e9}
+    costs = on_the_h100(f"print_costs('cuda:h100', {list(peaks)})")
     kernels = [
         path for path in flatten(abstract_variables(load_spec("yolov5m", 20))["params"]) if path.endswith("/kernel")
     ]
     assert len(kernels) == 82
-    for (freeze, limit), (gradients, peak) in zip(peaks.items(), json.loads(run.stdout), strict=True):
+    for (freeze, limit), (gradients, peak) in zip(peaks.items(), costs, strict=True):
         assert gradients == {path: 1 for path in kernels if layer_of(path) >= freeze}
         assert peak < limit
 
@@ -121,9 +145,32 @@ def test_the_guides_step_fits_a_tpu():
 
 
 def test_the_step_compiles_in_float16_for_a_card_without_bfloat16():
-    row = planned("cuda:t4", "24", cfg="yolov5n", imgsz=320, batch_size=16, dtype="float16")["24"]
+    row = planned("cuda:t4", "24", cfg="yolov5n", imgsz=320, batch_size=16, dtype="auto")["24"]
+    assert row.dtype == "float16"
     assert row.weight_gradient_ops == 3
     assert row.fits
+
+
+def print_float_scatters():
+    """How many sums of floats by threads side by side a step has, whose order nobody fixes; run in a process that was started for the target."""
+    spec, device = load_spec("yolov5n", 20), open_device(load_target("cuda:h100"))
+    shape = StepShape(batch=16, size=320, dtype="bfloat16", boxes=64, frozen_bn="fixed")
+    phase = make_phase(tuple(flatten(abstract_variables(spec)["params"])), freeze=24)
+    scatters = [
+        line for line in compiled_step(spec, phase, shape, device).as_text().splitlines() if " scatter(" in line
+    ]
+    floats = [line for line in scatters if re.search(r"= \(?(?:f|bf)\d+\[", line)]
+    print(json.dumps([len(floats), sum("unique_indices=true" not in line for line in floats)]))
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_step_on_an_h100_adds_in_any_order_but_where_it_is_deterministic(monkeypatch, deterministic):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    if deterministic:
+        exclude_nondeterminism()
+    floats, in_any_order = on_the_h100("print_float_scatters()")
+    assert in_any_order == (0 if deterministic else 3)  # one per level, in the gradient of the loss
+    assert floats >= in_any_order
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 from yolojax.data.sources import load_data, open_split
 from yolojax.model.network import init_variables
 from yolojax.model.spec import load_spec
-from yolojax.study.original import original_command, write_inputs
+from yolojax.study.original import original_command, original_dtype, write_inputs
 from yolojax.study.scenarios import load_study
 from yolojax.weights.find import load_weights
 from yolojax.weights.store import Weights, save_weights
@@ -96,3 +96,8 @@ def test_the_command_is_the_originals_own(scenario, tmp_path):
         "--resume",
         str(run / "weights" / "last.pt"),
     ]
+
+
+def test_what_the_original_computed_in_stands_in_its_log():
+    assert original_dtype("\x1b[34m\x1b[1mAMP: \x1b[0mchecks passed ✅\n") == "float16"
+    assert original_dtype("AMP: checks failed ❌\n") == original_dtype("no GPU, no word of it") == "float32"

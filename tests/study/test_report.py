@@ -66,6 +66,25 @@ def test_markdown_has_the_figures_the_published_ones_and_the_failed_runs(written
     assert all((written / figure).read_bytes().startswith(b"\x89PNG") for figure in figures)
 
 
+def test_the_report_says_what_was_computed_in_which_dtype(make_runs, record_run, tmp_path):
+    original = {"name": "original", "freeze": 2, "framework": "torch", "python": "python", "weights": "n.pt", "cfg": ""}
+    study, (own, other) = make_runs(scenarios=[SCENARIOS[0], original])
+    record_run(own, [(0.2, 0.1)], dtype="bfloat16")
+    assert "one seed. Computed in bfloat16." in report_of(study, [own, other], tmp_path)
+    record_run(other, [(0.2, 0.1)])
+    (other.folder / "log.txt").write_text("AMP: checks passed")
+    text = report_of(study, [own, other], tmp_path)
+    assert "Computed in bfloat16: freeze 2; float16: original.\n" in text
+    (other.folder / "log.txt").write_text("no GPU")
+    text = report_of(study, [own, other], tmp_path)
+    assert "float32: original. Times and memory of float32 and of 16 bits are not like with like." in text
+
+
+def report_of(study, runs, folder):
+    write_report(study, measure_study(study, runs), folder)
+    return (folder / "report.md").read_text()
+
+
 class Page(HTMLParser):
     """Notes what a page would load, and that its elements are closed as they were opened."""
 

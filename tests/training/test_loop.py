@@ -20,11 +20,11 @@ from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import Evaluation
 from yolojax.model.network import init_variables
 from yolojax.model.spec import load_spec
-from yolojax.training import loop
+from yolojax.training import loop, state
 from yolojax.training.checkpoints import Checkpoints
 from yolojax.training.loop import train
 from yolojax.training.report import read_results
-from yolojax.training.run import Run
+from yolojax.training.run import Run, read_settings
 from yolojax.training.settings import TrainSettings
 from yolojax.training.setup import prepare
 from yolojax.training.trackers import Trackers
@@ -141,6 +141,7 @@ def test_a_run_leaves_its_records(settings, tmp_path, monkeypatch):
     }
     assert handed_over >= {*figures}  # all of them are there when the trackers are closed
     assert json.loads((run / "results.json").read_text()) == json.loads(json.dumps(results))
+    assert results["dtype"] == read_settings(run).dtype == "float32"  # what auto means on a CPU
     assert results["final"]["epoch"] == 1
     assert [row["epoch"] for row in read_results(run / "results.csv")] == [0, 1]
     assert all(row["train/box_loss"] > 0 for row in read_results(run / "results.csv"))
@@ -246,6 +247,31 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_files(settings, t
         train(settings(hyp=str(hyp)))
 
 
+def test_a_run_in_float16_leaves_out_what_overflows_and_resumes_to_the_bit(settings, tmp_path, monkeypatch, caplog):
+    """Its loss scale is a part of the checkpoint; the first one is so high here that gradients leave float16."""
+    monkeypatch.setattr(state, "FIRST_SCALE", 2.0**20)
+    run = settings(dtype="float16", epochs=4, name="whole")
+    with caplog.at_level("INFO", "yolojax"):
+        results = train(run)
+    left_out = [timing["overflows"] for timing in results["timings"]]
+    assert 0 < sum(left_out) < 4 * BATCHES
+    assert f"{left_out[0]} steps left out (overflow of float16)" in caplog.text
+    assert results["dtype"] == "float16"
+    check_stopping(run, tmp_path, monkeypatch)
+    again = json.loads((tmp_path / "stopped" / "results.json").read_text())
+    assert [timing["overflows"] for timing in again["timings"]] == left_out
+
+
+def test_gradients_that_always_overflow_stop_the_run_and_say_what_to_do(settings, monkeypatch):
+    monkeypatch.setattr(loop, "LEAST_SCALE", 2.0**29)
+    monkeypatch.setattr(state, "FIRST_SCALE", 2.0**30)
+    sentence = (
+        r"epoch 1, batch 3 \(step 3\): the gradient leaves float16 even with .*begin again with --dtype float32, .*png"
+    )
+    with pytest.raises(UserError, match=sentence):
+        train(settings(dtype="float16"))
+
+
 def test_best_weights_are_the_newest_ones_until_something_is_validated(settings, monkeypatch):
     saved = []
     monkeypatch.setattr(Run, "_save_weights", lambda self, name: saved.append((self.position.epoch, name)))
@@ -292,6 +318,7 @@ def test_early_stopping_counts_epochs_since_the_best_one(settings, tmp_path):
         ({"data_root": "nowhere"}, "nowhere"),
         ({"weights": "yolov9"}, "yolov9: no such weights"),
         ({"cfg": ""}, "add --cfg"),
+        ({"batch_size": -1}, "--batch-size -1: 'yolojax train' finds it"),
         ({"freeze": ("30",)}, "has layers 0 to 6"),
         ({"freeze": ("7",)}, "nothing to train"),
         ({"hyp": "nothing"}, "nothing: no such file"),
@@ -322,7 +349,7 @@ def test_random_layers_that_are_frozen(settings, tmp_path, caplog):
     ("changes", "message"),
     [
         ({"batch_size": 0}, "--batch-size 0: must be at least 1"),
-        ({"batch_size": -1}, "--batch-size -1: name a number; 'yolojax plan'"),
+        ({"batch_size": -2}, "--batch-size -2: must be at least 1"),
         ({"image_weights": True, "rect": True}, "--image-weights: cannot go with --rect"),
         ({"epochs": 0}, "--epochs 0: must be at least 1"),
         ({"imgsz": 8}, "--imgsz 8: must be at least 32"),

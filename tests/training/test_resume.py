@@ -1,5 +1,6 @@
 """What stands beside ``--resume``, and which run it means."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -23,6 +24,21 @@ def test_where_data_and_devices_are_may_change_and_is_said():
     assert (settings.workers, settings.project, settings.freeze) == (8, "other", ("10",))
     assert "--workers: 8 instead of 2" in sentences
     assert len(sentences) == 5
+
+
+def test_a_run_keeps_the_dtype_that_it_was_begun_with():
+    stored = dataclasses.replace(STORED, dtype="float32")  # as runs of before have it, on whatever device
+    assert settings_to_resume(stored, TrainSettings(resume="x", dtype="auto"), {"resume", "dtype"}) == (stored, [])
+    with pytest.raises(UserError, match="--dtype bfloat16: the run was begun with float32"):
+        settings_to_resume(stored, TrainSettings(resume="x", dtype="bfloat16"), {"resume", "dtype"})
+
+
+def test_a_run_keeps_the_batch_that_was_found_for_it():
+    stored = dataclasses.replace(STORED, batch_size=96)
+    assert settings_to_resume(stored, TrainSettings(resume="x", batch_size=-1), {"resume", "batch_size"}) == (
+        stored,
+        [],
+    )
 
 
 def test_what_is_only_a_default_changes_nothing():

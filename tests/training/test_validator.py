@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from yolojax.data.batches import validation_batches
 from yolojax.data.sample import Sample
@@ -10,7 +11,7 @@ from yolojax.mesh import make_mesh
 from yolojax.model.network import init_variables
 from yolojax.training import validator as validation
 from yolojax.training.loss import LossSettings
-from yolojax.training.validator import Validator
+from yolojax.training.validator import Validator, validation_batch
 
 
 def on_one_and_on_all_devices(spec, _) -> None:
@@ -42,3 +43,12 @@ def on_one_and_on_all_devices(spec, _) -> None:
 
 def test_two_devices_find_what_one_does(on_devices):
     on_devices(2, "test_validator.on_one_and_on_all_devices")
+
+
+@pytest.mark.parametrize(
+    ("batch", "size", "devices", "images"),
+    [(16, 640, 1, 32), (64, 640, 1, 128), (65, 640, 1, 128), (4704, 512, 2, 400)],
+)
+def test_a_batch_for_validation_is_twice_that_for_training_but_never_too_large_for_memory(batch, size, devices, images):
+    assert validation_batch(batch, size, devices) == images
+    assert validation_batch(batch, size, devices, on_cpu=True) == 2 * batch

@@ -68,7 +68,8 @@ def _memory(row: dict[str, Any]) -> str:
         return "memory of the machine"
     from yolojax.files import readable_size
 
-    return f"{readable_size(row['memory_free_bytes'])} of {readable_size(row['memory_bytes'])} free for a program"
+    free = f"{readable_size(row['memory_free_bytes'])} of {readable_size(row['memory_bytes'])} free for a program"
+    return f"{free}; --cache device has room for {row['device_cache_images']:,} images of 640 px"
 
 
 def _table(title: str, rows: Iterable[tuple[str, ...]]) -> Table:

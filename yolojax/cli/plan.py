@@ -29,6 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from rich.console import Console
 
+    from yolojax.augmentation.resident import image_bytes
     from yolojax.files import write_json
     from yolojax.model.spec import load_spec
     from yolojax.plan.plan import plan
@@ -46,15 +47,22 @@ def run(arguments: argparse.Namespace) -> int:
         for row in plan(settings, spec):
             rows.append(row)
             status.update(f"compiling; {row.target}, freeze {row.freeze} took {row.compile_seconds:.0f} s")
-    title = (
-        f"{spec.name}, {spec.classes} classes, {settings.batch_size} images of {settings.imgsz} px, {settings.dtype}"
-    )
+    title = f"{spec.name}, {spec.classes} classes, {settings.batch_size} images of {settings.imgsz} px"
     for name in dict.fromkeys(row.target for row in rows):
-        console.print(_table([row for row in rows if row.target == name], f"{title}, {name}"))
+        of_target = [row for row in rows if row.target == name]
+        console.print(_table(of_target, f"{title}, {of_target[0].dtype}, {name}"))
+    kept = settings.images and settings.images * image_bytes(settings.imgsz)
+    if kept:
+        console.print(
+            f"--cache device keeps {settings.images:,} images on every device: {kept / 1e9:.2f} GB beside the peak"
+        )
     if arguments.plot:
-        plot_plan(rows, arguments.plot, title)
+        plot_plan(rows, arguments.plot, f"{title}, {', '.join(dict.fromkeys(row.dtype for row in rows))}")
     if arguments.json:
-        write_json(arguments.json, {"network": spec.name, "rows": [dataclasses.asdict(row) for row in rows]})
+        write_json(
+            arguments.json,
+            {"network": spec.name, "device_cache_bytes": kept, "rows": [dataclasses.asdict(row) for row in rows]},
+        )
     return 0
 
 
@@ -68,7 +76,7 @@ def _table(rows: Sequence[Row], title: str) -> Any:
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     table.add_column("freeze", no_wrap=True)
     table.add_column("trainable", justify="right", no_wrap=True)
-    for heading in ("GFLOP", "peak GB", "temp. GB", "optim. MB", "weight grads", "max. batch"):
+    for heading in ("GFLOP", "peak GB", "temp. GB", "valid. GB", "optim. MB", "weight grads", "max. batch"):
         table.add_column(heading, justify="right")
     for row in rows:
         table.add_row(
@@ -77,6 +85,7 @@ def _table(rows: Sequence[Row], title: str) -> Any:
             f"{row.flops / 1e9:,.0f}",
             _short(row.peak_bytes, 1e9),
             _short(row.temp_bytes, 1e9),
+            _short(row.validation_bytes, 1e9),
             _short(row.optimizer_bytes, 1e6),
             _short(row.weight_gradient_ops),
             _short(row.largest_batch),

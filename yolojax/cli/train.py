@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from yolojax.flags import add_fields, add_foreign, given_fields, note_foreign, read_fields
-from yolojax.training.settings import TrainSettings
+from yolojax.training.settings import LARGEST, TrainSettings
 
 # Flags of YOLOv5 that mean nothing here: taken, with a note, so that a command line can be carried over as it is.
 IGNORED = {
@@ -54,6 +54,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.debug:
         logging.getLogger("yolojax").setLevel(logging.DEBUG)
     settings = read_fields(arguments, TrainSettings)
+
+    if settings.batch_size == LARGEST and not settings.resume:
+        from yolojax.plan.autobatch import with_fitting_batch
+
+        settings = with_fitting_batch(settings)
 
     if arguments.evolve is not None:
         from yolojax.evolve.evolve import evolve

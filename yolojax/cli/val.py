@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,16 +36,18 @@ def run(arguments: argparse.Namespace) -> int:
     from yolojax.files import new_run_folder, write_json
     from yolojax.inference.recorder import Recorder, read_annotations, write_coco
     from yolojax.inference.validation import prepare_validation
-    from yolojax.runtime import select_devices
+    from yolojax.runtime import all_digits, select_devices
 
     annotations = read_annotations(settings.annotations) if settings.annotations else None
     validation = prepare_validation(settings, select_devices(settings.device))
     folder = new_run_folder(settings.project, settings.name, settings.exist_ok)
     if settings.task == "study":
-        figures = _study(validation, folder)
+        with all_digits():
+            figures = _study(validation, folder)
     else:
         recorder = Recorder(validation, folder)
-        evaluation = validation.run(observe=recorder)
+        with nullcontext() if settings.task == "speed" else all_digits():
+            evaluation = validation.run(observe=recorder)
         figures = {**evaluation.figures(), "settings": validation.described()}
         _show(evaluation, validation)
         if settings.save_json:

@@ -17,13 +17,13 @@ from yolojax.data.sample import Boxes, Pixels, Polygons
 from yolojax.hyperparameters import Hyperparameters
 
 GREY = 114  # fill of whatever the image does not cover
-_SMALLEST_SIDE = 2.0  # pixels; a box that gets smaller is dropped
-_LEAST_BOX_AREA = 0.1  # of the box before; one that is cut to less is dropped
+SMALLEST_SIDE = 2.0  # pixels; a box that gets smaller is dropped
+LEAST_BOX_AREA = 0.1  # of the box before; one that is cut to less is dropped
 _LEAST_POLYGON_AREA = 0.01
-_GREATEST_ASPECT = 100.0
+GREATEST_ASPECT = 100.0
 _OUTLINE_POINTS = 1000
-_EPSILON = 1e-16
-_EDGE = 1e-3  # pixels that boxes keep from the right and lower edge
+EPSILON = 1e-16
+EDGE = 1e-3  # pixels that boxes keep from the right and lower edge
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +56,8 @@ def fraction_boxes(scene: Scene) -> Boxes:
     """Boxes of a scene, clipped to it: ``(n, 5)`` float32 class, x, y, width, height as fractions of the image."""
     height, width = scene.image.shape[:2]
     corners = scene.boxes[:, 1:].astype(np.float64)
-    corners[:, 0::2] = corners[:, 0::2].clip(0, width - _EDGE)
-    corners[:, 1::2] = corners[:, 1::2].clip(0, height - _EDGE)
+    corners[:, 0::2] = corners[:, 0::2].clip(0, width - EDGE)
+    corners[:, 1::2] = corners[:, 1::2].clip(0, height - EDGE)
     low, high = corners[:, :2], corners[:, 2:]
     size = (width, height)
     return np.concatenate([scene.boxes[:, :1], (low + high) / 2 / size, (high - low) / size], 1).astype(np.float32)
@@ -150,7 +150,7 @@ def random_perspective(
     corners = _transform(np.stack([x1, y1, x2, y2, x1, y2, x2, y1], 1).reshape(-1, 2), matrix).reshape(-1, 4, 2)
     boxes[:, 1:] = np.concatenate([corners.min(1), corners.max(1)], 1).clip(0, (width, height) * 2)
     polygons = [None if polygon is None else _transform(_resample(polygon), matrix) for polygon in scene.polygons]
-    least_area = np.full(len(boxes), _LEAST_BOX_AREA)
+    least_area = np.full(len(boxes), LEAST_BOX_AREA)
     for index, polygon in enumerate(polygons):
         if polygon is not None:
             boxes[index, 1:] = _outline_box(polygon, shape)
@@ -206,9 +206,9 @@ def _worth_keeping(
 ) -> NDArray[np.bool_]:
     """Which boxes ``(n, 4)`` (corners) are still worth learning; ``before`` is already scaled, so that only what was cut off counts."""
     size_before, size = before[:, 2:] - before[:, :2], after[:, 2:] - after[:, :2]
-    aspect = np.maximum(size[:, 0] / (size[:, 1] + _EPSILON), size[:, 1] / (size[:, 0] + _EPSILON))
-    area = size.prod(1) / (size_before.prod(1) + _EPSILON)
-    return (size > _SMALLEST_SIDE).all(1) & (area > least_area) & (aspect < _GREATEST_ASPECT)
+    aspect = np.maximum(size[:, 0] / (size[:, 1] + EPSILON), size[:, 1] / (size[:, 0] + EPSILON))
+    area = size.prod(1) / (size_before.prod(1) + EPSILON)
+    return (size > SMALLEST_SIDE).all(1) & (area > least_area) & (aspect < GREATEST_ASPECT)
 
 
 def flip_left_right(scene: Scene) -> Scene:

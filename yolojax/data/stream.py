@@ -80,10 +80,9 @@ class TrainingStream:
         the weights.
         """
         settings = self.batches.settings
-        rng = np.random.default_rng(np.random.SeedSequence(settings.seed, spawn_key=(ORDER, epoch)))
         length = self.batches_per_epoch * settings.batch_size
         self.close()
-        self.batches = replace(self.batches, order=rng.choice(len(weights), length, p=weights))
+        self.batches = replace(self.batches, order=order_by_weight(settings.seed, epoch, length, weights))
 
     def close(self) -> None:
         """Stop the workers."""
@@ -139,6 +138,12 @@ def training_stream(
         order=order,
     )
     return TrainingStream(batches)
+
+
+def order_by_weight(seed: int, epoch: int, length: int, weights: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The sample at each of ``length`` places of an epoch, drawn by weight, with replacement."""
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(ORDER, epoch)))
+    return rng.choice(len(weights), length, p=weights)
 
 
 def image_weights(samples: Sequence[Sample], maps: Sequence[float]) -> NDArray[np.float64]:

@@ -10,18 +10,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
+from yolojax.evaluation.nms import NmsSettings, suppress_batch
 from yolojax.freezing.phases import Phase
 from yolojax.hyperparameters import Hyperparameters
 from yolojax.mesh import make_mesh, replicated, split
 from yolojax.model.convolution import KERNEL_GRADIENT
-from yolojax.model.network import Network, abstract_variables
+from yolojax.model.decode import decode
+from yolojax.model.images import normalise
+from yolojax.model.network import Network, Variables, abstract_variables
 from yolojax.model.spec import ModelSpec
 from yolojax.training.loss import LossSettings
 from yolojax.training.optimizer import OptimizerSettings
 from yolojax.training.schedule import Schedule
 from yolojax.training.state import TrainState, abstract_state, enter_phase
 from yolojax.training.step import TrainStep, fixed_modules, make_train_step
+from yolojax.training.validator import validation_batch
 from yolojax.tree import flatten
 
 
@@ -100,9 +105,46 @@ def step_cost(spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Devic
     )
 
 
-def step_memory(spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Device) -> Memory | None:
-    """The memory of a step alone, as ``StepCost.memory``."""
-    return _compile(spec, phase, shape, device)[2]
+def compiled_step(spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Device) -> Any:
+    """The compiled step of a phase; None where the compiler refuses it for its memory."""
+    return _compile(spec, phase, shape, device)[1]
+
+
+def training_peak(spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Device) -> int | None:
+    """Bytes that a training needs at once, in its step or in its validation; None where the compiler refuses one and does not say what it would need."""
+    memory = _compile(spec, phase, shape, device)[2]
+    validating = validation_bytes(spec, phase, shape, device)
+    return None if memory is None or validating is None else max(memory.peak, validating)
+
+
+def validation_bytes(spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Device) -> int | None:
+    """What a validation between two epochs needs at once, the state of the training included, with batches of ``validator.validation_batch``.
+
+    It predicts and, on an accelerator, suppresses. None where the compiler refuses it for its memory.
+    """
+    mesh = make_mesh([device])
+    state = _abstract_step(spec, phase, shape, device)[1]
+    network = Network(spec, dtype=jnp.dtype(shape.dtype))
+    variables = abstract_variables(spec)
+    count = validation_batch(shape.batch, shape.size, on_cpu=device.platform == "cpu")
+    images = jax.ShapeDtypeStruct((count, shape.size, shape.size, 3), jnp.uint8)
+
+    def predict(variables: Variables, images: Array) -> Any:
+        heads: Any = network.apply(variables, normalise(images))
+        predictions = decode(heads, spec)
+        found = None if device.platform == "cpu" else suppress_batch(predictions, NmsSettings())
+        return predictions, heads, found
+
+    placed = _placed(variables, replicated(mesh)), _placed(images, split(mesh))
+    try:
+        compiled = _quickly(jax.jit(predict, out_shardings=replicated(mesh)).lower(*placed), device)
+    except jax.errors.JaxRuntimeError as error:
+        if not _is_too_large(error):
+            raise
+        return None
+    memory: Any = compiled.memory_analysis()
+    # The averages that are validated are a part of the state already.
+    return _bytes(state) + _bytes(images) + memory.output_size_in_bytes + memory.temp_size_in_bytes
 
 
 def step_flops(spec: ModelSpec, phase: Phase, shape: StepShape) -> float:
@@ -156,13 +198,10 @@ def _compile(
 ) -> tuple[TrainState, Any, Memory | None]:
     """The abstract state, the compiled step and its memory; without a step where the compiler refuses it for its memory."""
     step, state, batch = _abstract_step(spec, phase, shape, device)
-    lowered = step.lower(state, batch, phase.factors)
-    # Operations and buffers are decided before machine code is made, which takes half of the time on CPU.
-    options: Any = {"xla_backend_optimization_level": 0} if device.platform == "cpu" else None
     try:
-        compiled = lowered.compile(options)
+        compiled = _quickly(step.lower(state, batch, phase.factors), device)
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
+        if not _is_too_large(error):
             raise
         temporary = needed_temporaries(str(error))
         arguments = _bytes((state, batch))
@@ -172,6 +211,16 @@ def _compile(
     # The peak that programs report leaves out temporary arrays on CPU.
     peak = sizes.argument_size_in_bytes + own_results + sizes.temp_size_in_bytes + sizes.generated_code_size_in_bytes
     return state, compiled, Memory(peak=peak, temporary=sizes.temp_size_in_bytes)
+
+
+def _quickly(lowered: jax.stages.Lowered, device: jax.Device) -> jax.stages.Compiled:
+    """Compile; operations and buffers are decided before machine code is made, which takes half of the time on CPU."""
+    options: Any = {"xla_backend_optimization_level": 0} if device.platform == "cpu" else None
+    return lowered.compile(options)
+
+
+def _is_too_large(error: Exception) -> bool:
+    return "RESOURCE_EXHAUSTED" in str(error) or "Ran out of memory" in str(error)
 
 
 def needed_temporaries(refusal: str) -> int | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from yolojax.config import configs_root, read_yaml
 from yolojax.errors import UserError
-from yolojax.runtime import KEEP_PLUGINS, why_absent
+from yolojax.runtime import KEEP_PLUGINS, computation_dtype, dtype_of, why_absent
 
 if TYPE_CHECKING:
     import jax
@@ -132,6 +132,13 @@ def open_device(target: Target) -> jax.Device:
     if device.client.runtime_type != "compile_only_runtime":
         raise RuntimeError(f"{target.name}: JAX gave {device} instead of a device to compile for")
     return device
+
+
+def dtype_on(target: Target, device: jax.Device, asked: str) -> str:
+    """The dtype that a step computes in on a target: what is asked for; for ``auto`` what ``yolojax train`` takes there."""
+    if asked != "auto" or target.platform == "own":
+        return computation_dtype(asked, [device])
+    return dtype_of({"cuda": "gpu"}.get(target.platform, target.platform), str(target.facts.get("compute_capability")))
 
 
 def usable_bytes(target: Target, device: jax.Device) -> int:

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -24,8 +21,9 @@ from yolojax.freezing.load import load_strategy, rehearse
 from yolojax.freezing.phases import Phase
 from yolojax.model.network import parameter_sizes
 from yolojax.model.spec import ModelSpec
-from yolojax.plan.cost import StepShape, largest_batch, step_cost, step_memory
-from yolojax.plan.devices import Target, load_target, open_device, target_environment, usable_bytes
+from yolojax.plan.cost import StepShape, largest_batch, step_cost, training_peak, validation_bytes
+from yolojax.plan.devices import Target, dtype_on, load_target, open_device, target_environment, usable_bytes
+from yolojax.plan.process import ask
 from yolojax.plan.settings import PlanSettings
 
 
@@ -45,11 +43,12 @@ class Row:
       flops: of one step, as ``cost.step_flops`` counts them.
       peak_bytes: see ``cost.Memory``; None where the compiler refuses because it does not fit, and does not say what it would need.
       temp_bytes: likewise.
+      validation_bytes: see ``cost.validation_bytes``; None too where the largest batch was not looked for.
       optimizer_bytes: of the optimizer's state.
       weight_gradient_ops: operations that compute a gradient of a convolution kernel; None where the compiler refuses.
       memory_bytes: what the target has for a program.
       fits: whether there is a program and its peak is not above it.
-      largest_batch: that fits; 0 if none does, None if it was not looked for.
+      largest_batch: whose step and validation fit; 0 if none does, None if it was not looked for.
       compile_seconds: what compiling for the target took here.
     """
 
@@ -64,6 +63,7 @@ class Row:
     flops: float
     peak_bytes: int | None
     temp_bytes: int | None
+    validation_bytes: int | None
     optimizer_bytes: int
     weight_gradient_ops: int | None
     memory_bytes: int
@@ -106,34 +106,10 @@ def planned_phases(settings: PlanSettings, spec: ModelSpec) -> list[tuple[str, i
 def _rows_of(target: Target, settings: PlanSettings, spec: ModelSpec) -> Iterator[Row]:
     """The rows of one target, from a process that was started for it."""
     request = {"settings": dataclasses.asdict(settings), "spec": spec.to_dict(), "target": target.name}
-    with tempfile.TemporaryFile("w+") as words, tempfile.TemporaryFile("w+") as errors:
-        json.dump(request, words)
-        words.seek(0)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "yolojax.plan.plan"],
-            env=os.environ | target_environment(target),
-            stdin=words,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                content = json.loads(line)
-                if "error" in content:
-                    raise UserError(content["error"])
-                yield Row(**content)
-            status = process.wait()
-        finally:
-            process.kill()
-            process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
-        if status:
-            errors.seek(0)
-            last = [line.strip() for line in errors if line.strip()][-1:]
-            raise UserError(f"--target {target.name}: compiling failed ({last[0] if last else f'status {status}'})")
+    try:
+        yield from (Row(**content) for content in ask("yolojax.plan.plan", request, target_environment(target)))
+    except ChildProcessError as error:
+        raise UserError(f"--target {target.name}: compiling failed ({error})") from error
 
 
 def main() -> None:
@@ -156,7 +132,7 @@ def _answer(settings: PlanSettings, spec: ModelSpec, target: Target) -> Iterator
     shape = StepShape(
         batch=settings.batch_size,
         size=settings.imgsz,
-        dtype=settings.dtype,
+        dtype=dtype_on(target, device, settings.dtype),
         boxes=settings.boxes,
         frozen_bn=settings.frozen_bn,
         optimizer=settings.optimizer,
@@ -164,10 +140,11 @@ def _answer(settings: PlanSettings, spec: ModelSpec, target: Target) -> Iterator
     for word, start, phase in planned_phases(settings, spec):
         cost = step_cost(spec, phase, shape, device)
         memory = cost.memory
-        largest = None
+        largest = validating = None
         if not settings.quick:
-            measure = partial(_peak, spec, phase, shape, device)
-            largest = largest_batch(measure, limit, {shape.batch: memory.peak if memory else None})
+            validating = validation_bytes(spec, phase, shape, device)
+            known = None if memory is None or validating is None else max(memory.peak, validating)
+            largest = largest_batch(partial(_peak, spec, phase, shape, device), limit, {shape.batch: known})
         yield Row(
             freeze=word,
             start=start,
@@ -180,6 +157,7 @@ def _answer(settings: PlanSettings, spec: ModelSpec, target: Target) -> Iterator
             flops=cost.flops,
             peak_bytes=memory.peak if memory else None,
             temp_bytes=memory.temporary if memory else None,
+            validation_bytes=validating,
             optimizer_bytes=cost.optimizer_bytes,
             weight_gradient_ops=None if cost.weight_gradients is None else sum(cost.weight_gradients.values()),
             memory_bytes=limit,
@@ -190,8 +168,7 @@ def _answer(settings: PlanSettings, spec: ModelSpec, target: Target) -> Iterator
 
 
 def _peak(spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Device, batch: int) -> int | None:
-    memory = step_memory(spec, phase, dataclasses.replace(shape, batch=batch), device)
-    return memory.peak if memory else None
+    return training_peak(spec, phase, dataclasses.replace(shape, batch=batch), device)
 
 
 if __name__ == "__main__":

@@ -30,19 +30,20 @@ class PlanSettings:
     )
     batch_size: int = flag(16, "images per step", "--batch-size", "--batch")
     imgsz: int = flag(640, "image side in pixels", "--imgsz", "--img", "--img-size")
-    dtype: Literal["float32", "bfloat16", "float16"] = flag(
-        "float32", "dtype of the computation; parameters stay float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = flag(
+        "auto", "dtype of the computation; parameters stay float32; auto: what yolojax train takes on the target"
     )
     boxes: int = flag(64, "rows of the box array per image, labelled or not")
     frozen_bn: Literal["fixed", "track"] = flag("fixed", "BatchNorm of frozen layers, as in yolojax train")
     optimizer: Literal["SGD", "Adam", "AdamW"] = flag("SGD", "optimizer")
+    images: int | None = flag(None, "training images, to say what --cache device takes for them beside the step")
     epochs: int = flag(100, "length of the run, for strategies in phases")
     phases: bool = flag(False, "a row for every phase of a strategy, not the first one alone")
     quick: bool = flag(False, "do not look for the largest batch that fits, which compiles two or three times more")
 
     def __post_init__(self) -> None:
         """Refuse values that no step can have."""
-        at_least(self, nc=1, batch_size=1, imgsz=32, boxes=1, epochs=1)
+        at_least(self, nc=1, batch_size=1, imgsz=32, boxes=1, epochs=1, images=1)
         if (self.weights is not None) and self.cfg:
             raise UserError("name a network by --cfg or by --weights, not by both")
         if self.weights == "":

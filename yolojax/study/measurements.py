@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from yolojax.evaluation.metrics import fitness
-from yolojax.study.original import step_seconds
+from yolojax.study.original import original_dtype, step_seconds
 from yolojax.study.runner import LOG, SAMPLES, StudyRun
 from yolojax.study.scenarios import Study
 from yolojax.training.report import read_results
@@ -29,6 +29,7 @@ FIGURES = (
     "images_per_second",
     "compile_seconds",
     "memory_bytes",
+    "step_peak_bytes",
     "process_bytes",
     "utilisation",
     "trainable",
@@ -57,6 +58,7 @@ class Measurement:
       figures: by the names in ``FIGURES``; None where a run does not tell. ``map50`` and ``map50_95`` are those of the epoch with the best
         fitness, as of YOLOv5's best.pt, ``final_…`` those of the last one. ``utilisation`` is a percentage of the GPUs, else of all
         processors. ``step_flops`` is the mean over the epochs, ``memory_bytes`` and ``trainable`` the most of any phase.
+      dtype: of the computation, where a run tells.
       memory_source: ``device`` or ``compiled program``.
       utilisation_source: ``GPU`` or ``CPU``.
       curve: a point per epoch.
@@ -66,6 +68,7 @@ class Measurement:
     run: StudyRun
     status: str
     figures: Mapping[str, float | None]
+    dtype: str = ""
     memory_source: str = ""
     utilisation_source: str = "CPU"
     curve: tuple[Point, ...] = ()
@@ -81,6 +84,7 @@ class Summary:
       framework: of the scenario.
       freeze: of the scenario.
       frozen_bn: of the scenario.
+      dtype: that its runs computed in, where they tell.
       seeds: of the finished runs.
       mean: by the names in ``FIGURES``; None where no run tells.
       spread: sample standard deviations; None for fewer than two runs.
@@ -90,6 +94,7 @@ class Summary:
     framework: str
     freeze: str
     frozen_bn: str
+    dtype: str
     seeds: tuple[int, ...]
     mean: Mapping[str, float | None] = field(default_factory=dict)
     spread: Mapping[str, float | None] = field(default_factory=dict)
@@ -114,18 +119,21 @@ def measure_run(run: StudyRun) -> Measurement:
     figures["process_bytes"] = max((row["memory_bytes"] for row in watched), default=None)
     use, source = _utilisation(watched, record["cpus"])
     figures["utilisation"] = statistics.fmean(use) if use else None
-    memory_source = ""
+    memory_source = dtype = ""
     if run.scenario.framework == "torch":
         figures |= _torch_figures(run, extent["batch"], watched)
         memory_source = "device" if figures["memory_bytes"] else ""
+        dtype = original_dtype(_text(run.folder / LOG)) if curve else ""
     elif (file := run.folder / "results.json").is_file():
         results = json.loads(file.read_text(encoding="utf-8"))
         figures |= _own_figures(results)
         memory_source = "device" if results["device_peak_bytes"] else "compiled program"
+        dtype = results.get("dtype", "")
     return Measurement(
         run=run,
         status=record["status"],
         figures=figures,
+        dtype=dtype,
         memory_source=memory_source,
         utilisation_source=source,
         curve=curve,
@@ -155,6 +163,7 @@ def _own_figures(results: Mapping[str, Any]) -> dict[str, float | None]:
         "step_seconds": results["batch_size"] / speed if speed else None,
         "compile_seconds": sum(program["compile_seconds"] for program in programs),
         "memory_bytes": results["device_peak_bytes"] or max(bytes_, default=None),
+        "step_peak_bytes": results.get("step_peak_bytes"),
         "trainable": max(program["trainable"] for program in programs),
         "parameters": max(program["parameters"] for program in programs),
         "step_flops": statistics.fmean(flops) if flops else None,
@@ -163,8 +172,7 @@ def _own_figures(results: Mapping[str, Any]) -> dict[str, float | None]:
 
 def _torch_figures(run: StudyRun, batch: int, samples: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     """What the log and the samples tell of a run of the original."""
-    log = run.folder / LOG
-    steps = step_seconds(log.read_text(encoding="utf-8", errors="replace")) if log.is_file() else []
+    steps = step_seconds(_text(run.folder / LOG))
     step = statistics.median(steps) if steps else None
     gpu = [row["gpu_memory_bytes"] for row in samples if row["gpu_memory_bytes"] is not None]
     return {
@@ -172,6 +180,10 @@ def _torch_figures(run: StudyRun, batch: int, samples: Sequence[Mapping[str, Any
         "images_per_second": batch / step if step else None,
         "memory_bytes": max(gpu, default=None),
     }
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
 
 
 def _read_samples(path: Path) -> list[dict[str, Any]]:
@@ -232,6 +244,7 @@ def summarise_runs(study: Study, measurements: Sequence[Measurement]) -> list[Su
                 framework=scenario.framework,
                 freeze=scenario.freeze,
                 frozen_bn=scenario.settings.frozen_bn,
+                dtype=own[0].dtype if own else "",
                 seeds=tuple(measurement.run.seed for measurement in own),
                 mean={name: statistics.fmean(values) if values else None for name, values in columns.items()},
                 spread={

@@ -112,7 +112,7 @@ def original_command(scenario: Scenario, seed: int, run: Path, inputs: Path) -> 
     if settings.device:
         words["device"] = {"gpu": "0", "cuda": "0"}.get(settings.device, settings.device)
     if settings.cache:
-        words["cache"] = settings.cache
+        words["cache"] = settings.cache if settings.cache == "val" else settings.host_cache
     switches = ["rect", "nosave", "noval", "noautoanchor", "noplots"]
     switches += ["image_weights", "multi_scale", "single_cls", "cos_lr"]
     return [
@@ -134,6 +134,11 @@ def original_environment(inputs: Path) -> dict[str, str]:
         "WANDB_MODE": "disabled",
         "COMET_MODE": "DISABLED",
     }
+
+
+def original_dtype(log: str) -> str:
+    """The dtype that the original computed in, from its log: on a GPU it uses automatic mixed precision (AMP) in float16 and says that its check passed."""
+    return "float16" if re.search(r"AMP: \S*checks passed", log) else "float32"
 
 
 def step_seconds(log: str) -> list[float]:

@@ -58,6 +58,7 @@ COLUMNS = (
     Column("images_per_second", "images/s", 1, 0, "images of a batch over the time of a step"),
     Column("compile_seconds", "compile, s", 1, 1, "all compilations of the training step, without a cache; a strategy in phases has one per phase"),
     Column("memory_bytes", "memory, MB", 1e-6, 0, "most memory on the device where it tells; else arguments and temporaries of the compiled step"),
+    Column("step_peak_bytes", "steps, MB", 1e-6, 0, "most memory on the device before the first validation: what the steps of the first phase need"),
     Column("process_bytes", "process, MB", 1e-6, 0, "most main memory of the process and its workers, sampled every two seconds"),
     Column("utilisation", "use, %", 1, 0, "mean utilisation over the run: of the GPU by NVML, else of all processors"),
     Column("trainable", "trainable, M", 1e-6, 3, "millions of parameters that train, the most of any phase"),
@@ -102,7 +103,7 @@ def shown_columns(summaries: Sequence[Summary]) -> list[Column]:
 def _scenario_rows(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
     return [
         {
-            "scenario": row.name, "framework": row.framework, "freeze": row.freeze, "frozen_bn": row.frozen_bn, "runs": len(row.seeds),
+            "scenario": row.name, "framework": row.framework, "freeze": row.freeze, "frozen_bn": row.frozen_bn, "dtype": row.dtype, "runs": len(row.seeds),
             **{f"{name}{suffix}": values[name] for name in FIGURES for suffix, values in (("", row.mean), ("_std", row.spread))},
         }
         for row in summaries
@@ -190,7 +191,21 @@ def _progress(measurements: Sequence[Measurement]) -> str:
     seeds = len({measurement.run.seed for measurement in measurements})
     told = f"{done} runs" if done == len(measurements) else f"{done} of {len(measurements)} runs finished"
     told += f", {failed} failed" if failed else ""
-    return f"{told}; " + (f"mean ± standard deviation over {seeds} seeds." if seeds > 1 else "one seed.")
+    told += f"; mean ± standard deviation over {seeds} seeds." if seeds > 1 else "; one seed."
+    return told + _dtypes(measurements)
+
+
+def _dtypes(measurements: Sequence[Measurement]) -> str:
+    """What the scenarios computed in; where some did in 16 bits and others in 32, that their times and memory are not of one kind."""
+    scenarios: dict[str, dict[str, None]] = {}
+    for measurement in measurements:
+        if measurement.dtype:
+            scenarios.setdefault(measurement.dtype, {})[measurement.run.scenario.name] = None
+    if len(scenarios) < 2:
+        return "".join(f" Computed in {dtype}." for dtype in scenarios)
+    told = "; ".join(f"{dtype}: {', '.join(names)}" for dtype, names in scenarios.items())
+    mixed = " Times and memory of float32 and of 16 bits are not like with like." if "float32" in scenarios else ""
+    return f" Computed in {told}.{mixed}"
 
 
 def _failures(measurements: Sequence[Measurement]) -> list[tuple[str, str]]:

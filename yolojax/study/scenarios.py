@@ -20,7 +20,7 @@ from yolojax.data.sources import load_data
 from yolojax.errors import UserError
 from yolojax.freezing.load import load_strategy, rehearse
 from yolojax.model.network import parameter_sizes
-from yolojax.training.settings import TrainSettings
+from yolojax.training.settings import LARGEST, TrainSettings
 from yolojax.training.setup import Job, prepare
 from yolojax.tree import flatten
 from yolojax.weights.find import EMBEDDED_WEIGHTS, find_weights
@@ -29,7 +29,15 @@ Framework = Literal["yolojax", "torch"]
 
 _STUDY_KEYS = ("title", "note", "train", "seeds", "scenarios", "reference")
 _OWN_FLAGS = ("resume", "project", "name", "exist_ok", "seed")  # the study sets these itself
-_ONLY_HERE = {"frozen_bn": "track", "dtype": "float32", "cfg": "", "strict": False}  # what the original always does
+# What the original always does; its dtype is float32 on a CPU and float16 by automatic mixed precision on a GPU, which ``auto`` is nearest to.
+_ONLY_HERE = {
+    "frozen_bn": "track",
+    "dtype": "auto",
+    "cfg": "",
+    "strict": False,
+    "deterministic": True,
+    "steps_per_dispatch": "auto",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +190,8 @@ def _train_settings(flags: Mapping[str, Any], where: str) -> TrainSettings:
     words = tuple(str(word) for word in (freeze if isinstance(freeze, list) else [freeze]))
     try:
         settings = dataclasses.replace(from_mapping(TrainSettings, values, where), freeze=words)
+        if settings.batch_size == LARGEST:
+            raise UserError("key 'batch': name a number, so that all scenarios have the same")
         # Defaults of the data set are fixed now, so that every run of a study has the same.
         return settings.with_defaults(load_data(settings.data, settings.data_root))
     except UserError as error:

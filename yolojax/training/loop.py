@@ -7,9 +7,11 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -18,17 +20,22 @@ from rich.console import Console
 from yolojax.data.workers import affordable_workers
 from yolojax.errors import UserError
 from yolojax.interrupts import Interrupt, interruptible
-from yolojax.mesh import put_batch, replicated
+from yolojax.mesh import put_batch
 from yolojax.model.network import Network
 from yolojax.training import plots, report
 from yolojax.training.progress import EpochMeter, ProgressBar
 from yolojax.training.run import Run, open_run
 from yolojax.training.settings import TrainSettings
-from yolojax.training.setup import Job
-from yolojax.training.step import TrainStep, make_train_step, program_record
+from yolojax.training.setup import BATCHES_OF_ONE_SIZE, Job
+from yolojax.training.state import TrainState
+from yolojax.training.step import BatchMaker, Dispatch, Pace, device_peak_bytes, make_step_function, program_record
 from yolojax.training.validator import Validator
 
 log = logging.getLogger(__name__)
+
+# The loss is scaled by 65,536 at first and by half after each overflow; no healthy gradient brings it down to this.
+LEAST_SCALE = 2.0**-10
+STEPS_WITHOUT_MEASURING = 8
 
 
 def train(settings: TrainSettings, given: Set[str] | None = None) -> dict[str, Any]:
@@ -53,7 +60,7 @@ def train(settings: TrainSettings, given: Set[str] | None = None) -> dict[str, A
             started = time.perf_counter()
             if run.enter_phase():
                 report.phase(run)
-                step = None
+                step, run.position.steps_per_dispatch = None, None
             step = step or Step(run)
             run.enter_epoch()
             meter = _train_epoch(run, step, workers, interrupt)
@@ -78,35 +85,47 @@ def _changed(settings: TrainSettings) -> set[str]:
 
 
 class Step:
-    """The step of a phase, which tells and records what it compiles."""
+    """The steps of a phase, which tell and record what they compile.
+
+    Attributes:
+      compiled: whether the last call compiled.
+      pace: how many steps go into a dispatch, where the devices make the batches.
+    """
 
     def __init__(self, run: Run) -> None:
-        """Prepare; it compiles at its first call."""
+        """Take the state of the run over; they compile at their first call."""
         job, phase = run.job, run.phase
         network = Network(job.spec, dtype=job.dtype, fixed_bn=job.fixed_bn(phase))
+        function = make_step_function(network, phase.tree(), job.loss, job.optimizer, job.schedule, job.mesh)
         self._run = run
-        self._step: TrainStep = make_train_step(network, phase.tree(), job.loss, job.optimizer, job.schedule, job.mesh)
-        self._compiled: set[Any] = set()
+        self._dispatch = Dispatch(function, run.state, phase.factors, job.schedule, job.mesh, job.maker)
+        self.compiled = False
+        self.pace = _pace(job, run.position.steps_per_dispatch)
 
-    def __call__(self, batch: dict[str, Any], size: tuple[int, int] | None) -> dict[str, Any]:
-        """Train on a batch that is on the devices; its metrics. ``size`` is what the step resizes the images to."""
+    @property
+    def state(self) -> TrainState:
+        """The state of the run after the last step."""
+        return self._dispatch.state
+
+    def __call__(self, feed: Feed) -> dict[str, Any]:
+        """Train on what is on the devices; the metrics."""
         run = self._run
-        factors = jax.device_put(dict(run.phase.factors), replicated(run.job.mesh))
-        shapes = (size, *((name, array.shape) for name, array in batch.items()))
-        start = time.perf_counter()
+        size = run.job.size_on_device(run.position.epoch, feed.first)
+        programs, start = self._dispatch.traces, time.perf_counter()
         with jax.transfer_guard("disallow"):  # nothing goes to a device, or comes back, unseen
-            run.state, metrics = self._step(run.state, batch, factors, size=size)
-        if shapes not in self._compiled:
-            self._compiled.add(shapes)
-            self._record(batch, size, factors, time.perf_counter() - start)
+            metrics = self._dispatch(feed.content, size, feed.steps)
+        self.compiled = self._dispatch.traces > programs
+        if self.compiled:
+            self._record(feed, size, time.perf_counter() - start)
         return metrics
 
-    def _record(self, batch: dict[str, Any], size: tuple[int, int] | None, factors: Any, seconds: float) -> None:
-        """Tell and write down what the step costs that was just compiled."""
-        run = self._run
-        height, width = size or batch["images"].shape[1:3]
-        count = len(batch["images"])
-        log.info("compiled the step for %d images of %d x %d px in %.1f s", count, width, height, seconds)
+    def _record(self, feed: Feed, size: tuple[int, int] | None, seconds: float) -> None:
+        """Tell and write down what the program costs that was just compiled."""
+        run, job = self._run, self._run.job
+        side = (job.image_size,) * 2 if feed.steps else feed.content["images"].shape[1:3]
+        height, width = size or side
+        steps = f"{feed.steps} steps" if (feed.steps or 1) > 1 else "the step"
+        log.info("compiled %s for %d images of %d x %d px in %.1f s", steps, job.batch_size, width, height, seconds)
         trainable, total = report.trainable_parameters(run)
         run.position.programs.append(
             {
@@ -115,9 +134,30 @@ class Step:
                 "trainable": trainable,
                 "parameters": total,
                 "compile_seconds": seconds,
-                **program_record(self._step.lower(run.state, batch, factors, size=size)),
+                "steps": feed.steps or 1,
+                **program_record(self._dispatch.lower(feed.content, size, feed.steps)),
             }
         )
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What one dispatch trains on.
+
+    Attributes:
+      first: number of its first batch in the epoch.
+      steps: how many batches the devices make of it; None for one batch from the host.
+      content: on the devices: the batch, or what batches are made from.
+      samples: the sample that each image of its n-th batch begins with.
+    """
+
+    first: int
+    steps: int | None
+    content: Any
+    samples: Callable[[int], np.ndarray]
+
+
+Running: TypeAlias = deque[tuple[dict[str, Any], Feed]]
 
 
 def _train_epoch(run: Run, step: Step, workers: int, interrupt: Interrupt) -> EpochMeter:
@@ -125,35 +165,81 @@ def _train_epoch(run: Run, step: Step, workers: int, interrupt: Interrupt) -> Ep
     job, position = run.job, run.position
     batches = job.schedule.batches_per_epoch
     meter = EpochMeter(job.batch_size, position.sums, position.batch)
-    stream = job.stream.iterate(position.epoch, position.batch, workers)
-    running: deque[tuple[dict[str, Any], np.ndarray]] = deque()
+    ended: float | None = None
+    running: Running = deque()
 
     def collect() -> None:
-        metrics, index = running.popleft()
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not values["finite"]:
-            raise _not_finite(run, meter.batches, index)
+        nonlocal ended
+        metrics, feed = running.popleft()
+        values = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
+        _check(run, feed, values)
         meter.add(values)
         bar.update(meter)
+        before, ended = ended, time.perf_counter()
+        if before is not None:
+            step.pace.finished(feed.steps or 1, ended - before)
 
+    feeds = _host_feeds(run, workers, meter, running) if job.maker is None else _device_feeds(run, job.maker, step.pace)
     with ProgressBar(Console(), position.epoch, job.epochs, batches, position.batch) as bar:
-        timed = _timed(stream, meter, running)
-        for number, made in enumerate(islice(timed, batches - position.batch), position.batch):
-            batch = made.batch._asdict()
-            if position.epoch == 0 and number < 3 and not job.settings.noplots:
-                plots.draw_batch(batch, job.names, run.folder / f"train_batch{number}.jpg")
-            metrics = step(put_batch(batch, job.mesh), job.size_on_device(position.epoch, number))
-            running.append((metrics, made.indices))
-            if len(running) > 1:  # one step runs while the next batch is fetched
+        for feed in feeds:
+            running.append((step(feed), feed))
+            if step.compiled:
+                meter.restart()
+            if len(running) > 1:  # one dispatch runs while the next one is prepared
                 collect()
             if interrupt:
                 break
         while running:
             collect()
+    run.state = step.state
+    if job.maker is not None and step.pace.settled:
+        position.steps_per_dispatch = step.pace.steps
+    if position.step_peak_bytes is None:  # no validation has raised it yet
+        position.step_peak_bytes = device_peak_bytes(job.mesh.local_devices[0])
     return meter
 
 
-def _timed(stream: Iterator[Any], meter: EpochMeter, running: deque[Any]) -> Iterator[Any]:
+def _pace(job: Job, found: int | None) -> Pace:
+    """How many steps go into a dispatch; ``found`` is what an earlier process found for this phase."""
+    settings, most = job.settings, job.schedule.batches_per_epoch
+    if settings.multi_scale:
+        most = min(most, BATCHES_OF_ONE_SIZE)
+    if settings.steps_per_dispatch != "auto":
+        return Pace(int(settings.steps_per_dispatch), most)
+    # What is measured differs from run to run, and with it which program computes which step.
+    return Pace(STEPS_WITHOUT_MEASURING if settings.deterministic else found, most)
+
+
+def _host_feeds(run: Run, workers: int, meter: EpochMeter, running: Running) -> Iterator[Feed]:
+    """The rest of the epoch, batch by batch, as the input stream makes them."""
+    job, position = run.job, run.position
+    stream = _timed(job.stream.iterate(position.epoch, position.batch, workers), meter, running)
+    rest = islice(stream, job.schedule.batches_per_epoch - position.batch)
+    for number, made in enumerate(rest, position.batch):
+        batch = made.batch._asdict()
+        if position.epoch == 0 and number < 3 and not job.settings.noplots:
+            plots.draw_batch(batch, job.names, run.folder / f"train_batch{number}.jpg")
+        yield Feed(number, None, put_batch(batch, job.mesh), [made.indices].__getitem__)
+
+
+def _device_feeds(run: Run, maker: BatchMaker, pace: Pace) -> Iterator[Feed]:
+    """The rest of the epoch, several steps at a time, whose batches the devices make."""
+    epoch, number, end = run.position.epoch, run.position.batch, run.job.schedule.batches_per_epoch
+    if epoch == number == 0 and not run.job.settings.noplots:
+        for shown, made in enumerate(islice(run.job.stream.iterate(), min(3, end))):
+            plots.draw_batch(made.batch._asdict(), run.job.names, run.folder / f"train_batch{shown}.jpg")
+    source = maker.source(epoch)
+    while number < end:
+        steps = pace.take(number, end)
+        yield Feed(number, steps, source, partial(_samples_after, maker, epoch, number))
+        number += steps
+
+
+def _samples_after(maker: BatchMaker, epoch: int, first: int, place: int) -> np.ndarray:
+    return maker.samples(epoch, first + place)
+
+
+def _timed(stream: Iterator[Any], meter: EpochMeter, running: Running) -> Iterator[Any]:
     """The stream; the time that a batch takes counts as waiting if the device has nothing left to do when it comes."""
     while True:
         start = time.perf_counter()
@@ -174,14 +260,24 @@ def _workers(job: Job) -> int:
     return workers
 
 
-def _not_finite(run: Run, batch: int, index: np.ndarray) -> UserError:
-    """The error for a loss that is NaN or infinite."""
-    job, epoch = run.job, run.position.epoch
-    files = [job.stream.images.samples[number].name for number in index.tolist()]
+def _check(run: Run, feed: Feed, values: dict[str, np.ndarray]) -> None:
+    """Refuse to go on with a loss that is NaN or infinite, and with gradients that leave float16 however small the loss is scaled."""
+    what = remedy = ""
+    broken = ~values["finite"]
+    if broken.any():
+        what = "the loss is not finite"
+    elif "overflows" in values:
+        broken = values["overflows"] & (values["loss_scale"] < LEAST_SCALE)
+        what = f"the gradient leaves float16 even with the loss scaled by {values['loss_scale'].min():.2g}"
+        remedy = "begin again with --dtype float32, "
+    if not broken.any():
+        return
+    job, epoch, place = run.job, run.position.epoch, int(broken.argmax())
+    files = [job.stream.images.samples[number].name for number in feed.samples(place).tolist()]
     saved = run.checkpoints.newest()
     good = "there is no checkpoint yet" if saved is None else f"the last good checkpoint is {saved}"
-    step = epoch * job.schedule.batches_per_epoch + batch + 1
-    return UserError(
-        f"epoch {epoch + 1}, batch {batch + 1} (step {step}): the loss is not finite; {good}; "
-        f"lower lr0 in the --hyp file or look at these images (and those of their mosaics): {', '.join(files)}"
+    batch = feed.first + place + 1
+    raise UserError(
+        f"epoch {epoch + 1}, batch {batch} (step {epoch * job.schedule.batches_per_epoch + batch}): {what}; {good}; "
+        f"{remedy}lower lr0 in the --hyp file or look at these images (and those of their mosaics): {', '.join(files)}"
     )

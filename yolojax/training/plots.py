@@ -112,5 +112,7 @@ def draw_batch(batch: Mapping[str, NDArray[Any]], names: Sequence[str], path: Pa
     """
     images, mask = np.asarray(batch["images"]), np.asarray(batch["mask"], bool)
     height, width = images.shape[1:3]
-    boxes = [pixel_boxes(rows[used], width, height) for rows, used in zip(batch["boxes"], mask, strict=True)]
+    boxes = [
+        pixel_boxes(rows[used], width, height) for rows, used in zip(np.asarray(batch["boxes"]), mask, strict=True)
+    ]
     draw_sheet(images, boxes, [[names[int(label)] for label in rows[:, 4]] for rows in boxes], path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, cast
 
@@ -28,16 +29,23 @@ class EpochMeter:
         self._ended = 0.0
         self._waited = 0.0
 
-    def add(self, losses: dict[str, float]) -> None:
-        """Count a finished batch."""
+    def add(self, figures: Mapping[str, Any]) -> None:
+        """Count finished batches, a number per batch and figure; ``overflows`` tells those that were left out because their gradient left float16."""
+        count = len(figures[LOSSES[0]])
         for name in LOSSES:
-            self.sums[name] += losses[name]
-        self.batches += 1
+            for value in figures[name]:
+                self.sums[name] += float(value)
+        self.sums["overflows"] = self.overflows + sum(map(bool, figures.get("overflows", ())))
+        self.batches += count
         self._ended = time.perf_counter()
         if self._started is None:
             self._started, self._waited = self._ended, 0.0
         else:
-            self._timed += 1
+            self._timed += count
+
+    def restart(self) -> None:
+        """Leave what was counted so far, and the next batch, out of the times: it compiles."""
+        self._timed, self._started = 0, None
 
     def waited_for(self, seconds: float) -> None:
         """Count a wait for data."""
@@ -46,7 +54,16 @@ class EpochMeter:
     @property
     def losses(self) -> dict[str, float]:
         """Mean of each loss part."""
-        return {name: value / max(self.batches, 1) for name, value in self.sums.items()}
+        return {name: self.sums[name] / max(self.batches, 1) for name in LOSSES}
+
+    @property
+    def overflows(self) -> int:
+        """Batches that were left out because their gradient left float16."""
+        return int(self.sums.get("overflows", 0))
+
+    def figures(self) -> dict[str, float | None]:
+        """What ``results.json`` has of the epoch."""
+        return {"images_per_second": self.images_per_second, "waiting": self.waited, "overflows": self.overflows}
 
     @property
     def seconds(self) -> float:

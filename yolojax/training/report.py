@@ -171,6 +171,8 @@ def _epoch_line(run: Run, meter: EpochMeter, evaluation: Evaluation | None) -> s
     speed = f"{run.position.timings[-1]['seconds']:.0f} s"
     if meter.images_per_second is not None:
         speed = f"{meter.images_per_second:.1f} images/s, {meter.waited:.1%} waiting for data, {speed}"
+    if meter.overflows:
+        speed += f", {meter.overflows} steps left out (overflow of float16)"
     return "  |  ".join([*parts, speed])
 
 
@@ -201,11 +203,14 @@ def end(run: Run, trackers: Trackers, validate: Validator) -> dict[str, Any]:
         "model": job.spec.name,
         "freeze": job.strategy.name,
         "frozen_bn": job.settings.frozen_bn,
+        "dtype": job.settings.dtype,
+        "deterministic": job.settings.deterministic or job.mesh.devices.flat[0].platform != "gpu",
         "epochs": position.epoch,
         "stopped_early": position.stopped,
         "seconds": position.seconds,
         "train_images": len(job.stream.images.samples),
         "batch_size": job.batch_size,
+        "step_peak_bytes": position.step_peak_bytes,
         "device_peak_bytes": device_peak_bytes(job.mesh.local_devices[0]),
         "programs": position.programs,
         "timings": position.timings,
@@ -281,6 +286,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu_threads": os.cpu_count(),
         "devices": [f"{device.platform}: {device.device_kind}" for device in devices],
+        "device_memory_bytes": (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit"),
         "packages": {name: _version(name) for name in _PACKAGES},
         "git_commit": _git_commit(),
     }

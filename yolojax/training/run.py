@@ -67,8 +67,10 @@ class Position:
       final: those of the last validation.
       seconds: time of training and validation so far.
       programs: a row for every compiled step: epoch, phase, parameters that train, compile time, operations, memory.
-      timings: a row for every finished epoch: seconds, images per second, the part spent waiting for data.
+      timings: a row for every finished epoch: seconds, images per second, the part spent waiting for data, steps left out for an overflow of float16.
       stopped: whether the run ended early, for want of improvement.
+      steps_per_dispatch: where the devices make the batches and it was found out; see ``step.Pace``.
+      step_peak_bytes: the most memory that steps held on a device, seen before the first validation; None where the device does not say (CPU).
     """
 
     epoch: int
@@ -83,6 +85,8 @@ class Position:
     programs: list[dict[str, Any]] = field(default_factory=list)
     timings: list[dict[str, Any]] = field(default_factory=list)
     stopped: bool = False
+    step_peak_bytes: int | None = None
+    steps_per_dispatch: int | None = None
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Position:
@@ -168,8 +172,7 @@ class Run:
         position.history = dataclasses.replace(position.history, records=(*position.history.records, record))
         position.epoch, position.batch, position.sums = epoch + 1, 0, {}
         position.seconds += seconds
-        row = {"seconds": seconds, "images_per_second": meter.images_per_second, "waiting": meter.waited}
-        position.timings.append(row)
+        position.timings.append({"seconds": seconds, **meter.figures()})
         if evaluation is None or score is None:
             return
         position.final = {"epoch": epoch, "fitness": score, **evaluation.figures()}
@@ -264,7 +267,7 @@ def begin(job: Job, folder: Path, variables: Variables) -> Run:
         history = dataclasses.replace(history, gradient_norms=gradients, parameter_norms=parameters)
     phase = job.strategy.phase(0, history, job.paths)
     entered = enter_phase(variables, phase, jax.random.key(job.settings.seed))
-    state = create_state(entered, phase.tree(), job.optimizer, job.mesh, job.fixed_bn(phase))
+    state = create_state(entered, phase.tree(), job.optimizer, job.mesh, job.fixed_bn(phase), job.scaled)
     if jax.process_index() == 0:  # what another run left in the folder would be taken for this one's
         (folder / RESULTS).unlink(missing_ok=True)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -328,7 +331,7 @@ def _phase_of(job: Job, position: Position) -> Phase:
 def _template(job: Job, position: Position, phase: Phase) -> dict[str, Any]:
     """Shapes of what a checkpoint holds."""
     variables = jax.eval_shape(lambda plain: enter_phase(plain, phase, jax.random.key(0)), job.shapes)
-    state = abstract_state(variables, phase.tree(), job.optimizer).whole
+    state = abstract_state(variables, phase.tree(), job.optimizer, scaled=job.scaled).whole
     everywhere = replicated(job.mesh)
     template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), state)
     watched = MOVEMENT in job.strategy.needs and position.batch > 0

@@ -13,9 +13,10 @@ from yolojax.data.config import DataConfig
 from yolojax.errors import UserError
 from yolojax.flags import at_least, flag, fraction
 
+LARGEST = -1  # a batch size: the most images that fit
 OptimizerName: TypeAlias = Literal["SGD", "Adam", "AdamW"]
-# What an interrupted run may be continued with: where its data and its devices are.
-_MAY_CHANGE = ("data", "data_root", "device", "workers", "project")
+# What an interrupted run may be continued with: where its data and its devices are, and how exactly these compute.
+_MAY_CHANGE = ("data", "data_root", "device", "workers", "project", "deterministic", "steps_per_dispatch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,10 @@ class TrainSettings:
     hyp: str | None = flag(None, "hyperparameter YAML or name; default: the data set's, else scratch-low")
     epochs: int | None = flag(None, "passes over the training images; default: the data set's, else 100")
     batch_size: int | None = flag(
-        None, "images per step over all devices; default: the data set's, else 16", "--batch-size", "--batch"
+        None,
+        "images per step over all devices; -1: the most that fit, with a margin; default: the data set's, else 16",
+        "--batch-size",
+        "--batch",
     )
     imgsz: int | None = flag(
         None, "image side in pixels; default: the data set's, else 640", "--imgsz", "--img", "--img-size"
@@ -69,7 +73,10 @@ class TrainSettings:
         "fixed",
         "BatchNorm of frozen layers: fixed = running statistics used and kept; track = batch statistics, as YOLOv5 does",
     )
-    dtype: Literal["float32", "bfloat16"] = flag("float32", "dtype of the computation; parameters stay float32")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = flag(
+        "auto",
+        "dtype of the computation; parameters stay float32; auto: bfloat16 on TPUs and GPUs from Ampere on, float16 on Volta and Turing, else float32",
+    )
     rect: bool = flag(False, "rectangular training: batches of one aspect ratio, no mosaic, no shuffling")
     resume: str | None = flag(
         None, "continue an interrupted run: its folder, or the latest one", nargs="?", const="latest"
@@ -78,11 +85,12 @@ class TrainSettings:
     noval: bool = flag(False, "validate after the final epoch only")
     noautoanchor: bool = flag(False, "keep the anchors even if they fit the boxes badly")
     noplots: bool = flag(False, "write no figures")
-    cache: Literal["ram", "disk", "val"] | None = flag(
+    cache: Literal["auto", "device", "ram", "disk", "val"] | None = flag(
         None,
-        "cache decoded images: in ram, on disk, or val = those of validation alone, in ram",
+        "cache decoded images: on the device, which then makes the batches, in ram, on disk, or val = those of validation alone, in ram; "
+        "alone: auto = on a GPU where they fit, else in ram",
         nargs="?",
-        const="ram",
+        const="auto",
     )
     image_weights: bool = flag(
         False, "sample images by weight: more often those of classes that are rare or found badly"
@@ -102,6 +110,13 @@ class TrainSettings:
     label_smoothing: float = flag(0.0, "label smoothing epsilon")
     patience: int = flag(100, "epochs without improvement before stopping; 0 never stops")
     save_period: int = flag(-1, "keep a checkpoint every N epochs; below 1: only last and best")
+    deterministic: bool = flag(
+        False, "on a GPU, leave out operations whose bits differ from run to run, so that a run can be repeated exactly"
+    )
+    steps_per_dispatch: str = flag(
+        "auto",
+        "training steps per call of the device where it makes its own batches: a number, or auto: as many as take 50 to 100 ms",
+    )
     seed: int = flag(0, "seed of weights, order and augmentation")
     wandb: bool = flag(False, "send metrics and figures to Weights & Biases")
     entity: str | None = flag(None, "user or team of Weights & Biases")
@@ -112,12 +127,24 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""
-        if self.batch_size == -1:
-            raise UserError("--batch-size -1: name a number; 'yolojax plan' says what fits into the memory of a device")
         if self.image_weights and self.rect:
             raise UserError("--image-weights: cannot go with --rect, whose batches are in a fixed order")
-        at_least(self, epochs=1, batch_size=1, imgsz=32, workers=0, patience=0, seed=0)
+        if self.cache == "device" and (self.rect or self.albumentations):
+            name = "--rect" if self.rect else "--albumentations"
+            raise UserError(f"--cache device: cannot go with {name}, which is done on the host alone; --cache ram can")
+        at_least(self, epochs=1, imgsz=32, workers=0, patience=0, seed=0)
+        if self.batch_size != LARGEST:
+            at_least(self, batch_size=1)
         fraction(self, "label_smoothing", below=True)
+        if self.steps_per_dispatch != "auto" and not (
+            self.steps_per_dispatch.isdecimal() and int(self.steps_per_dispatch)
+        ):
+            raise UserError(f"--steps-per-dispatch {self.steps_per_dispatch}: must be auto or a number from 1 on")
+
+    @property
+    def host_cache(self) -> Literal["ram", "disk"] | None:
+        """Where images are kept that are read on the host, as those of validation are."""
+        return self.cache if self.cache in ("disk", None) else "ram"
 
     def resolve(self, data: DataConfig) -> Resolved:
         """What is not given, filled in from the data set, else from YOLOv5's defaults."""
@@ -165,7 +192,14 @@ def settings_to_resume(stored: TrainSettings, asked: TrainSettings, given: Set[s
     for name in sorted(given - {"resume"}):
         before, value = getattr(stored, name), getattr(asked, name)
         flag = f"--{name.replace('_', '-')}"
-        if value == before or (name == "weights" and not value):
+        left_open = (name, value) in (
+            ("weights", ""),
+            ("weights", None),
+            ("cache", "auto"),
+            ("dtype", "auto"),
+            ("batch_size", LARGEST),
+        )
+        if value == before or left_open:
             continue
         if name == "epochs" and value < (before or 0):
             raise UserError(

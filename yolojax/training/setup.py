@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
+from yolojax.augmentation.stream import DeviceStream
 from yolojax.config import configs_root
 from yolojax.data.batches import StreamSettings, ValidationBatches, validation_batches
 from yolojax.data.check import require_clean
@@ -23,7 +24,6 @@ from yolojax.data.colour import load_effects
 from yolojax.data.config import DataConfig
 from yolojax.data.sample import Split
 from yolojax.data.sources import load_data, open_split
-from yolojax.data.stream import TrainingStream, training_stream
 from yolojax.errors import UserError
 from yolojax.freezing.load import Strategy, load_strategy, rehearse
 from yolojax.freezing.phases import Phase
@@ -32,12 +32,14 @@ from yolojax.hyperparameters import Hyperparameters, load_hyperparameters
 from yolojax.mesh import make_mesh
 from yolojax.model.network import Variables, abstract_variables, parameter_sizes
 from yolojax.model.spec import ModelSpec, load_spec, whole_strides
-from yolojax.runtime import select_devices
+from yolojax.runtime import computation_dtype, select_devices
+from yolojax.training.feeding import Stream, cache_in_use, open_stream
 from yolojax.training.loss import LossSettings
 from yolojax.training.optimizer import OptimizerSettings
 from yolojax.training.schedule import Schedule
-from yolojax.training.settings import Resolved, TrainSettings
-from yolojax.training.step import fixed_modules
+from yolojax.training.settings import LARGEST, Resolved, TrainSettings
+from yolojax.training.step import BatchMaker, fixed_modules
+from yolojax.training.validator import validation_batch
 from yolojax.tree import flatten
 from yolojax.weights.find import EMBEDDED_WEIGHTS, load_weights
 from yolojax.weights.start import RandomArrays, start_variables, with_fitting_anchors
@@ -49,6 +51,8 @@ log = logging.getLogger(__name__)
 SETTINGS = "settings.yaml"
 HYPERPARAMETERS = "hyp.yaml"
 NETWORK = "network.json"
+# With --multi-scale, where the devices make the batches: so many after another have one size. A power of two.
+BATCHES_OF_ONE_SIZE = 16
 STRATEGY = "strategy"  # a folder, so that the file keeps its name, which is that of the strategy
 
 
@@ -66,7 +70,7 @@ class Job:
       source: where the initial weights come from, for the record beside the trained ones.
       image_size: pixels of a square image's side, whole strides.
       batch_size: images per step over all devices.
-      dtype: of the computation; None for that of the parameters.
+      dtype: of the computation; None for that of the parameters, float32.
       stream: training batches.
       validation: validation batches.
       schedule: of rates.
@@ -86,7 +90,7 @@ class Job:
     image_size: int
     batch_size: int
     dtype: DTypeLike | None
-    stream: TrainingStream
+    stream: Stream
     validation: ValidationBatches
     schedule: Schedule
     optimizer: OptimizerSettings
@@ -98,6 +102,16 @@ class Job:
     def paths(self) -> tuple[str, ...]:
         """Every parameter path."""
         return tuple(flatten(self.shapes["params"]))
+
+    @property
+    def maker(self) -> BatchMaker | None:
+        """What makes training batches on the devices; None where the host makes them."""
+        return self.stream if isinstance(self.stream, DeviceStream) else None
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the loss is scaled, so that small gradients do not vanish in float16."""
+        return self.dtype == jnp.float16
 
     def fixed_bn(self, phase: Phase) -> frozenset[str]:
         """The BatchNorm modules that keep their statistics in a phase."""
@@ -116,10 +130,11 @@ class Job:
         return tuple(sorted({max(round(factor * self.image_size / stride), 1) * stride for factor in factors}))
 
     def size_on_device(self, epoch: int, batch: int) -> tuple[int, int] | None:
-        """(height, width) that the step resizes a batch to; None for that of the input stream."""
+        """(height, width) that the step resizes a batch to; None for that of the input stream. Batches of one dispatch have one size."""
         if not self.settings.multi_scale:
             return None
-        rng = np.random.default_rng([self.settings.seed, epoch, batch])
+        alike = 1 if self.maker is None else BATCHES_OF_ONE_SIZE
+        rng = np.random.default_rng([self.settings.seed, epoch, batch // alike])
         side = int(rng.choice(self.image_sizes))
         return side, side
 
@@ -174,7 +189,7 @@ def prepare(settings: TrainSettings) -> tuple[Job, Variables]:
     Raises:
       UserError: something does not fit; the message says what, where and what to do.
     """
-    devices = select_devices(settings.device)
+    devices = select_devices(settings.device, settings.deterministic)
     data = load_data(settings.data, settings.data_root)
     resolved = settings.resolve(data)
     if data.defaults:
@@ -214,7 +229,7 @@ def prepare_to_resume(settings: TrainSettings, folder: Path) -> Job:
     Raises:
       UserError: as ``prepare``; or the data set has other classes than the run.
     """
-    devices = select_devices(settings.device)
+    devices = select_devices(settings.device, settings.deterministic)
     data = load_data(settings.data, settings.data_root)
     network = read_network(folder)
     resolved = settings.resolve(data)
@@ -244,10 +259,11 @@ def _make_job(
     splits: tuple[Split, Split],
     devices: Sequence[jax.Device],
 ) -> Job:
-    spec, (train, val) = network.spec, splits
+    spec, (train, val), dtype = network.spec, splits, _dtype(settings.dtype, devices)
     shapes, stride = abstract_variables(spec), spec.stride
     rehearse(strategy, tuple(flatten(shapes["params"])), resolved.epochs, spec.name)
-    stream = training_stream(
+    mesh = make_mesh(devices)
+    stream = open_stream(
         train.samples,
         hyperparameters,
         StreamSettings(
@@ -258,17 +274,20 @@ def _make_job(
             effects=settings.albumentations,
             rectangular=settings.rect,
             stride=stride,
-            cache=None if settings.cache == "val" else settings.cache,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         ),
+        settings,
+        mesh,
     )
     validation = validation_batches(
         val.samples,
         image_size=resolved.imgsz,
-        batch_size=2 * resolved.batch_size,
+        batch_size=validation_batch(
+            resolved.batch_size, resolved.imgsz, len(devices), on_cpu=devices[0].platform == "cpu"
+        ),
         stride=stride,
-        cache="ram" if settings.cache == "val" else settings.cache,
+        cache=settings.host_cache,
     )
     schedule = Schedule.from_hyperparameters(
         hyperparameters,
@@ -278,7 +297,7 @@ def _make_job(
         cosine=settings.cos_lr,
     )
     return Job(
-        settings=replace(settings, **asdict(resolved)),
+        settings=replace(settings, **asdict(resolved), dtype=dtype, cache=cache_in_use(settings, stream)),
         data=data,
         hyperparameters=hyperparameters,
         spec=spec,
@@ -287,7 +306,7 @@ def _make_job(
         source=network.source,
         image_size=resolved.imgsz,
         batch_size=resolved.batch_size,
-        dtype=jnp.bfloat16 if settings.dtype == "bfloat16" else None,
+        dtype=None if dtype == "float32" else jnp.dtype(dtype),
         stream=stream,
         validation=validation,
         schedule=schedule,
@@ -296,11 +315,23 @@ def _make_job(
         ),
         loss=LossSettings.from_hyperparameters(hyperparameters, spec, resolved.imgsz, settings.label_smoothing),
         strategy=strategy,
-        mesh=make_mesh(devices),
+        mesh=mesh,
     )
 
 
+def _dtype(asked: str, devices: Sequence[jax.Device]) -> Any:
+    dtype = computation_dtype(asked, devices)
+    if asked == "auto" and dtype != "float32":
+        scaled = ", with a loss scale" if dtype == "float16" else ""
+        log.info("--dtype auto: %s%s, which %s is made for", dtype, scaled, devices[0].device_kind)
+    return dtype
+
+
 def _check_batch_size(batch_size: int, devices: Sequence[jax.Device]) -> None:
+    if batch_size == LARGEST:
+        raise UserError(
+            "--batch-size -1: 'yolojax train' finds it; from Python, plan.autobatch.with_fitting_batch does"
+        )
     if batch_size % len(devices):
         raise UserError(f"--batch-size {batch_size}: must be a multiple of the {len(devices)} devices")
 

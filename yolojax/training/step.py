@@ -1,13 +1,14 @@
-"""One training iteration: loss, gradients, update and moving average in one compiled, donated program."""
+"""One training iteration: loss, gradients, update and moving average in one compiled, donated program; or several iterations in one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.sharding import Mesh
@@ -27,6 +28,7 @@ from yolojax.training.state import Resting, TrainState, WholeState, moving_stati
 from yolojax.tree import Tree, merge, partition
 
 Batch = Mapping[str, Any]
+StepFunction = Callable[[WholeState, Resting, Batch, Mapping[str, Any], "tuple[int, int] | None"], Any]
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,24 @@ def make_train_step(
       given); ``size``, static, is ``(height, width)`` to which the device resizes the images. Metrics are scalars:
       ``loss`` (times the batch size), its parts ``box``, ``obj``, ``cls``,
       ``gradient_norm`` of this batch before clipping, and ``finite`` (loss and gradient are). Where the state has a loss scale, a gradient that
-      overflows makes ``overflows`` true instead; the batch then counts for nothing but the statistics.
+      overflows makes ``overflows`` true instead; the batch then counts for nothing but the statistics. ``loss_scale`` is that of this batch.
 
     Frozen leaves, their averages and fixed statistics pass through untouched; gradients are taken of the trainable leaves alone.
     """
+    step = make_step_function(network, labels, loss, optimizer, schedule, mesh)
+    out_shardings = None if mesh is None else replicated(mesh)
+    return TrainStep(jax.jit(step, donate_argnums=0, static_argnames="size", out_shardings=out_shardings))
+
+
+def make_step_function(
+    network: Network,
+    labels: Tree,
+    loss: LossSettings,
+    optimizer: OptimizerSettings,
+    schedule: Schedule,
+    mesh: Mesh | None = None,
+) -> StepFunction:
+    """What ``make_train_step`` compiles, for who compiles it as a part of something larger."""
     trainable = trainable_mask(labels)
 
     def step(
@@ -117,7 +133,11 @@ def make_train_step(
             )(moving.params)
             gradients = jax.tree.map(lambda gradient: jnp.where(counts, gradient, 0), gradients)
             norm = optax.tree.norm(gradients)
-            metrics = {"finite": jnp.isfinite(total), "overflows": ~counts}
+            metrics = {
+                "finite": jnp.isfinite(total),
+                "overflows": ~counts,
+                "loss_scale": jnp.asarray(moving.loss_scale.scale),
+            }
             state = _update(moving, resting, gradients, batch_stats, factors, counts)._replace(loss_scale=scale)
         return state, {"loss": total, **parts, "gradient_norm": norm, **metrics}
 
@@ -157,8 +177,154 @@ def make_train_step(
             last_update=jnp.where(ready, moving.step, moving.last_update),
         )
 
-    out_shardings = None if mesh is None else replicated(mesh)
-    return TrainStep(jax.jit(step, donate_argnums=0, static_argnames="size", out_shardings=out_shardings))
+    return step
+
+
+class BatchMaker(Protocol):
+    """Makes batches on the devices, inside a program that trains on them."""
+
+    def source(self, epoch: int) -> Any:
+        """What batches of an epoch are made from: arrays on the devices."""
+        ...
+
+    def samples(self, epoch: int, number: int) -> np.ndarray:
+        """The sample that each image of a batch begins with, ``(B,)``, for who has to name it."""
+        ...
+
+    def make(self, source: Any, epoch: Array, number: Array) -> Batch:
+        """The batch with a number in an epoch.
+
+        Args:
+          source: of ``source``, traced.
+          epoch: int32 scalar, traced.
+          number: int32 scalar, traced.
+        """
+        ...
+
+
+class Dispatch:
+    """The steps of a phase, on a state that it holds: one batch from the host per call, or several batches that are made on the devices.
+
+    The trees of the state are taken apart once for the whole phase, and the factors go to the devices once: with a small network and an accelerator, that
+    would take Python longer than the devices need for a step.
+    """
+
+    def __init__(
+        self,
+        step: StepFunction,
+        state: TrainState,
+        factors: Mapping[str, Any],
+        schedule: Schedule,
+        mesh: Mesh | None = None,
+        maker: BatchMaker | None = None,
+    ) -> None:
+        """Take a state over.
+
+        Args:
+          step: of ``make_step_function``.
+          state: what moves of it is consumed by the first call.
+          factors: learning-rate factors by label.
+          schedule: of the run.
+          mesh: devices that share the batch.
+          maker: of the batches, where they are made on the devices.
+        """
+        self._resting = state.resting
+        self._moving, moving = jax.tree.flatten(state.moving)
+        # Averages that rest are not read by a step.
+        self._constant, constant = jax.tree.flatten((state.resting.params, state.resting.batch_stats))
+        self._structure = moving
+        placed = None if mesh is None else replicated(mesh)
+        self._factors: dict[str, Any] = jax.device_put(dict(factors), placed)
+
+        def program(leaves: Any, constants: Any, factors: Any, feed: Any, size: Any, steps: int | None) -> Any:
+            params, batch_stats = jax.tree.unflatten(constant, constants)
+            resting = Resting(params, batch_stats, params, batch_stats)
+
+            def iterate(leaves: Any, _: Any) -> Any:
+                state = jax.tree.unflatten(moving, leaves)
+                batch = feed
+                if steps is not None:
+                    assert maker is not None
+                    epoch, number = jnp.divmod(state.step, schedule.batches_per_epoch)
+                    batch = maker.make(feed, epoch, number)
+                state, metrics = step(state, resting, batch, factors, size)
+                return tuple(jax.tree.leaves(state)), metrics
+
+            return iterate(leaves, None) if steps is None else jax.lax.scan(iterate, leaves, length=steps)
+
+        self._program = jax.jit(
+            program, donate_argnums=0, static_argnums=(4, 5), out_shardings=placed, keep_unused=True
+        )
+
+    def __call__(self, feed: Any, size: tuple[int, int] | None = None, steps: int | None = None) -> dict[str, Array]:
+        """Train.
+
+        Args:
+          feed: a batch on the devices, or with ``steps`` the source of the maker.
+          size: ``(height, width)`` to which the devices resize the images.
+          steps: how many batches of the maker to train on, from the state's own iteration on, in one epoch.
+
+        Returns:
+          Metrics as of ``make_train_step``; with ``steps`` arrays ``(steps,)``.
+        """
+        self._moving, metrics = self._program(tuple(self._moving), self._constant, self._factors, feed, size, steps)
+        return metrics
+
+    @property
+    def state(self) -> TrainState:
+        """The state as it is now; the next call consumes what moves of it."""
+        return TrainState(jax.tree.unflatten(self._structure, self._moving), self._resting)
+
+    def lower(self, feed: Any, size: tuple[int, int] | None = None, steps: int | None = None) -> jax.stages.Lowered:
+        """The program of such a call, before it is compiled."""
+        return self._program.lower(tuple(self._moving), self._constant, self._factors, feed, size, steps)
+
+    @property
+    def traces(self) -> int:
+        """How many programs were made: one per shape of batch, size and number of steps."""
+        program: Any = self._program
+        return program._cache_size()
+
+
+class Pace:
+    """How many steps go into a dispatch: a power of two for which it takes 50 to 100 ms, found on the first dispatches.
+
+    A dispatch is as long as a person, a scheduler or a fault has to wait for the run to notice it, and as short as Python's own time per dispatch allows.
+
+    Attributes:
+      steps: of a dispatch from now on.
+      settled: whether that stays.
+    """
+
+    _seconds = 0.1
+    _measured = 4  # dispatches; the first of them compiles, and the second may wait for it
+
+    def __init__(self, steps: int | None, most: int) -> None:
+        """``steps`` is fixed, or None to be found; a dispatch has no more than ``most``."""
+        self.steps = min(steps or 1, most)
+        self._most = most
+        self.settled = steps is not None or most == 1
+        self._times: list[float] = []
+
+    def take(self, number: int, end: int) -> int:
+        """Steps of the dispatch that begins with a batch of the epoch, which has ``end`` batches.
+
+        Dispatches of several steps begin at multiples of their length, so that a resumed epoch has the same ones as one that was not interrupted.
+        """
+        return self.steps if number % self.steps == 0 and number + self.steps <= end else 1
+
+    def finished(self, steps: int, seconds: float) -> None:
+        """Note a dispatch that took so many seconds after the one before it."""
+        if self.settled or steps != self.steps:
+            return
+        self._times.append(seconds / steps)
+        if len(self._times) < self._measured:
+            return
+        fitting = max(int(self._seconds / max(min(self._times[2:]), 1e-6)), 1)
+        steps = 1 << (min(fitting, self._most).bit_length() - 1)
+        # What a small network takes alone is Python's time; among others in a dispatch it is found to be quicker, once.
+        self.settled = steps <= self.steps or self.steps > 1
+        self.steps, self._times = steps, []
 
 
 def _network_images(images: Array, dtype: Any, size: tuple[int, int] | None) -> Array:

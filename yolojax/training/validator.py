@@ -22,6 +22,16 @@ from yolojax.training.loss import LossSettings, compute_loss
 Heads: TypeAlias = tuple[Array, ...]
 
 
+def validation_batch(batch_size: int, image_size: int, devices: int = 1, on_cpu: bool = False) -> int:
+    """Images of a validation batch over all devices: twice those of a training batch, as the original has it.
+
+    On an accelerator no more per device than have the pixels of 128 images of 640 px: with most layers frozen, training batches may be so large that twice
+    as many images do not fit, and larger ones are no quicker.
+    """
+    most = 2 * batch_size if on_cpu else max(128 * 640**2 // image_size**2, 1) * devices
+    return min(2 * batch_size, most)
+
+
 class Validator:
     """Validates variables of one architecture; its two programs are compiled once per shape of batch."""
 

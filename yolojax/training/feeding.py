@@ -1,0 +1,91 @@
+"""Where training batches are made: on the host, or by the devices from images that stay there."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import jax
+from jax.sharding import Mesh
+
+from yolojax.augmentation.resident import resident_bytes
+from yolojax.augmentation.stream import DeviceStream
+from yolojax.data.augment import Images
+from yolojax.data.batches import StreamSettings
+from yolojax.data.cache import available_memory
+from yolojax.data.sample import Sample
+from yolojax.data.stream import TrainingStream, training_stream
+from yolojax.hyperparameters import Hyperparameters
+from yolojax.training.settings import TrainSettings
+
+log = logging.getLogger(__name__)
+
+Stream: TypeAlias = TrainingStream | DeviceStream
+
+# Of the memory of a device that is free before training: images may take so much, the step needs the rest.
+RESIDENT_SHARE = 0.5
+
+
+def open_stream(
+    samples: Sequence[Sample],
+    hyperparameters: Hyperparameters,
+    stream: StreamSettings,
+    settings: TrainSettings,
+    mesh: Mesh,
+) -> Stream:
+    """The training batches of a run, made where ``--cache`` says.
+
+    Args:
+      samples: of the training split.
+      hyperparameters: how to augment.
+      stream: sizes, seed and share; its cache is decided here.
+      settings: the user's.
+      mesh: the devices.
+
+    Where the devices cannot make them, the host does, and a warning says why.
+    """
+    asked = settings.cache == "device" or (settings.cache == "auto" and mesh.devices.flat[0].platform == "gpu")
+    reason = _host_alone(samples, hyperparameters, stream, mesh) if asked else None
+    if asked and reason is None:
+        needed = resident_bytes(samples, stream.image_size)
+        log.info("device cache: %d images take %.2f GB of every device: filling it", len(samples), needed / 1e9)
+        return DeviceStream(Images(samples, stream.image_size, False), hyperparameters, stream, mesh)
+    if reason:
+        log.warning("device cache: %s: making batches on the host, as with --cache ram", reason)
+    cache = None if settings.cache == "val" else settings.host_cache
+    return training_stream(samples, hyperparameters, dataclasses.replace(stream, cache=cache))
+
+
+def cache_in_use(settings: TrainSettings, stream: Stream) -> Literal["auto", "device", "ram", "disk", "val"] | None:
+    """The value of ``--cache`` that means what a run does, so that it goes on with the same batches where it is resumed."""
+    if isinstance(stream, DeviceStream):
+        return "device"
+    return "ram" if settings.cache in ("auto", "device") else settings.cache
+
+
+def _host_alone(
+    samples: Sequence[Sample], hyperparameters: Hyperparameters, stream: StreamSettings, mesh: Mesh
+) -> str | None:
+    """Why the devices cannot make the batches of a split; None where they can."""
+    if stream.rectangular or stream.effects:
+        return f"{'--rect' if stream.rectangular else '--albumentations'} is done on the host alone"
+    if jax.process_count() > 1:
+        return "several processes share the batches"
+    if hyperparameters.mosaic > 0 and any(sample.polygons for sample in samples):
+        return "boxes of this data set follow outlines in mosaics, which is done on the host alone"
+    needed, free = resident_bytes(samples, stream.image_size), free_bytes(mesh.devices.flat[0])
+    if needed > RESIDENT_SHARE * free:
+        return (
+            f"{len(samples)} images need {needed / 1e9:.2f} GB of every device, and of {free / 1e9:.2f} GB that are free "
+            f"the step needs {100 * (1 - RESIDENT_SHARE):.0f} %"
+        )
+    return None
+
+
+def free_bytes(device: jax.Device) -> int:
+    """Memory of a device that nothing holds yet; for a CPU, that of the machine."""
+    memory = device.memory_stats() or {}
+    limit = memory.get("bytes_limit")
+    return available_memory() if limit is None else limit - memory.get("bytes_in_use", 0)

@@ -17,7 +17,7 @@ FLOORS = [
     },
     {"model", "freezing", "data", "evaluation"},
     {"weights.store"},
-    {"convert", "weights.safetensors", "weights.card"},
+    {"convert", "weights.safetensors", "weights.card", "weights.join"},
     {"weights.find"},
     {"training", "inference"},
     {"study"},

@@ -21,7 +21,7 @@ from yolojax.data.sample import ImageError, Pixels, no_boxes
 from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import Program, Stopwatch, suppress_rows, to_photo
 from yolojax.evaluation.nms import NmsSettings
-from yolojax.inference.predictor import make_predict
+from yolojax.inference.predictor import make_predict, suppressed_parts
 from yolojax.inference.results import Detections, Results
 from yolojax.inference.settings import InferenceSettings
 from yolojax.inference.sources import read_image_from
@@ -185,6 +185,7 @@ def make_detector(settings: InferenceSettings) -> Detector:
             multi_label=False,
             agnostic=settings.agnostic_nms,
             classes=_class_indices(settings.classes, names),
+            parts=suppressed_parts(weights, settings.agnostic_nms),
         ),
         predict=predict,
         device=device,

@@ -383,7 +383,7 @@ def _fit_anchors(
     """The network with anchors that fit the boxes: its own where they do, or where ``--noautoanchor`` says so."""
     if not spec.own_anchors and not hyperparameters.anchors:
         return _find_anchors(settings, hyperparameters, spec, weights, samples, image_size)
-    if settings.noautoanchor:
+    if settings.noautoanchor or spec.branches:  # the anchors of a branch belong to the boxes that it was trained on
         return spec
     anchors = spec.anchors
     if hyperparameters.anchors:

@@ -29,15 +29,16 @@ def networks(tiny_model, tmp_path_factory):
 
 
 @pytest.fixture
-def joined(networks, tmp_path, monkeypatch):
+def joined(networks, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = [*map(str, networks), "--output", "both", "--at-least", "5", "--json", "join.json"]
     assert main(["join", *words]) == 0
+    (tmp_path / "printed.txt").write_text(capsys.readouterr().out)
     return tmp_path / "both"
 
 
-def test_what_is_written_and_shown(joined, capsys):
-    printed = capsys.readouterr().out
+def test_what_is_written_and_shown(joined):
+    printed = (joined.parent / "printed.txt").read_text()
     for text in ("trunk", "0–4", "branch A", "5–6", "branch B", "7–8", "4 classes"):
         assert text in printed
     content = json.loads((joined.parent / "join.json").read_text())

@@ -183,8 +183,8 @@ def _start(variables: Variables, labels: Tree, settings: OptimizerSettings, scal
 def enter_phase(variables: Variables, phase: Phase, key: Array) -> Variables:
     """The variables that a phase trains: plain ones, with adapters where it has them."""
     params = merge_adapters(variables["params"])
-    if phase.adapted:
-        params = add_adapters(params, phase.adapted, phase.adapter_rank, key)
+    if phase.adapters:
+        params = add_adapters(params, phase.adapters, key)
     return {**variables, "params": params}
 
 
@@ -204,7 +204,7 @@ def change_phase(
     """
     whole = state.whole
     params, averages = whole.params, whole.ema_params
-    if phase.adapter_rank or any(is_adapter(path) for path in flatten(params)):
+    if phase.adapters or any(is_adapter(path) for path in flatten(params)):
         params, averages = (enter_phase({"params": tree}, phase, key)["params"] for tree in (params, averages))
     fresh = create_state({"params": params, "batch_stats": whole.batch_stats}, phase.tree(), settings, mesh).moving
     kept = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(whole.opt_state)[0]}

@@ -72,9 +72,9 @@ def _choose_model(path: Path, content: Any) -> tuple[str, Any]:
     part = "ema" if content.get("ema") is not None else "model"
     model = content.get(part)
     if _kind(model) not in ("models.yolo.Model", "models.yolo.DetectionModel"):
-        found = _kind(model) if model is not None else "only " + ", ".join(map(str, list(content)[:5]))
+        actual = _kind(model) if model is not None else "only " + ", ".join(map(str, list(content)[:5]))
         raise UserError(
-            f"{path}: holds no YOLOv5 model with its architecture, but {found}; give the file train.py wrote"
+            f"{path}: holds no YOLOv5 model with its architecture, but {actual}; give the file train.py wrote"
         )
     return part, model
 

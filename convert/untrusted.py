@@ -1,6 +1,6 @@
-"""Opens a PyTorch file that nobody vouches for, and runs nothing of what is in it.
+"""Opens an untrusted PyTorch file, and runs nothing of what is in it.
 
-A ``.pt`` is a pickle, a program that may call any function by name. Two walls stand before it: every name in it must be on the list below, and torch's own
+A ``.pt`` is a pickle, a program that may call any function by name. Two checks stand before it: every name in it must be on the list below, and torch's own
 restricted unpickler then reads it, with each class of the file replaced by an inert stand-in.
 """
 
@@ -91,11 +91,11 @@ _OTHERS = {
     ),
 }
 _SIGNATURES = {
-    b"\xff\xd8\xff": "is a picture (JPEG)",
-    b"\x89PNG": "is a picture (PNG)",
-    b"GIF8": "is a picture (GIF)",
-    b"BM": "is a picture (BMP)",
-    b"RIFF": "is a picture or a film",
+    b"\xff\xd8\xff": "is an image (JPEG)",
+    b"\x89PNG": "is an image (PNG)",
+    b"GIF8": "is an image (GIF)",
+    b"BM": "is an image (BMP)",
+    b"RIFF": "is an image or a video",
     b"<": "is a web page (did the download fail?)",
     b"version https://git-lfs": "is a pointer of Git LFS ('git lfs pull' fetches the file itself)",
     b"": "is something else",

@@ -20,11 +20,13 @@ def main(weights: str = "yolov5n-shapes", images: Sequence[str] = (), folder: st
     """Detect, print what was found and write it into a folder."""
     detector = yolojax.load(weights, confidence=0.4)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for number, found in enumerate(detector(list(images) or example_images(detector.names))):
-        print(found)  # image: 640x640 px, 1× gear, 2× clover
-        for name, score, (left, top, right, bottom) in zip(found.labels, found.scores, found.boxes, strict=True):
+    for number, detections in enumerate(detector(list(images) or example_images(detector.names))):
+        print(detections)  # image: 640x640 px, 1× gear, 2× clover
+        for name, score, (left, top, right, bottom) in zip(
+            detections.labels, detections.scores, detections.boxes, strict=True
+        ):
             print(f"  {name} {score:.2f} at x {left:.0f} to {right:.0f}, y {top:.0f} to {bottom:.0f}")
-        Image.fromarray(found.plot()).save(Path(folder) / f"{number}.png")
+        Image.fromarray(detections.plot()).save(Path(folder) / f"{number}.png")
 
 
 if __name__ == "__main__":

@@ -95,8 +95,8 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data YAML in YOLO layout: ten training and four validation images of 64 px with one to three coloured squares."""
     folder = tmp_path_factory.mktemp("data")
     for split, count in (("train", 10), ("val", 4)):
-        for kind in ("images", "labels"):
-            (folder / kind / split).mkdir(parents=True)
+        for part in ("images", "labels"):
+            (folder / part / split).mkdir(parents=True)
         for number in range(count):
             rng = np.random.default_rng([number, count])
             image = rng.integers(90, 130, (64, 64, 3)).astype(np.uint8)
@@ -148,8 +148,8 @@ def sees_colours():
     def make_predict(weights, *, dtype=None, augment=False, classes=None):
 
         def predict(images):
-            found = np.zeros((len(images), 3, 8), np.float32)
-            for row, image in zip(found, np.asarray(images).astype(int), strict=True):
+            predictions = np.zeros((len(images), 3, 8), np.float32)
+            for row, image in zip(predictions, np.asarray(images).astype(int), strict=True):
                 for label in range(3):
                     others = np.delete(image, label, 2).max(2)
                     y, x = np.nonzero(image[..., label] - others > 100)
@@ -157,7 +157,7 @@ def sees_colours():
                         x1, y1, x2, y2 = x.min(), y.min(), x.max() + 1, y.max() + 1
                         row[label, :5] = (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, 1
                         row[label, 5 + label] = 0.9 - label / 10
-            return jnp.asarray(found), ()
+            return jnp.asarray(predictions), ()
 
         return predict
 

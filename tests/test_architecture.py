@@ -1,4 +1,4 @@
-"""Rules on the source: which floor may import which, and what an import may cost."""
+"""Rules on the source: which tier may import which, and what an import may cost."""
 
 import ast
 import subprocess
@@ -9,16 +9,16 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 GROUND = 0
-FLOORS = [
+TIERS = [
     {
         *("errors", "text", "version", "files", "flags", "tree", "mesh"),
-        *("interrupts", "lock", "processes", "drawing", "figures", "runtime", "system"),
+        *("interrupts", "lock", "processes", "drawing", "figures", "runtime", "system", "caches"),
         *("config", "hyperparameters"),
     },
     {"model", "freezing", "data", "evaluation"},
     {"weights.store"},
     {"convert", "weights.safetensors", "weights.card", "weights.join"},
-    {"weights.find"},
+    {"weights.find", "weights.start"},
     {"training", "inference"},
     {"study"},
     {"plan", "evolve", "doctor"},
@@ -54,8 +54,8 @@ def imported_modules(file: Path) -> set[str]:
     return names
 
 
-def room(module: str) -> str | None:
-    """The room that a module of ours is in, as ``FLOORS`` names it; None for other people's modules and empty ``__init__`` files."""
+def package(module: str) -> str | None:
+    """The package that a module of ours is in, as ``TIERS`` names it; None for other people's modules and empty ``__init__`` files."""
     parts = module.split(".")
     if parts[0] == "convert":
         return "cli" if parts[-1] == "__main__" else "convert"
@@ -68,14 +68,14 @@ def room(module: str) -> str | None:
     return parts[1]
 
 
-def floor(name: str) -> int:
-    return next(level for level, rooms in enumerate(FLOORS) if name in rooms)
+def tier(name: str) -> int:
+    return next(level for level, packages in enumerate(TIERS) if name in packages)
 
 
 @pytest.mark.parametrize("file", sources(), ids=lambda file: str(file.relative_to(REPOSITORY)))
 def test_imports_run_downwards(file):
     name = module_name(file)
-    here = room(name)
+    here = package(name)
     modules = imported_modules(file)
     if here != "convert":
         assert not any(module.split(".")[0] == "torch" for module in modules), "only convert/ may import torch"
@@ -84,11 +84,11 @@ def test_imports_run_downwards(file):
     if here == "freezing":
         assert not any(module.split(".")[0] == "flax" for module in modules), "freezing/ works on plain trees"
     for module in modules:
-        there = room(module)
+        there = package(module)
         if here is None or there is None or there == here:
             continue
-        assert floor(there) <= floor(here), f"{name} imports {module} from a floor above"
-        assert floor(there) < floor(here) or floor(here) == GROUND, f"{name} imports {module} from the same floor"
+        assert tier(there) <= tier(here), f"{name} imports {module} from a tier above"
+        assert tier(there) < tier(here) or tier(here) == GROUND, f"{name} imports {module} from the same tier"
 
 
 def test_no_file_imports_itself_by_way_of_others():
@@ -107,3 +107,20 @@ def test_importing_the_package_is_light():
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
     ).stdout
     assert output.strip() == "[]"
+
+
+def test_no_file_is_longer_than_four_hundred_lines():
+    lines = {module_name(file): len(file.read_text(encoding="utf-8").splitlines()) for file in sources()}
+    assert {name: count for name, count in lines.items() if count > 400} == {}
+
+
+def test_training_has_at_most_seventeen_files():
+    """What comes to it and has a subject of its own gets a folder of its own."""
+    assert len(list((REPOSITORY / "yolojax" / "training").glob("*.py"))) <= 17
+
+
+def test_nothing_that_ships_names_a_folder_of_the_authors():
+    shipped = [*sources(), *(file for file in (REPOSITORY / "configs").rglob("*.yaml")), REPOSITORY / "train.py"]
+    shipped += [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md"), *(REPOSITORY / "examples").glob("*.py")]
+    shipped += [*(REPOSITORY / "benchmarks").rglob("*.py"), *(REPOSITORY / "docs").rglob("*.ipynb")]
+    assert [str(file) for file in shipped if "../shared" in file.read_text(encoding="utf-8")] == []

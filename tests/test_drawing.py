@@ -38,8 +38,8 @@ def test_labels_keep_apart_and_inside(monkeypatch):
     monkeypatch.setattr(drawing, "_draw_label", lambda image, ink, place, colour: places.append(place))
     boxes = [[0, 0, 60, 60], [2, 2, 60, 60], [150, 100, 290, 190], [150, 102, 290, 190], [270, 180, 300, 200]]
     draw_boxes(canvas(), boxes, ["first 0.9", "second 0.8", "third", "fourth", "fifth"], [(0, 0, 0)] * 5)
-    for one, two in itertools.combinations(places, 2):
-        assert not drawing._meet(one, two)
+    for first, second in itertools.combinations(places, 2):
+        assert not drawing._meet(first, second)
     corners = np.array(places)
     assert corners.min() >= 0
     assert (corners[:, 2:] <= (300, 200)).all()

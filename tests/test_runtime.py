@@ -19,12 +19,12 @@ PRINT = "from yolojax.runtime import use_huge_pages; use_huge_pages(); import os
 @pytest.fixture
 def started(monkeypatch):
     """Programs that would take the place of this process, with their environment."""
-    found = []
-    monkeypatch.setattr(os, "execve", lambda *words: found.append(words))
+    started = []
+    monkeypatch.setattr(os, "execve", lambda *words: started.append(words))
     monkeypatch.setattr(runtime, "glibc_version", lambda: (2, 36))
     monkeypatch.setattr(runtime, "replaces_processes", lambda: True)
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    return found
+    return started
 
 
 def test_a_process_starts_again_as_it_was_called(started, monkeypatch):

@@ -13,7 +13,7 @@ from yolojax import system
 
 @pytest.fixture
 def windows(monkeypatch):
-    """What Python offers on Windows, as far as this room looks at it."""
+    """What Python offers on Windows, as far as this module looks at it."""
     monkeypatch.setattr(system, "os", SimpleNamespace(name="nt", cpu_count=lambda: 4))
     monkeypatch.setattr(system, "signal", SimpleNamespace(SIGINT=2, SIGTERM=15, SIGBREAK=21, CTRL_BREAK_EVENT=1))
     monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 512, raising=False)

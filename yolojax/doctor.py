@@ -169,7 +169,7 @@ def _train(devices: Sequence[dict[str, Any]]) -> str | None:
         return None
     settings = TrainSettings(freeze=("10",))
     settings = settings.with_defaults(load_data(settings.data))
-    kind = devices[0]["kind"]
-    where = f"{processors()} processors" if kind == "cpu" else f"{len(devices)} x {kind}"
+    device = devices[0]["kind"]
+    where = f"{processors()} processors" if device == "cpu" else f"{len(devices)} x {device}"
     workers = min(settings.workers, os.cpu_count() or 1)
     return f"{where}, {settings.dtype}, {settings.batch_size} images of {settings.imgsz} px per step, {workers} data workers"

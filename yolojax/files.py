@@ -150,3 +150,15 @@ def disk_trouble(error: BaseException | None) -> str | None:
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return disk_trouble(error.__cause__ or error.__context__)
+
+
+def readable_size(count: int) -> str:
+    """Bytes as people write them.
+
+    >>> readable_size(24_000_000_000), readable_size(1_500_000), readable_size(12)
+    ('24.0 GB', '1.5 MB', '12 B')
+    """
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= unit:
+            return f"{count / unit:,.1f} {name}"
+    return f"{count} B"

@@ -112,9 +112,9 @@ def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> Tree:
     {'a': 1, 'b': 2}
     """
 
-    def choose(path: str, one: Any, other: Any) -> Any:
-        if (one is None) == (other is None):
-            raise ValueError(f"{path} is in {'neither part' if one is None else 'both parts'}")
-        return other if one is None else one
+    def choose(path: str, left: Any, right: Any) -> Any:
+        if (left is None) == (right is None):
+            raise ValueError(f"{path} is in {'neither part' if left is None else 'both parts'}")
+        return right if left is None else left
 
     return map_with_path(choose, first, second)

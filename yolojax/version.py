@@ -1,4 +1,4 @@
-"""The version of the package, on the ground floor so that every room may record it."""
+"""The version of the package, below everything else, so that every module may record it."""
 
 from __future__ import annotations
 

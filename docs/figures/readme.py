@@ -36,8 +36,8 @@ def draw_detections(axes: Any, weights: str, title: str) -> None:
     """One row: the images with what a network finds in them."""
     samples = open_split(load_data("shapes"), "val").samples
     detector = yolojax.load(weights, image_size=192, confidence=CONFIDENCE, device="cpu")
-    for axis, found in zip(axes, detector([samples[index].load() for index in IMAGES]), strict=True):
-        axis.imshow(found.plot(line_thickness=2, hide_conf=True), interpolation="antialiased")
+    for axis, detections in zip(axes, detector([samples[index].load() for index in IMAGES]), strict=True):
+        axis.imshow(detections.plot(line_thickness=2, hide_conf=True), interpolation="antialiased")
         axis.set_xticks([])
         axis.set_yticks([])
         axis.spines[:].set_visible(False)

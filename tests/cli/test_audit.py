@@ -65,34 +65,34 @@ def move_one_bit(variables) -> None:
 
 
 def test_identical_weights(audit, capsys):
-    status, found = audit(lambda variables: None, "--frozen", "24")
-    assert (status, found["identical"], found["moved"]) == (0, True, [])
-    assert len(found["layers"]) == 19
+    status, report = audit(lambda variables: None, "--frozen", "24")
+    assert (status, report["identical"], report["moved"]) == (0, True, [])
+    assert len(report["layers"]) == 19
     assert "19 layers identical, 0 changed" in capsys.readouterr().out
 
 
 def test_a_frozen_backbone(audit, capsys):
-    status, found = audit(train_head, "--frozen", "10")
-    assert (status, found["identical"], found["moved"]) == (0, False, [])
-    assert [row["layer"] for row in found["layers"] if row["identical"]] == list(range(10))
-    last = found["layers"][-1]
+    status, report = audit(train_head, "--frozen", "10")
+    assert (status, report["identical"], report["moved"]) == (0, False, [])
+    assert [row["layer"] for row in report["layers"] if row["identical"]] == list(range(10))
+    last = report["layers"][-1]
     assert last["parameters_max_abs"] == pytest.approx(0.01, rel=1e-3)
     assert 0 < last["parameters_relative"] < 0.1
     assert last["statistics_identical"] is None
-    assert found["layers"][10]["statistics_identical"] is True
+    assert report["layers"][10]["statistics_identical"] is True
     assert "bit for bit" in capsys.readouterr().out
 
 
 def test_more_is_claimed_than_was_frozen(audit, capsys):
-    status, found = audit(train_head, "--frozen", "11")
+    status, report = audit(train_head, "--frozen", "11")
     assert status == 1
-    assert set(found["moved"]) == {f"params/model_10/{leaf}" for leaf in ("conv/kernel", "bn/scale", "bn/bias")}
+    assert set(report["moved"]) == {f"params/model_10/{leaf}" for leaf in ("conv/kernel", "bn/scale", "bn/bias")}
     assert "frozen, but moved: params/model_10/conv/kernel" in capsys.readouterr().out
 
 
 def test_one_bit_is_enough(audit):
-    status, found = audit(move_one_bit, "--frozen", "backbone")
-    assert (status, found["moved"]) == (1, ["params/model_9/cv1/bn/bias"])
+    status, report = audit(move_one_bit, "--frozen", "backbone")
+    assert (status, report["moved"]) == (1, ["params/model_9/cv1/bn/bias"])
 
 
 def test_statistics_may_move_with_track_only(audit):

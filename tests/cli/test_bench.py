@@ -15,7 +15,7 @@ IMAGES = 24
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A few pictures of what the embedded weights know."""
+    """A few images of what the embedded weights know."""
     text = (configs_root() / "data" / "shapes-pretraining.yaml").read_text(encoding="utf-8")
     file = tmp_path_factory.mktemp("data") / "few.yaml"
     file.write_text(text.replace("train: 4000", "train: 1").replace("val: 200", f"val: {IMAGES}"))

@@ -28,7 +28,7 @@ def test_check_prints_writes_and_draws_what_is_there(tiny_data, tmp_path, capsys
 def test_check_draws_a_data_set_without_boxes_and_names_what_is_wrong(tmp_path, capsys):
     (tmp_path / "images").mkdir()
     cv2.imwrite(str(tmp_path / "images" / "a.png"), np.zeros((32, 40, 3), np.uint8))
-    (tmp_path / "images" / "b.png").write_bytes(b"no picture")
+    (tmp_path / "images" / "b.png").write_bytes(b"no image")
     file = tmp_path / "empty.yaml"
     file.write_text("path: .\ntrain: images\nval: images\nnames: [cat]\n")
     assert main(["data", "check", str(file), "--plot", str(tmp_path / "check.svg")]) == 1

@@ -43,7 +43,7 @@ def detect(weights, tmp_path, monkeypatch, sees_colours):
     return run
 
 
-def picture(*boxes, size=(80, 120)):
+def painted(*boxes, size=(80, 120)):
     """Grey, with a rectangle of each given (class, x1, y1, x2, y2)."""
     image = np.full((*size, 3), 128, np.uint8)
     for label, x1, y1, x2, y2 in boxes:
@@ -61,7 +61,7 @@ def make_video(path, frames=12, rate=25.0, size=(64, 96), codec="MJPG"):
     """A red square that moves to the right, two pixels per frame."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), rate, size[::-1])
     for number in range(frames):
-        writer.write(picture((0, 4 + 2 * number, 20, 24 + 2 * number, 40), size=size)[..., ::-1])
+        writer.write(painted((0, 4 + 2 * number, 20, 24 + 2 * number, 40), size=size)[..., ::-1])
     writer.release()
     return path
 
@@ -75,18 +75,18 @@ def read_video(path):
 
 
 def test_a_folder_of_images(detect, tmp_path, capsys):
-    first = picture((0, 10, 8, 50, 40), (2, 70, 30, 110, 70))
+    first = painted((0, 10, 8, 50, 40), (2, 70, 30, 110, 70))
     save(tmp_path / "in" / "a.png", first)
-    save(tmp_path / "in" / "b.jpg", picture(size=(50, 40)))
+    save(tmp_path / "in" / "b.jpg", painted(size=(50, 40)))
     (tmp_path / "in" / "notes.md").write_text("no image")
     status, figures, folder = detect("--source", "in", "--save-txt", "--save-conf", "--save_csv", "--save-crop")
     assert status == 0
     assert (figures["images"], figures["detections"], figures["problems"]) == (2, 2, [])
     assert figures["per_class"] == {"red": 1, "n/a: blue": 1}
 
-    found = np.loadtxt(folder / "labels" / "a.txt")
+    rows = np.loadtxt(folder / "labels" / "a.txt")
     expected = [[0, 30 / 120, 24 / 80, 40 / 120, 32 / 80, 0.9], [2, 90 / 120, 50 / 80, 40 / 120, 40 / 80, 0.7]]
-    np.testing.assert_allclose(found, expected, atol=0.03)
+    np.testing.assert_allclose(rows, expected, atol=0.03)
     assert (folder / "labels" / "b.txt").read_text() == ""
     with (folder / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -112,7 +112,7 @@ def test_a_folder_of_images(detect, tmp_path, capsys):
 
 def test_one_that_cannot_be_read_among_many(detect, tmp_path, capsys):
     for number in range(10):
-        save(tmp_path / "in" / f"{number}.png", picture((1, 10, 10, 40, 40)))
+        save(tmp_path / "in" / f"{number}.png", painted((1, 10, 10, 40, 40)))
     (tmp_path / "in" / "4.png").write_bytes(b"\x89PNG\r\n and no more")
     status, figures, folder = detect("--source", "in/*.png", "--save-txt", "--nosave")
     assert status == 1
@@ -125,9 +125,9 @@ def test_one_that_cannot_be_read_among_many(detect, tmp_path, capsys):
     assert "left out or incomplete: 1 of 10" in printed
 
 
-def test_a_picture_that_breaks_off(detect, tmp_path, capsys):
+def test_an_image_that_breaks_off(detect, tmp_path, capsys):
     for name in ("a.jpg", "b.jpg"):
-        save(tmp_path / "in" / name, picture((0, 10, 10, 40, 40)))
+        save(tmp_path / "in" / name, painted((0, 10, 10, 40, 40)))
     cut = tmp_path / "in" / "b.jpg"
     cut.write_bytes(cut.read_bytes()[:-600])
     status, figures, folder = detect("--source", "in")
@@ -137,9 +137,9 @@ def test_a_picture_that_breaks_off(detect, tmp_path, capsys):
 
 
 def test_a_list(detect, tmp_path, capsys):
-    save(tmp_path / "lists" / "a.png", picture())
-    save(tmp_path / "b" / "a.png", picture((0, 10, 10, 40, 40)))
-    save(tmp_path / "b" / "c.png", picture())
+    save(tmp_path / "lists" / "a.png", painted())
+    save(tmp_path / "b" / "a.png", painted((0, 10, 10, 40, 40)))
+    save(tmp_path / "b" / "c.png", painted())
     (tmp_path / "lists" / "list.txt").write_text("a.png\n\n# a remark\nb\nb/c.png\nnowhere.png\n")
     status, figures, folder = detect("--source", "lists/list.txt")
     assert status == 1
@@ -177,7 +177,7 @@ def test_a_video_that_breaks_off(detect, tmp_path, capsys):
     (tmp_path / "in").mkdir()
     clip = make_video(tmp_path / "in" / "clip.avi", frames=60)
     clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
-    save(tmp_path / "in" / "d.png", picture())
+    save(tmp_path / "in" / "d.png", painted())
     status, figures, folder = detect("--source", "in")
     assert status == 1
     assert figures["images"] == 1
@@ -195,7 +195,7 @@ def test_a_camera_runs_until_interrupted(detect, monkeypatch):
 
         def __iter__(self):
             for number in range(1, 4):
-                yield number, picture((0, 10, 10, 40, 40))
+                yield number, painted((0, 10, 10, 40, 40))
             raise KeyboardInterrupt
 
         def close(self):
@@ -227,9 +227,9 @@ def test_a_stream(detect, web):
     assert len(list(folder.glob("stream_*.mp4"))) == 1
 
 
-def test_pictures_and_videos_of_the_web(detect, web, tmp_path, capsys):
+def test_images_and_videos_of_the_web(detect, web, tmp_path, capsys):
     address, served = web
-    save(served / "a b.png", picture((0, 10, 10, 40, 40)))
+    save(served / "a b.png", painted((0, 10, 10, 40, 40)))
     make_video(served / "clip.avi", frames=5)
     names = ("a%20b.png?size=large", "clip.avi", "gone.jpg")
     (tmp_path / "list.txt").write_text("\n".join(f"{address}/{name}" for name in names))
@@ -268,7 +268,7 @@ def test_mistakes(detect, tmp_path, capsys, words, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "notes.md").write_text("no image")
-    save(tmp_path / "a.png", picture())
+    save(tmp_path / "a.png", painted())
     status, figures, folder = detect(*words)
     error = capsys.readouterr().err
     assert (status, figures) == (2, None)
@@ -279,7 +279,7 @@ def test_mistakes(detect, tmp_path, capsys, words, message):
 
 
 def test_flags_of_yolov5_that_mean_nothing_are_taken(detect, tmp_path, capsys):
-    save(tmp_path / "a.png", picture())
+    save(tmp_path / "a.png", painted())
     assert detect("--source", "a.png", "--data", "coco128.yaml", "--dnn")[0] == 0
     assert "--data has no effect: class names come with the weights" in capsys.readouterr().out
 
@@ -290,7 +290,7 @@ def files_below(folder):
 
 def test_no_file_takes_the_name_of_another(detect, tmp_path):
     """An image that is called like a frame of a video, and images that differ in folder, ending or case only."""
-    red, blue = picture((0, 10, 8, 50, 40)), picture((2, 10, 8, 50, 40))
+    red, blue = painted((0, 10, 8, 50, 40)), painted((2, 10, 8, 50, 40))
     for name, image in (("clip_3.png", blue), ("CLIP_5.png", blue), ("a.png", blue), ("a.jpg", red), ("A.bmp", red)):
         save(tmp_path / "in" / name, image)
     save(tmp_path / "in2" / "a.png", red)
@@ -316,7 +316,7 @@ def test_a_window_is_wanted_where_there_is_no_display(detect, tmp_path, monkeypa
     for variable in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr("sys.platform", "linux")
-    save(tmp_path / "a.png", picture((0, 10, 8, 50, 40)))
+    save(tmp_path / "a.png", painted((0, 10, 8, 50, 40)))
     status, figures, folder = detect("--source", "a.png", "--view-img")
     assert (status, figures["detections"]) == (0, 1)
     assert (folder / "a.png").is_file()
@@ -334,7 +334,7 @@ def test_a_window_shows_what_is_annotated(detect, tmp_path, monkeypatch, capsys)
             FakeWindow.waited += 1
 
     monkeypatch.setattr("yolojax.inference.window.open_window", FakeWindow)
-    plain = picture((0, 10, 8, 50, 40))
+    plain = painted((0, 10, 8, 50, 40))
     save(tmp_path / "a.png", plain)
     assert detect("--source", "a.png", "--view_img", "--nosave")[0] == 0
     assert FakeWindow.shown == [("a.png", True)]
@@ -343,7 +343,7 @@ def test_a_window_shows_what_is_annotated(detect, tmp_path, monkeypatch, capsys)
 
 
 def test_which_detections(detect, tmp_path):
-    save(tmp_path / "a.png", picture((0, 10, 10, 40, 40), (1, 50, 10, 80, 40), (2, 85, 10, 115, 40)))
+    save(tmp_path / "a.png", painted((0, 10, 10, 40, 40), (1, 50, 10, 80, 40), (2, 85, 10, 115, 40)))
 
     def counts(*words):
         return detect("--source", "a.png", "--nosave", "--save-txt", "--exist-ok", *words)[1]["per_class"]
@@ -355,13 +355,13 @@ def test_which_detections(detect, tmp_path):
 
 
 def test_boxes_of_different_classes_suppress_each_other_where_asked(detect, tmp_path):
-    save(tmp_path / "a.png", picture((0, 10, 10, 40, 40), (1, 12, 12, 38, 38)))
+    save(tmp_path / "a.png", painted((0, 10, 10, 40, 40), (1, 12, 12, 38, 38)))
     assert detect("--source", "a.png", "--nosave")[1]["per_class"] == {"red": 1, "green": 1}
     assert detect("--source", "a.png", "--nosave", "--agnostic-nms")[1]["per_class"] == {"red": 1}
 
 
 def test_how_boxes_are_drawn(detect, tmp_path):
-    plain = picture((0, 20, 30, 100, 70), size=(100, 160))
+    plain = painted((0, 20, 30, 100, 70), size=(100, 160))
     save(tmp_path / "a.png", plain)
 
     def drawn(*words):
@@ -376,7 +376,7 @@ def test_how_boxes_are_drawn(detect, tmp_path):
 def test_how_the_network_computes(detect, tmp_path, monkeypatch, sees_colours):
     asked = []
     monkeypatch.setattr(detector, "make_predict", lambda *_, **how: asked.append(how) or sees_colours(*_, **how))
-    save(tmp_path / "a.png", picture())
+    save(tmp_path / "a.png", painted())
     for words in ([], ["--half"], ["--dtype", "bfloat16", "--augment"]):
         assert detect("--source", "a.png", "--nosave", *words)[0] == 0
     assert [(how["dtype"].name, how["augment"]) for how in asked] == [
@@ -397,17 +397,17 @@ def test_batches_of_many_shapes(detect, tmp_path, monkeypatch, sees_colours):
     monkeypatch.setattr(detector, "make_predict", make_predict)
     sizes = [(80, 120), (120, 80), (80, 120), (64, 64), (80, 121), (120, 80), (80, 120)]
     for number, size in enumerate(sizes):
-        save(tmp_path / "in" / f"{number}.png", picture((number % 3, 10, 10, 30, 50), size=size))
+        save(tmp_path / "in" / f"{number}.png", painted((number % 3, 10, 10, 30, 50), size=size))
     _, _, folder = detect("--source", "in", "--batch", 3, "--img", 192, "--save-txt", "--nosave")
     for number, (height, width) in enumerate(sizes):
-        found = np.loadtxt(folder / "labels" / f"{number}.txt")
+        row = np.loadtxt(folder / "labels" / f"{number}.txt")
         np.testing.assert_allclose(
-            found, [number % 3, 20 / width, 30 / height, 20 / width, 40 / height], atol=0.03, err_msg=str(number)
+            row, [number % 3, 20 / width, 30 / height, 20 / width, 40 / height], atol=0.03, err_msg=str(number)
         )
     assert shapes == {(3, *size, 3) for size in ((128, 192), (192, 128), (192, 192))}
 
 
-def test_without_a_source_the_embedded_weights_look_at_drawn_pictures(tmp_path, monkeypatch):
+def test_without_a_source_the_embedded_weights_look_at_drawn_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["detect", "--img", "64", "--conf", "0.01", "--device", "cpu", "--json", "d.json"]) == 0
     figures = json.loads((tmp_path / "d.json").read_text())

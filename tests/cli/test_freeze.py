@@ -17,12 +17,12 @@ def freeze(tmp_path, *words: str) -> dict:
 @pytest.mark.parametrize("name", COUNTS)
 @pytest.mark.parametrize("depth", [0, 10, 24])
 def test_the_counts_of_the_original(tmp_path, capsys, name, depth):
-    found = freeze(tmp_path, "--cfg", name, "--nc", "20", "--freeze", str(depth))
+    report = freeze(tmp_path, "--cfg", name, "--nc", "20", "--freeze", str(depth))
     parameters, ten, all_but_detect = COUNTS[name]
     trainable = {0: parameters, 10: ten, 24: all_but_detect}[depth]
-    assert (found["parameters"], found["trainable"]) == (parameters, trainable)
+    assert (report["parameters"], report["trainable"]) == (parameters, trainable)
     assert f"{trainable:,} of {parameters:,}" in capsys.readouterr().out
-    rows = found["layers"]
+    rows = report["layers"]
     assert [row["layer"] for row in rows] == list(range(25))
     assert [rows[k]["module"] for k in (0, 2, 9, 11, 12, 24)] == ["Conv", "C3", "SPPF", "Upsample", "Concat", "Detect"]
     assert all(row["trainable"] == (0 if row["layer"] < depth else row["parameters"]) for row in rows)
@@ -31,26 +31,26 @@ def test_the_counts_of_the_original(tmp_path, capsys, name, depth):
 
 
 def test_track_is_told(tmp_path, capsys):
-    found = freeze(tmp_path, "--cfg", "yolov5n", "--freeze", "10", "--frozen-bn", "track")
-    assert [row["bn_mode"] for row in found["layers"][8:11]] == ["track", "track", "train"]
+    report = freeze(tmp_path, "--cfg", "yolov5n", "--freeze", "10", "--frozen-bn", "track")
+    assert [row["bn_mode"] for row in report["layers"][8:11]] == ["track", "track", "train"]
     assert "as YOLOv5 does" in capsys.readouterr().out
 
 
 def test_every_parameter_is_listed(tmp_path, capsys):
-    found = freeze(tmp_path, "--cfg", "yolov5n", "--freeze", "0", "2", "--list")
+    report = freeze(tmp_path, "--cfg", "yolov5n", "--freeze", "0", "2", "--list")
     lines = capsys.readouterr().out.splitlines()
     assert "frozen     model_0/conv/kernel 6x6x3x16" in lines
     assert "trainable  model_24/m_2/bias 255" in lines
     listed = [line.split()[1] for line in lines if line.startswith(("frozen ", "trainable "))]
     assert len(listed) == 177
-    assert found["frozen_paths"] == [path for path in listed if path.startswith(("model_0/", "model_2/"))]
+    assert report["frozen_paths"] == [path for path in listed if path.startswith(("model_0/", "model_2/"))]
 
 
 def test_the_phases_of_a_strategy(tmp_path, capsys):
-    found = freeze(tmp_path, "--cfg", "yolov5n", "--freeze", "gradual", "--epochs", "20")
-    assert [phase["start"] for phase in found["phases"]] == [0, 3, 5, 8, 10]
-    assert found["phases"][-1]["trainable"] == found["parameters"]
-    assert found["trainable"] == found["phases"][0]["trainable"] < found["parameters"] / 10
+    report = freeze(tmp_path, "--cfg", "yolov5n", "--freeze", "gradual", "--epochs", "20")
+    assert [phase["start"] for phase in report["phases"]] == [0, 3, 5, 8, 10]
+    assert report["phases"][-1]["trainable"] == report["parameters"]
+    assert report["trainable"] == report["phases"][0]["trainable"] < report["parameters"] / 10
     assert "phases of 20 epochs" in capsys.readouterr().out
 
 
@@ -82,9 +82,9 @@ def test_a_mistake_is_one_line(capsys, words, message):
 
 def test_real_weights(tmp_path, shared_data):
     pytest.importorskip("torch")
-    found = freeze(tmp_path, "--weights", str(shared_data / "weights" / "yolov5n.pt"), "--freeze", "10")
-    assert found["parameters"] == 1_872_157
-    assert len(found["frozen_paths"]) == 99
+    report = freeze(tmp_path, "--weights", str(shared_data / "weights" / "yolov5n.pt"), "--freeze", "10")
+    assert report["parameters"] == 1_872_157
+    assert len(report["frozen_paths"]) == 99
 
 
 def test_the_embedded_weights_are_the_default(tmp_path):

@@ -58,8 +58,8 @@ def val(data, weights, tmp_path, monkeypatch, sees_colours):
     def run(*words: str, real: bool = False):
         if not real:
             monkeypatch.setattr(validation, "make_predict", sees_colours)
-        known = ["--data", str(data), "--weights", str(weights), "--device", "cpu", "--json", "figures.json"]
-        status = main(["val", *known, *words])
+        flags = ["--data", str(data), "--weights", str(weights), "--device", "cpu", "--json", "figures.json"]
+        status = main(["val", *flags, *words])
         file = tmp_path / "figures.json"
         return status, json.loads(file.read_text()) if file.exists() else None, tmp_path / "runs" / "val" / "exp"
 
@@ -109,15 +109,15 @@ def test_the_table_of_many_classes_is_shown_where_asked(val, capsys, monkeypatch
     assert "green" in capsys.readouterr().out
 
 
-def test_pictures(val):
+def test_figures(val):
     _, _, folder = val("--batch", "2")
     curves = {f"{name}_curve.png" for name in ("PR", "P", "R", "F1")}
     sheets = {f"val_batch{number}_{kind}.jpg" for number in range(3) for kind in ("labels", "pred")}
     assert {file.name for file in folder.iterdir()} == {*curves, *sheets, "confusion_matrix.png", "results.json"}
     for name in (*curves, *sheets, "confusion_matrix.png"):
-        picture = cv2.imread(str(folder / name))
-        assert min(picture.shape[:2]) > 100
-        assert np.ptp(picture) > 100
+        figure = cv2.imread(str(folder / name))
+        assert min(figure.shape[:2]) > 100
+        assert np.ptp(figure) > 100
 
 
 def test_noplots_and_the_next_folder(val):
@@ -131,14 +131,14 @@ def test_save_txt_gives_the_labels_back(val, data):
     _, _, folder = val("--noplots", "--save-txt", "--save-conf")
     for number in range(len(SIZES)):
         expected = np.loadtxt(data.parent / "labels" / f"{number}.txt", ndmin=2) if number < 4 else np.zeros((0, 5))
-        found = np.array(
+        rows = np.array(
             [line.split() for line in (folder / "labels" / f"{number}.txt").read_text().splitlines()], float
         )
-        assert len(found) == len(expected)
+        assert len(rows) == len(expected)
         if len(expected):
-            np.testing.assert_array_equal(found[:, 0], expected[:, 0])
-            np.testing.assert_allclose(found[:, 1:5], expected[:, 1:], atol=0.02)
-            np.testing.assert_allclose(found[:, 5], [0.9, 0.8, 0.7], rtol=1e-6)
+            np.testing.assert_array_equal(rows[:, 0], expected[:, 0])
+            np.testing.assert_allclose(rows[:, 1:5], expected[:, 1:], atol=0.02)
+            np.testing.assert_allclose(rows[:, 5], [0.9, 0.8, 0.7], rtol=1e-6)
 
 
 def test_save_json_and_coco_figures(val, data, tmp_path):
@@ -299,14 +299,14 @@ ORIGINAL = {640: (0.610881, 0.416038, 0.468320, 0.311636), 320: (0.622634, 0.360
 def test_real_weights_on_real_photos(shared_data, tmp_path, monkeypatch, size):
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
-    known = [
+    flags = [
         "--weights",
         str(shared_data / "weights" / "yolov5n.pt"),
         "--data",
         str(shared_data / "coco128" / "coco128.yaml"),
     ]
-    assert main(["val", *known, "--img", str(size), "--batch", "8", "--noplots", "--json", "figures.json"]) == 0
+    assert main(["val", *flags, "--img", str(size), "--batch", "8", "--noplots", "--json", "figures.json"]) == 0
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert (figures["images"], figures["instances"]) == (128, 929)
-    found = [figures[name] for name in ("precision", "recall", "map50", "map50_95")]
-    assert found == pytest.approx(ORIGINAL[size], abs=0.001)
+    measured = [figures[name] for name in ("precision", "recall", "map50", "map50_95")]
+    assert measured == pytest.approx(ORIGINAL[size], abs=0.001)

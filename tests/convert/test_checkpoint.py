@@ -53,15 +53,15 @@ def test_every_generation(builder, tmp_path, kind, names, anchor_grid, half):
         "batches_tracked": 41,
     }
     state = {name: tensor.float().numpy() for name, tensor in model.state_dict().items()}
-    found = arrays(weights)
+    leaves = arrays(weights)
     counted = sum("num_batches_tracked" in name for name in state)
-    assert len(found) == len(state) - counted - (2 if anchor_grid else 1)
-    assert {leaf.dtype for leaf in found.values()} == {np.dtype("float32")}
+    assert len(leaves) == len(state) - counted - (2 if anchor_grid else 1)
+    assert {leaf.dtype for leaf in leaves.values()} == {np.dtype("float32")}
     kernel = state["model.2.m.0.cv2.conv.weight"]
-    np.testing.assert_array_equal(found["/params/model_2/m_0/cv2/conv/kernel"], kernel.transpose(2, 3, 1, 0))
-    np.testing.assert_array_equal(found["/params/model_4/cv1/bn/scale"], state["model.4.cv1.bn.weight"])
-    np.testing.assert_array_equal(found["/batch_stats/model_0/bn/var"], state["model.0.bn.running_var"])
-    np.testing.assert_array_equal(found["/params/model_9/m_1/bias"], state["model.9.m.1.bias"])
+    np.testing.assert_array_equal(leaves["/params/model_2/m_0/cv2/conv/kernel"], kernel.transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(leaves["/params/model_4/cv1/bn/scale"], state["model.4.cv1.bn.weight"])
+    np.testing.assert_array_equal(leaves["/batch_stats/model_0/bn/var"], state["model.0.bn.running_var"])
+    np.testing.assert_array_equal(leaves["/params/model_9/m_1/bias"], state["model.9.m.1.bias"])
 
 
 def test_an_unstripped_checkpoint_gives_its_average(builder, tmp_path):

@@ -49,7 +49,7 @@ def test_an_attack_in_a_checkpoint_never_runs(builder, tmp_path, monkeypatch, na
         load_weights(path)
     assert not marker.exists()
 
-    # The second wall: torch's own reader refuses too.
+    # The second check: torch's own reader refuses too.
     monkeypatch.setattr(untrusted, "_ALLOWED", untrusted._ALLOWED | {name})
     with pytest.raises(UserError, match="refused by PyTorch's restricted reader"):
         load_weights(path)
@@ -83,7 +83,7 @@ def test_stand_ins_keep_state_and_do_nothing(builder, tmp_path):
     assert isinstance(conv, untrusted.Inert)
     assert type(conv).kind == "models.common.Conv"
     assert not callable(conv)
-    assert not any(isinstance(known, tuple) for known in builder.torch.serialization.get_safe_globals())
+    assert not any(isinstance(permitted, tuple) for permitted in builder.torch.serialization.get_safe_globals())
 
 
 def archive(path, **files):
@@ -96,8 +96,8 @@ def archive(path, **files):
     ("content", "match"),
     [
         (b"", "is empty"),
-        (b"\xff\xd8\xff\xe0\x00\x10JFIF", r"is a picture \(JPEG\), not a PyTorch checkpoint"),
-        (b"\x89PNG\r\n\x1a\n", r"is a picture \(PNG\)"),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF", r"is an image \(JPEG\), not a PyTorch checkpoint"),
+        (b"\x89PNG\r\n\x1a\n", r"is an image \(PNG\)"),
         (b"\n<!DOCTYPE html>", "is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
         (b"hello", "is something else, not a PyTorch checkpoint"),

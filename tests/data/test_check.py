@@ -155,7 +155,7 @@ def test_strict_refuses_images_in_two_splits(yolo_folder):
 )
 def test_real_photos(shared_data, name, expected):
     check = check_data(load_data_config(name, shared_data / name))
-    found = [(split.report.images, split.report.boxes) for split in check.splits.values()]
-    assert [images for images, _ in found] == [images for images, _ in expected]
-    assert all(boxes in (None, count) for (_, count), (_, boxes) in zip(found, expected, strict=True))
+    counts = [(split.report.images, split.report.boxes) for split in check.splits.values()]
+    assert [images for images, _ in counts] == [images for images, _ in expected]
+    assert all(boxes in (None, count) for (_, count), (_, boxes) in zip(counts, expected, strict=True))
     assert check.leaks == ()

@@ -160,9 +160,9 @@ def test_the_same_boxes_as_from_yolo_labels(shared_data, tmp_path):
         height, width = sample.size
         images.append({"id": number, "file_name": Path(sample.name).name, "height": height, "width": width})
         for row in sample.boxes.astype(float):
-            kind, x, y, w, h = row
+            category, x, y, w, h = row
             corner = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
-            annotations.append({"image_id": number, "category_id": int(kind) + 100, "bbox": corner})
+            annotations.append({"image_id": number, "category_id": int(category) + 100, "bbox": corner})
     categories = [{"id": number + 100, "name": name} for number, name in enumerate(config.names)]
     (tmp_path / "boxes_all.json").write_text(
         json.dumps({"images": images, "annotations": annotations, "categories": categories})

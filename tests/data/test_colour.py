@@ -63,13 +63,13 @@ def test_effects_change_one_image_in_a_hundred_each_and_come_by_themselves():
     before, rng = image.copy(), np.random.default_rng(1)
     seen = [random_effects(image, rng) for _ in range(8000)]
     np.testing.assert_array_equal(image, before)
-    changed = [one for one in seen if (one != image).any()]
-    grey = [one for one in changed if (np.ptp(one, axis=2) == 0).all()]
+    changed = [altered for altered in seen if (altered != image).any()]
+    grey = [altered for altered in changed if (np.ptp(altered, axis=2) == 0).all()]
     assert len(changed) / len(seen) == pytest.approx(1 - 0.99**4, abs=0.008)
     assert len(grey) / len(seen) == pytest.approx(0.01, abs=0.004)
-    assert len({one.tobytes() for one in changed}) >= 8  # kernels of several sizes, several contrasts
+    assert len({altered.tobytes() for altered in changed}) >= 8  # kernels of several sizes, several contrasts
     again = np.random.default_rng(1)
-    assert all((random_effects(image, again) == one).all() for one in seen[:1000])
+    assert all((random_effects(image, again) == altered).all() for altered in seen[:1000])
 
 
 def test_effects_name_the_package_that_they_need(monkeypatch):

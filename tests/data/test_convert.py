@@ -90,8 +90,8 @@ def test_whole_pixels_stay_whole():
     limit = np.array([500, 375] * 2)
     low, high = (corners / limit)[:, :2], (corners / limit)[:, 2:]
     boxes = np.concatenate([np.zeros((3, 1)), (low + high) / 2, high - low], 1).astype(np.float32)
-    found, cut = inner_corners(boxes, (375, 500))
-    np.testing.assert_array_equal(found, corners)
+    clipped, cut = inner_corners(boxes, (375, 500))
+    np.testing.assert_array_equal(clipped, corners)
     assert not cut.any()
 
 
@@ -108,9 +108,9 @@ def test_names_never_meet(yolo_folder, tmp_path):
     rows = {name: [f"0 0.5 0.5 0.{number} 0.5"] for number, name in enumerate(("x/a b.png", "y/a_b.jpg", "A_B.png"), 2)}
     config = yolo_folder(rows)
     for layout in ("yolo", "voc", "coco"):
-        found = boxes_of(load_data_config(convert_data(config, tmp_path / layout, layout).file))
-        assert sorted(float(boxes[0, 3]) for boxes in found.values()) == pytest.approx([0.2, 0.3, 0.4])
-        assert len({Path(name).stem.lower() for name in found}) == 3
+        converted = boxes_of(load_data_config(convert_data(config, tmp_path / layout, layout).file))
+        assert sorted(float(boxes[0, 3]) for boxes in converted.values()) == pytest.approx([0.2, 0.3, 0.4])
+        assert len({Path(name).stem.lower() for name in converted}) == 3
 
 
 def test_images_without_a_file_become_png(tmp_path):

@@ -50,15 +50,15 @@ def test_images_are_the_ones_of_this_version(scenes, variant):
 
 def test_an_image_depends_on_seed_split_and_index_alone(variant):
     settings = ShapesSettings(variant=variant, train=5)
-    one, again = draw_scene(settings, "train", 3), draw_scene(ShapesSettings(variant=variant, train=9), "train", 3)
-    assert np.array_equal(one.image, again.image)
-    assert np.array_equal(one.boxes, again.boxes)
+    scene, again = draw_scene(settings, "train", 3), draw_scene(ShapesSettings(variant=variant, train=9), "train", 3)
+    assert np.array_equal(scene.image, again.image)
+    assert np.array_equal(scene.boxes, again.boxes)
     others = [
         draw_scene(settings, "val", 3),
         draw_scene(settings, "train", 4),
         draw_scene(ShapesSettings(variant=variant, seed=1), "train", 3),
     ]
-    assert not any(np.array_equal(one.image, other.image) for other in others)
+    assert not any(np.array_equal(scene.image, other.image) for other in others)
 
 
 def test_no_image_appears_twice(scenes):

@@ -68,8 +68,8 @@ def test_the_same_images_have_the_same_boxes_in_every_source(yolo_folder, tmp_pa
     expected = boxes_by_name(yolo)
     assert sum(map(len, expected.values())) > 8
     for layout in ("voc", "coco"):
-        found = boxes_by_name(load_data(str(convert_data(yolo, tmp_path / layout, layout).file)))
-        assert_equal(found, expected)
+        converted = boxes_by_name(load_data(str(convert_data(yolo, tmp_path / layout, layout).file)))
+        assert_equal(converted, expected)
     assert_equal(boxes_by_name(prepared_for_tensorflow(yolo, tmp_path / "tfds")), expected)
 
 
@@ -107,9 +107,9 @@ def prepared_for_tensorflow(config: DataConfig, home: Path) -> DataConfig:
         def _generate_examples(self):
             for sample in open_split(config, "train").samples:
                 objects = []
-                for kind, x, y, width, height in sample.boxes.astype(float).tolist():
+                for category, x, y, width, height in sample.boxes.astype(float).tolist():
                     box = tfds.features.BBox(y - height / 2, x - width / 2, y + height / 2, x + width / 2)
-                    objects.append({"bbox": box, "label": int(kind)})
+                    objects.append({"bbox": box, "label": int(category)})
                 name = Path(sample.name).name
                 yield name, {"image": sample.name, "image/filename": name, "objects": objects}
 

@@ -158,8 +158,8 @@ def test_commands_that_measure_take_it(command, tmp_path, monkeypatch, capsys):
     variables = jax.tree.map(np.asarray, init_variables(spec, jax.random.key(0)))
     save_weights(tmp_path / "w", Weights(spec=spec, names=("cat", "dog"), variables=variables, source={}))
     own = {"val": ["--noplots", "--save-json"], "bench": ["--include", "float32"]}[command]
-    known = ["--weights", "w", "--data", "tfds:like_voc", "--img", "64", "--device", "cpu", "--json", "figures.json"]
-    assert main([command, *known, *own]) == 0
+    flags = ["--weights", "w", "--data", "tfds:like_voc", "--img", "64", "--device", "cpu", "--json", "figures.json"]
+    assert main([command, *flags, *own]) == 0
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["images"] == 3
     assert figures["settings"]["data"] == "tfds:like_voc"

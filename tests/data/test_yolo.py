@@ -54,9 +54,9 @@ def test_five_wrong_kinds_of_row_are_named_and_the_image_left_out(yolo_folder, c
     label = config.root / "labels" / "train" / "a.txt"
     expected = {2: "4 numbers", 3: "'x'", 4: "1.5 is outside 0 to 1", 5: "class 0.5", 6: "class -1"}
     for line, words in expected.items():
-        found = [message for message in caplog.messages if f"{label}, line {line}:" in message]
-        assert len(found) == 1
-        assert words in found[0]
+        named = [message for message in caplog.messages if f"{label}, line {line}:" in message]
+        assert len(named) == 1
+        assert words in named[0]
     assert any("c.txt, line 1: coordinate nan is outside" in message for message in caplog.messages)
     assert "1 images, 1 boxes, 0 backgrounds; 2 of 3 images left out" in caplog.messages[0]
 

@@ -24,8 +24,8 @@ def some_images(seed: int, classes: int, count: int = 12, detections: int = 60) 
         boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
         label = np.where(rng.random(len(chosen)) < 0.7, true[chosen, 0], rng.integers(0, classes, len(chosen)))
         score = np.sort(rng.random(len(chosen)))[::-1]
-        found = np.concatenate([boxes, score[:, None], label[:, None]], 1).astype(np.float32)
-        made.append(EvaluatedImage(f"{index}.jpg", (480, 640), found, true))
+        detections = np.concatenate([boxes, score[:, None], label[:, None]], 1).astype(np.float32)
+        made.append(EvaluatedImage(f"{index}.jpg", (480, 640), detections, true))
     return made
 
 
@@ -75,12 +75,12 @@ def test_without_the_official_code_there_is_no_figure(monkeypatch):
 
 
 def test_image_ids_are_the_numbers_of_coco_file_names():
-    one = some_images(0, 1, count=1)[0]
-    named = [EvaluatedImage(name, one.size, one.detections, one.labels) for name in ("000000000042.jpg", "7.png")]
+    image = some_images(0, 1, count=1)[0]
+    named = [EvaluatedImage(name, image.size, image.detections, image.labels) for name in ("000000000042.jpg", "7.png")]
     truth, results = coco_files(named, ["x"])
     assert [image["id"] for image in truth["images"]] == [42, 7]
     assert {result["image_id"] for result in results} <= {42, 7}
-    truth, _ = coco_files([named[0], EvaluatedImage("cat.jpg", one.size, one.detections, one.labels)], ["x"])
+    truth, _ = coco_files([named[0], EvaluatedImage("cat.jpg", image.size, image.detections, image.labels)], ["x"])
     assert [image["id"] for image in truth["images"]] == [1, 2]
 
 

@@ -37,12 +37,12 @@ def oracle(batches, classes=2, score=0.9):
     answers = iter(batches)
 
     def predict(images):
-        known = next(answers)
-        height, width = known["images"].shape[1:3]
-        predictions = np.zeros((*known["mask"].shape, 5 + classes), np.float32)
-        predictions[..., :4] = known["boxes"][..., 1:] * np.array([width, height] * 2)
-        predictions[..., 4] = known["mask"]
-        labels = known["boxes"][..., 0].astype(int)
+        batch = next(answers)
+        height, width = batch["images"].shape[1:3]
+        predictions = np.zeros((*batch["mask"].shape, 5 + classes), np.float32)
+        predictions[..., :4] = batch["boxes"][..., 1:] * np.array([width, height] * 2)
+        predictions[..., 4] = batch["mask"]
+        labels = batch["boxes"][..., 0].astype(int)
         np.put_along_axis(predictions[..., 5:], labels[..., None], score, 2)
         return jnp.asarray(predictions), (jnp.arange(len(images), dtype=jnp.float32),)
 
@@ -70,14 +70,14 @@ def test_both_suppressions_give_the_same():
     rng = np.random.default_rng(0)
     raw = rng.random((3, 50, 7)).astype(np.float32) * np.array([64, 64, 40, 40, 1, 1, 1], np.float32)
     seen = {True: [], False: []}
-    for on_device, found in seen.items():
+    for on_device, observed in seen.items():
         evaluate(
             lambda images: (jnp.asarray(raw), ()),
             [batch(BOXES)],
             NAMES,
             NmsSettings(max_detections=20),
             nms_on_device=on_device,
-            observe=lambda _, detections, found=found: found.extend(detections),
+            observe=lambda _, detections, observed=observed: observed.extend(detections),
         )
     for device, host in zip(seen[True], seen[False], strict=True):
         assert len(host) == 20
@@ -123,22 +123,22 @@ def test_no_images():
 def test_observe_sees_pixels_of_the_photo():
     batches = [batch(BOXES)]
     seen = []
-    evaluate(oracle(batches), batches, NAMES, observe=lambda batch, found: seen.append(found))
+    evaluate(oracle(batches), batches, NAMES, observe=lambda batch, detections: seen.append(detections))
     # .3 of 64 pixels, at half size: the photo has 128.
     np.testing.assert_allclose(seen[0][0][0, :4], np.array([0.2, 0.2, 0.4, 0.4]) * 128, rtol=1e-6)
-    assert [len(found) for found in seen[0]] == [2, 1, 0]
+    assert [len(detections) for detections in seen[0]] == [2, 1, 0]
 
 
 def test_boxes_are_clipped_to_the_photo_without_the_border():
-    one = batch([[(0, 0.5, 0.5, 1.0, 1.0)]])
-    one["padding"][0] = (8, 4)
-    one["gain"][0] = 0.5
-    one["original_size"][0] = (100, 90)  # height, width
-    box = to_photo(np.array([[0, 0, 64, 64, 0.5, 1]], np.float32), one, 0)
+    single = batch([[(0, 0.5, 0.5, 1.0, 1.0)]])
+    single["padding"][0] = (8, 4)
+    single["gain"][0] = 0.5
+    single["original_size"][0] = (100, 90)  # height, width
+    box = to_photo(np.array([[0, 0, 64, 64, 0.5, 1]], np.float32), single, 0)
     np.testing.assert_array_equal(box, [[0, 0, 90, 100, 0.5, 1]])
-    box = to_photo(np.array([[18, 14, 28, 24, 0.5, 1]], np.float32), one, 0)
+    box = to_photo(np.array([[18, 14, 28, 24, 0.5, 1]], np.float32), single, 0)
     np.testing.assert_array_equal(box, [[20, 20, 40, 40, 0.5, 1]])
-    np.testing.assert_array_equal(true_boxes(one, 0), [[0, 0, 0, 90, 100]])
+    np.testing.assert_array_equal(true_boxes(single, 0), [[0, 0, 0, 90, 100]])
 
 
 def test_speed_leaves_the_first_batch_of_a_shape_out(monkeypatch):

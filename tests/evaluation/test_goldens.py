@@ -36,8 +36,8 @@ def predictions_of(suppression, photo: int, setting: str) -> np.ndarray:
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("photo", range(4))
 def test_suppression_on_the_host(suppression, photo, setting):
-    found = suppress(predictions_of(suppression, photo, setting), SETTINGS[setting])
-    np.testing.assert_array_equal(found, suppression[f"{photo}.{setting}"])
+    detections = suppress(predictions_of(suppression, photo, setting), SETTINGS[setting])
+    np.testing.assert_array_equal(detections, suppression[f"{photo}.{setting}"])
 
 
 @pytest.mark.parametrize("setting", ["validation", "detection", "classes", "one-class"])
@@ -69,7 +69,7 @@ def test_matches(case):
 
 
 def test_average_precision(case):
-    detections = np.concatenate([found for _, found, _ in scenes(case)])
+    detections = np.concatenate([rows for _, rows, _ in scenes(case)])
     labels = np.concatenate([true[:, 0] for _, _, true in scenes(case)])
     correct = np.concatenate([case[f"{image}.correct"] for image, _, _ in scenes(case)])
     curves = precision_recall_curves(correct, detections[:, 4], detections[:, 5], labels)

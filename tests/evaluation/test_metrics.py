@@ -24,10 +24,10 @@ def scene(rng: np.random.Generator, labels: int, detections: int, classes: int, 
 
 def curves(scenes):
     """Figures of a data set: pairs of detections and labels."""
-    matches = np.concatenate([match(found, true) for found, true in scenes])
-    found = np.concatenate([found for found, _ in scenes])
+    matches = np.concatenate([match(detections, true) for detections, true in scenes])
+    detections = np.concatenate([detections for detections, _ in scenes])
     return precision_recall_curves(
-        matches, found[:, 4], found[:, 5], np.concatenate([true[:, 0] for _, true in scenes])
+        matches, detections[:, 4], detections[:, 5], np.concatenate([true[:, 0] for _, true in scenes])
     )
 
 
@@ -48,8 +48,8 @@ def scenes():
 
 
 def test_perfect_predictions_give_one(scenes):
-    found = [(perfect(true), true) for _, true in scenes]
-    precision, recall, map50, map50_95 = figures(found)
+    images = [(perfect(true), true) for _, true in scenes]
+    precision, recall, map50, map50_95 = figures(images)
     # The last of the 101 points, recall 1, has precision 0 by definition of the original: its AP of a perfect class is .995.
     assert precision == pytest.approx(1)
     assert recall == pytest.approx(1)
@@ -62,13 +62,13 @@ def test_no_predictions_give_zero(scenes):
 
 
 def test_no_labels_give_zero_and_no_classes(scenes):
-    result = curves([(found, true[:0]) for found, true in scenes])
+    result = curves([(detections, true[:0]) for detections, true in scenes])
     assert (result.map50, result.map50_95, len(result.classes)) == (0, 0, 0)
 
 
 def test_a_class_without_detections_counts_as_zero(scenes):
-    found = [(perfect(true)[true[:, 0] != 2], true) for _, true in scenes]
-    result = curves(found)
+    images = [(perfect(true)[true[:, 0] != 2], true) for _, true in scenes]
+    result = curves(images)
     assert result.classes.tolist() == [0, 1, 2, 3]
     assert result.ap[2].tolist() == [0] * 10
     assert result.map50 == pytest.approx(0.995 * 3 / 4)
@@ -76,14 +76,17 @@ def test_a_class_without_detections_counts_as_zero(scenes):
 
 def test_the_order_of_images_changes_nothing(scenes):
     assert figures(scenes[::-1]) == figures(scenes)
-    tied = [(np.concatenate([found[:, :4], found[:, 4:5].round(1), found[:, 5:]], 1), true) for found, true in scenes]
+    tied = [
+        (np.concatenate([detections[:, :4], detections[:, 4:5].round(1), detections[:, 5:]], 1), true)
+        for detections, true in scenes
+    ]
     assert figures(tied[::-1]) == figures(tied)
 
 
 def test_duplicates_lower_precision(scenes):
-    found = [(perfect(true), true) for _, true in scenes]
-    doubled = [(np.repeat(detections, 2, 0), true) for detections, true in found]
-    before, after = curves(found), curves(doubled)
+    images = [(perfect(true), true) for _, true in scenes]
+    doubled = [(np.repeat(detections, 2, 0), true) for detections, true in images]
+    before, after = curves(images), curves(doubled)
     assert after.mean_precision == pytest.approx(before.mean_precision / 2, abs=0.02)
     assert after.map50 < before.map50
 
@@ -103,21 +106,21 @@ def test_another_class_is_no_match():
 
 def test_one_label_makes_one_detection_right_the_most_confident():
     true = np.array([[0, 0, 0, 100, 100]], np.float32)
-    found = np.array([[0, 0, 90, 100, 0.9, 0], [0, 0, 100, 100, 0.8, 0]], np.float32)
-    assert match(found, true).sum(0).max() == 1
-    assert match(found, true)[0, 0]  # although the other overlaps more
-    assert match(found, true)[1, -1]  # which alone reaches .95
+    detections = np.array([[0, 0, 90, 100, 0.9, 0], [0, 0, 100, 100, 0.8, 0]], np.float32)
+    assert match(detections, true).sum(0).max() == 1
+    assert match(detections, true)[0, 0]  # although the other overlaps more
+    assert match(detections, true)[1, -1]  # which alone reaches .95
 
 
 def obvious_match(detections: np.ndarray, labels: np.ndarray) -> np.ndarray:
     correct = np.zeros((len(detections), 10), bool)
     for column, threshold in enumerate(IOU_THRESHOLDS):
         taken: set[int] = set()
-        for row, found in enumerate(detections):
+        for row, detection in enumerate(detections):
             best, best_iou = None, threshold
             for index, true in enumerate(labels):
-                overlap = box_iou(true[None, 1:], found[None, :4])[0, 0]
-                if true[0] == found[5] and overlap >= best_iou:
+                overlap = box_iou(true[None, 1:], detection[None, :4])[0, 0]
+                if true[0] == detection[5] and overlap >= best_iou:
                     best, best_iou = index, overlap
             if best is not None and best not in taken:
                 taken.add(best)
@@ -128,10 +131,10 @@ def obvious_match(detections: np.ndarray, labels: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(6))
 def test_match_equals_an_obvious_one(seed):
     rng = np.random.default_rng(seed)
-    found, true = scene(rng, 8, 30, 1 + seed % 3, noise=20)
-    expected = obvious_match(found, true)
+    detections, true = scene(rng, 8, 30, 1 + seed % 3, noise=20)
+    expected = obvious_match(detections, true)
     assert expected.any()
-    np.testing.assert_array_equal(match(found, true), expected)
+    np.testing.assert_array_equal(match(detections, true), expected)
 
 
 def obvious_ap(right: list[bool], labels: int) -> float:

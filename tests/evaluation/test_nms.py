@@ -125,9 +125,9 @@ def test_the_threshold_is_not_rounded_to_float32(detect):
 
 
 def test_objectness_is_filtered_before_the_score(detect):
-    one = boxes_and_scores((50, 50, 20, 20, 0.3, 1.0))
-    assert len(detect(one, NmsSettings(confidence=0.25))) == 1
-    assert len(detect(one, NmsSettings(confidence=0.3))) == 0
+    prediction = boxes_and_scores((50, 50, 20, 20, 0.3, 1.0))
+    assert len(detect(prediction, NmsSettings(confidence=0.25))) == 1
+    assert len(detect(prediction, NmsSettings(confidence=0.3))) == 0
 
 
 def test_classes_meet_only_where_agnostic(detect):
@@ -151,6 +151,6 @@ def test_double_precision_stays_double():
     with jax.enable_x64(True):
         predictions = at_random(np.random.default_rng(0), 50, 2).astype(np.float64)
         detections, _ = jax.jit(functools.partial(suppress_batch, settings=NmsSettings()))(predictions[None])
-        found = suppress(predictions, NmsSettings())
-        assert detections.dtype == found.dtype == np.float64
-        np.testing.assert_array_equal(np.asarray(detections)[0, : len(found)], found)
+        kept = suppress(predictions, NmsSettings())
+        assert detections.dtype == kept.dtype == np.float64
+        np.testing.assert_array_equal(np.asarray(detections)[0, : len(kept)], kept)

@@ -66,13 +66,13 @@ def test_gradients_reach_both_parts(params):
 
 
 def test_initialisation_depends_on_the_key_and_the_kernel(params):
-    one, again, other = (
+    adapted, again, other = (
         add_adapters(params, dict.fromkeys(KERNELS, Adapter(2)), jax.random.key(seed)) for seed in (0, 0, 1)
     )
-    down = one["model_0"]["conv"]["adapter"]["down"]
+    down = adapted["model_0"]["conv"]["adapter"]["down"]
     assert np.array_equal(down, again["model_0"]["conv"]["adapter"]["down"])
     assert not np.array_equal(down, other["model_0"]["conv"]["adapter"]["down"])
-    assert not np.array_equal(down[:8], one["model_2"]["cv1"]["conv"]["adapter"]["down"])
+    assert not np.array_equal(down[:8], adapted["model_2"]["cv1"]["conv"]["adapter"]["down"])
 
 
 def test_a_rank_that_saves_nothing_is_refused(params):

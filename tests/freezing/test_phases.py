@@ -93,12 +93,12 @@ def test_bad_phases_are_refused(options, message, p5):
 
 
 def test_equal_phases_share_a_compiled_step(p5):
-    one = make_phase(p5, freeze=10, factor=1.0, name="a")
+    phase = make_phase(p5, freeze=10, factor=1.0, name="a")
     other = make_phase(p5, freeze="backbone", factor=0.5, name="b")
-    assert one == other
-    assert hash(one) == hash(other)
-    assert one != make_phase(p5, freeze=9)
-    assert one != make_phase(p5, freeze=10, rates={"neck": 1.0})
+    assert phase == other
+    assert hash(phase) == hash(other)
+    assert phase != make_phase(p5, freeze=9)
+    assert phase != make_phase(p5, freeze=10, rates={"neck": 1.0})
 
 
 def test_phase_labels_drive_batch_norm(p5):

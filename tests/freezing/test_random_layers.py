@@ -8,7 +8,7 @@ from yolojax.freezing.random_layers import frozen_random, random_sentence
 from yolojax.freezing.selectors import select
 
 
-def found(name, fresh, paths):
+def frozen_random_of(name, fresh, paths):
     return frozen_random((phase for _, phase in rehearse(load_strategy(name), paths, 8)), fresh)
 
 
@@ -34,12 +34,12 @@ def test_the_example_in_the_docstring():
 def test_another_number_of_classes_needs_detect_to_train(freeze, random, p5):
     detect = sorted(select("detect", p5))
     expected = [path for path in detect if random]
-    assert list(found(freeze, [*detect, "model_3/bn/mean"], p5)) == expected
+    assert list(frozen_random_of(freeze, [*detect, "model_3/bn/mean"], p5)) == expected
 
 
 @pytest.mark.parametrize("freeze", ["bn_only", "bias_only", "surgical", "surgical_first", "adapters", "all_but_detect"])
 def test_without_weights_a_strategy_freezes_what_it_never_trains(freeze, p5):
-    random = found([freeze], p5, p5)
+    random = frozen_random_of([freeze], p5, p5)
     assert random
     assert not set(random) & select("detect", p5)
 
@@ -47,7 +47,7 @@ def test_without_weights_a_strategy_freezes_what_it_never_trains(freeze, p5):
 def test_a_phase_that_thaws_is_enough(tmp_path, p5):
     file = tmp_path / "late.yaml"
     file.write_text("phases: [{freeze: detect}, {start: 3}]\n")
-    assert found([str(file)], p5, p5) == ()
+    assert frozen_random_of([str(file)], p5, p5) == ()
 
 
 def test_the_sentence_names_layers_reason_and_remedy():

@@ -5,9 +5,9 @@ from yolojax.freezing.signals import movement, norms, total
 
 
 def test_norms_by_path():
-    found = norms({"a": {"b": np.array([[3.0], [4.0]]), "c": None}, "d": np.zeros(2)})
-    assert found == pytest.approx({"a/b": 5.0, "d": 0.0})
-    assert all(type(value) is float for value in found.values())
+    lengths = norms({"a": {"b": np.array([[3.0], [4.0]]), "c": None}, "d": np.zeros(2)})
+    assert lengths == pytest.approx({"a/b": 5.0, "d": 0.0})
+    assert all(type(value) is float for value in lengths.values())
 
 
 def test_movement_is_the_norm_of_the_change():

@@ -126,12 +126,12 @@ def test_surgery_takes_the_stage_with_the_largest_relative_gradient(stage, p5):
 
 def records(p5, speeds: dict[str, list[float]]) -> tuple[EpochRecord, ...]:
     """Movement of each stage per epoch, at a learning rate that falls."""
-    parts, found = stages(5, p5), []
+    parts, records = stages(5, p5), []
     for epoch in range(len(next(iter(speeds.values())))):
         rate = 0.1 / (epoch + 1)
         movement = {path: rate * speeds[name][epoch] for name, part in parts.items() for path in part}
-        found.append(EpochRecord(learning_rate=rate, movement=movement))
-    return tuple(found)
+        records.append(EpochRecord(learning_rate=rate, movement=movement))
+    return tuple(records)
 
 
 def test_plateau_freezes_the_front_stage_that_has_settled(p5):
@@ -189,7 +189,7 @@ def test_phases_in_order(p5):
     strategy = Phases(
         phases=[{"freeze": 24}, {"start": 3, "freeze": 10, "factor": 0.5}, {"start": "50%", "name": "all"}]
     )
-    found = [strategy(epoch, History(epochs=10), p5) for epoch in range(10)]
-    assert [len(phase.frozen) for phase in found] == [171] * 3 + [99] * 2 + [0] * 5
-    assert found[3].factors == {"trainable": 0.5}
-    assert [phase.name for phase in found[::3]] == ["freeze 24", "freeze 10", "all", "all"]
+    phases = [strategy(epoch, History(epochs=10), p5) for epoch in range(10)]
+    assert [len(phase.frozen) for phase in phases] == [171] * 3 + [99] * 2 + [0] * 5
+    assert phases[3].factors == {"trainable": 0.5}
+    assert [phase.name for phase in phases[::3]] == ["freeze 24", "freeze 10", "all", "all"]

@@ -257,11 +257,11 @@ def detections(_: str, data: Path) -> Arrays:
         image, _, _ = augmentations.letterbox(photo, 320, stride=32, auto=True)
         with torch.no_grad():
             predictions = model(oracle.tensor(image[None, ..., ::-1], torch.float32))[0]
-        found = non_max_suppression(predictions, conf_thres=0.01, iou_thres=0.45, max_det=1000)[0]
-        found[:, :4] = scale_boxes(image.shape[:2], found[:, :4], photo.shape)
+        detections = non_max_suppression(predictions, conf_thres=0.01, iou_thres=0.45, max_det=1000)[0]
+        detections[:, :4] = scale_boxes(image.shape[:2], detections[:, :4], photo.shape)
         names.append(file.name)
-        counts.append(len(found))
-        rows.append(found.numpy())
+        counts.append(len(detections))
+        rows.append(detections.numpy())
     return {"names": np.array(names), "counts": np.array(counts), "rows": np.concatenate(rows)}
 
 
@@ -272,25 +272,25 @@ def precision(_: str, __: Path) -> Arrays:
         "easy": (3, 6, 0.03, 2), "hard": (5, 12, 0.12, 9), "one": (1, 4, 0.08, 3), "sparse": (12, 8, 0.08, 4),
     }.items():  # fmt: skip
         rng = seeding.generator("precision", case)
-        matched, found, wanted = [], [], []
+        matched, scored, wanted = [], [], []
         for image in range(images):
             count = 0 if image == 2 else 1 + int(8 * rng.random())
             corners = seeding.uniform(rng, 0, 400, (count, 2))
             truth = np.hstack([corners, corners + seeding.uniform(rng, 20, 200, (count, 2))])
             # The last class never occurs among the labels of "sparse" and the one before it is never detected.
             present = max(classes - (case == "sparse"), 1)
-            kind = np.floor(present * rng.random(count))
+            category = np.floor(present * rng.random(count))
             copies = np.repeat(np.arange(count), 2)
             boxes = truth[copies] + noise * 100 * seeding.uniform(rng, -1, 1, (2 * count, 4))
             more = seeding.uniform(rng, 0, 400, (extra, 2))
             boxes = np.vstack([boxes, np.hstack([more, more + seeding.uniform(rng, 20, 200, (extra, 2))])])
-            guess = np.concatenate([kind[copies], np.floor(classes * rng.random(extra))])
+            guess = np.concatenate([category[copies], np.floor(classes * rng.random(extra))])
             wrong = rng.random(len(guess)) < 0.2
             guess = np.where(wrong, np.floor(classes * rng.random(len(guess))), guess)
             detections = np.hstack([boxes, rng.random((len(guess), 1)), guess[:, None]]).astype(np.float32)
             if case == "sparse":
                 detections = detections[guess != classes - 2]
-            labels = np.hstack([kind[:, None], truth]).astype(np.float32)
+            labels = np.hstack([category[:, None], truth]).astype(np.float32)
             correct = torch.zeros(len(detections), 10, dtype=torch.bool)
             if count:
                 iouv = torch.linspace(0.5, 0.95, 10)
@@ -302,9 +302,9 @@ def precision(_: str, __: Path) -> Arrays:
             if count:
                 result[f"{case}.{image}.labels"] = labels
             matched.append(correct.numpy())
-            found.append(detections[:, 4:])
+            scored.append(detections[:, 4:])
             wanted.append(labels[:, 0])
-        stack, target = np.concatenate(found), np.concatenate(wanted)
+        stack, target = np.concatenate(scored), np.concatenate(wanted)
         figures = ap_per_class(np.concatenate(matched), stack[:, 0], stack[:, 1], target, names={})
         keys = ("true_positives", "false_positives", "precision", "recall", "f1", "average_precision", "classes")
         result |= {f"{case}.{key}": np.asarray(value) for key, value in zip(keys, figures, strict=True)}

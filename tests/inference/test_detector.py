@@ -28,8 +28,8 @@ def images(detector):
     return example_images(detector.names)[:3]
 
 
-def same(one, two):
-    return all(np.array_equal(getattr(one, name), getattr(two, name)) for name in ("boxes", "scores", "classes"))
+def same(left, right):
+    return all(np.array_equal(getattr(left, name), getattr(right, name)) for name in ("boxes", "scores", "classes"))
 
 
 @pytest.mark.parametrize(
@@ -52,12 +52,12 @@ def test_every_way_to_give_images(detector, images, tmp_path):
         cv2.imwrite(str(tmp_path / f"{number}.png"), image[..., ::-1])
     paths = [tmp_path / f"{number}.png" for number in range(3)]
     expected = detector(images)
-    assert [found.path for found in expected] == ["", "", ""]
+    assert [detections.path for detections in expected] == ["", "", ""]
     assert sum(map(len, expected)) > 0
     for given in (np.stack(images), tuple(images), paths, [str(paths[0]), images[1], paths[2]]):
-        found = detector(given)
-        assert len(found) == 3
-        assert all(map(same, found, expected))
+        batch = detector(given)
+        assert len(batch) == 3
+        assert all(map(same, batch, expected))
     [single] = detector(paths[1])
     assert same(single, expected[1])
     assert single.path == str(paths[1])
@@ -66,13 +66,13 @@ def test_every_way_to_give_images(detector, images, tmp_path):
 
 def test_images_of_pillow_and_of_other_channels(detector, images, tmp_path):
     [expected] = detector(images[0])
-    picture = Image.fromarray(images[0])
+    image = Image.fromarray(images[0])
     alpha = np.dstack([images[0], np.zeros(images[0].shape[:2], np.uint8)])
-    for given in (picture, picture.convert("RGBA"), alpha):
+    for given in (image, image.convert("RGBA"), alpha):
         [detections] = detector(given)
         assert same(detections, expected)
         assert detections.image.shape == images[0].shape
-    picture.save(tmp_path / "a.png")
+    image.save(tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as opened:
         assert detector([opened, images[0]])[0].path == str(tmp_path / "a.png")
 
@@ -80,7 +80,7 @@ def test_images_of_pillow_and_of_other_channels(detector, images, tmp_path):
     [expected] = detector(np.repeat(grey[:, :, None], 3, 2))
     for given in (grey, grey[:, :, None], Image.fromarray(grey)):
         assert same(detector(given)[0], expected)
-    turned = picture.copy()
+    turned = image.copy()
     turned.getexif()[0x0112] = 6
     turned.save(tmp_path / "turned.jpg", exif=turned.getexif())
     with Image.open(tmp_path / "turned.jpg") as opened:
@@ -90,9 +90,9 @@ def test_images_of_pillow_and_of_other_channels(detector, images, tmp_path):
 def test_a_batch_changes_nothing_but_rounding(images):
     batched = yolojax.load(confidence=0.1, image_size=64, batch_size=2, device="cpu")
     single = yolojax.load(confidence=0.1, image_size=64, device="cpu")
-    for one, two in zip(batched(images), single(images), strict=True):
-        np.testing.assert_array_equal(one.classes, two.classes)
-        np.testing.assert_allclose(one.boxes, two.boxes, atol=1e-2)
+    for together, alone in zip(batched(images), single(images), strict=True):
+        np.testing.assert_array_equal(together.classes, alone.classes)
+        np.testing.assert_allclose(together.boxes, alone.boxes, atol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -161,6 +161,6 @@ def test_real_weights_find_what_the_original_finds(shared_data):
     pytest.importorskip("torch")
     real = yolojax.load(shared_data / "weights" / "yolov5n.pt", device="cpu")
     for name, expected in ORIGINAL.items():
-        [found] = real(shared_data / "coco128" / "images" / "train2017" / name)
-        boxes = np.concatenate([found.classes[:, None], found.boxes.round()], 1)
+        [detections] = real(shared_data / "coco128" / "images" / "train2017" / name)
+        boxes = np.concatenate([detections.classes[:, None], detections.boxes.round()], 1)
         assert sorted(map(tuple, boxes.astype(int).tolist())) == sorted(expected), name

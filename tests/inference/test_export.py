@@ -80,8 +80,8 @@ def test_nms_inside(weights, images, predictions, tmp_path):
     assert counts.min() > 0
     np.testing.assert_array_equal(counts, expected_counts)
     np.testing.assert_allclose(detections, expected, atol=1e-3)
-    known = json.loads((tmp_path / "a.stablehlo.json").read_text())
-    assert (known["confidence"], known["iou"]) == (0.3, 0.4)
+    record = json.loads((tmp_path / "a.stablehlo.json").read_text())
+    assert (record["confidence"], record["iou"]) == (0.3, 0.4)
 
 
 def test_bfloat16_takes_half_the_room(weights, images, tmp_path):
@@ -97,11 +97,11 @@ def test_bfloat16_takes_half_the_room(weights, images, tmp_path):
 
 def test_what_stands_beside_stablehlo(weights, tmp_path):
     write_stablehlo(tmp_path / "a.stablehlo", weights, Form(image_size=SIZE, batch_size=2))
-    known = json.loads((tmp_path / "a.stablehlo.json").read_text())
-    assert known["names"] == ["naïve 'cat'", "dog"]
-    assert (known["stride"], known["image_size"], known["batch"]) == (32, [64, 96], 2)
-    assert known["licence"] == "AGPL-3.0-or-later"
-    assert json.loads(known["source"])["file"] == "tiny.pt"
+    record = json.loads((tmp_path / "a.stablehlo.json").read_text())
+    assert record["names"] == ["naïve 'cat'", "dog"]
+    assert (record["stride"], record["image_size"], record["batch"]) == (32, [64, 96], 2)
+    assert record["licence"] == "AGPL-3.0-or-later"
+    assert json.loads(record["source"])["file"] == "tiny.pt"
 
 
 @pytest.mark.parametrize("batch", [3, None])
@@ -117,9 +117,9 @@ def test_onnx(weights, images, predictions, tmp_path, batch):
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     # What YOLOv5's own readers look at.
-    known = {entry.key: entry.value for entry in model.metadata_props}
-    assert eval(known["names"]) == {0: "naïve 'cat'", 1: "dog"}
-    assert int(known["stride"]) == 32  # what YOLOv5 pads images to, for coarser levels or not
+    record = {entry.key: entry.value for entry in model.metadata_props}
+    assert eval(record["names"]) == {0: "naïve 'cat'", 1: "dog"}
+    assert int(record["stride"]) == 32  # what YOLOv5 pads images to, for coarser levels or not
     [taken], [given] = model.graph.input, model.graph.output
     assert (taken.name, given.name) == ("images", "output0")
     shape = [side.dim_value or side.dim_param for side in taken.type.tensor_type.shape.dim]
@@ -140,9 +140,9 @@ def test_what_onnx_cannot_hold(weights, tmp_path, form, message):
 
 
 def test_differences():
-    one = np.zeros((1, 2, 7))
-    other = one.copy()
+    outputs = np.zeros((1, 2, 7))
+    other = outputs.copy()
     other[0, 1, 2], other[0, 0, 6] = 3, 0.25
-    assert largest_differences((other,), (one,)) == (3, 0.25)
-    assert largest_differences((one[:, :1],), (one,)) == (float("inf"), float("inf"))
-    assert largest_differences((one, np.array([1])), (one, np.array([2]))) == (float("inf"), float("inf"))
+    assert largest_differences((other,), (outputs,)) == (3, 0.25)
+    assert largest_differences((outputs[:, :1],), (outputs,)) == (float("inf"), float("inf"))
+    assert largest_differences((outputs, np.array([1])), (outputs, np.array([2]))) == (float("inf"), float("inf"))

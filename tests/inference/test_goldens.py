@@ -20,8 +20,8 @@ def pairs(shared_data):
     detector = yolojax.load(weights, image_size=320, confidence=CONFIDENCE, iou=IOU, batch_size=8, device="cpu")
     golden = np.load(GOLDENS / "detections.npz")
     expected = np.split(golden["rows"], golden["counts"].cumsum()[:-1])
-    found = detector([shared_data / "coco128" / "images" / "train2017" / name for name in golden["names"]])
-    rows = [np.column_stack([item.boxes, item.scores, item.classes]) for item in found]
+    batch = detector([shared_data / "coco128" / "images" / "train2017" / name for name in golden["names"]])
+    rows = [np.column_stack([item.boxes, item.scores, item.classes]) for item in batch]
     return list(zip(rows, expected, strict=True))
 
 
@@ -43,8 +43,8 @@ def on_the_edge(row, others):
 def test_detections_of_real_photos(pairs):
     wanted = sum(len(expected) for _, expected in pairs)
     assert wanted > 500
-    missed = [(row, found) for found, expected in pairs for row in unmatched(expected, found)]
-    invented = [(row, expected) for found, expected in pairs for row in unmatched(found, expected)]
+    missed = [(row, rows) for rows, expected in pairs for row in unmatched(expected, rows)]
+    invented = [(row, expected) for rows, expected in pairs for row in unmatched(rows, expected)]
     assert len(missed) <= 0.001 * wanted
     assert len(invented) <= 0.001 * wanted
     assert all(on_the_edge(row, others) for row, others in missed + invented)

@@ -44,10 +44,10 @@ def test_fused_equals_unfused_in_double_precision(weights, images):
         network, scaled = Network(weights.spec), jnp.asarray(images, jnp.float64) / 255
         plain = jax.jit(network.apply)(wide, scaled)
         fused = jax.jit(lambda variables, images: apply_fused(network, variables, images))(fuse(wide), scaled)
-    for expected, found in zip(plain, fused, strict=True):
-        assert found.dtype == np.float64
+    for expected, outputs in zip(plain, fused, strict=True):
+        assert outputs.dtype == np.float64
         assert np.abs(expected).max() > 0.1
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)
+        np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-11)
 
 
 def test_fuse_keeps_nothing_of_batch_norm_but_its_bias(weights):
@@ -75,9 +75,9 @@ def test_bfloat16_is_near(weights, images):
 
 
 def test_an_ensemble_puts_predictions_together(weights, images):
-    one, _ = make_predict([weights])(images)
+    predictions, _ = make_predict([weights])(images)
     both, _ = make_predict([weights, weights])(images)
-    np.testing.assert_array_equal(both, np.concatenate([one, one], 1))
+    np.testing.assert_array_equal(both, np.concatenate([predictions, predictions], 1))
 
 
 def test_test_time_augmentation_equals_the_original(shared_data):

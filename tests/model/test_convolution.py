@@ -40,11 +40,11 @@ def test_value_and_gradients_are_those_of_a_plain_convolution(height, width, sid
         kernel = jnp.asarray(rng.standard_normal((side, side, 3, 4)))
         shape = jax.eval_shape(lambda x, w: plain(x, w, stride, padding), images, kernel).shape
         cotangent = jnp.asarray(rng.standard_normal(shape))
-        found = values_and_gradients(lambda x, w: convolve(x, w, stride, padding), images, kernel, cotangent)
+        actual = values_and_gradients(lambda x, w: convolve(x, w, stride, padding), images, kernel, cotangent)
         expected = values_and_gradients(lambda x, w: plain(x, w, stride, padding), images, kernel, cotangent)
-    for one, other in zip(found, expected, strict=True):
-        assert one.dtype == np.float64
-        np.testing.assert_allclose(one, other, rtol=0, atol=1e-12 * np.abs(other).max())
+    for actual_array, expected_array in zip(actual, expected, strict=True):
+        assert actual_array.dtype == np.float64
+        np.testing.assert_allclose(actual_array, expected_array, rtol=0, atol=1e-12 * np.abs(expected_array).max())
 
 
 def test_two_taps_by_hand():
@@ -55,10 +55,10 @@ def test_two_taps_by_hand():
 
 def test_bfloat16_stays_bfloat16():
     images, kernel = jnp.ones((1, 4, 4, 2), jnp.bfloat16), jnp.ones((3, 3, 2, 2), jnp.bfloat16)
-    found = values_and_gradients(
+    actual = values_and_gradients(
         lambda x, w: convolve(x, w, 2, 1), images, kernel, jnp.ones((1, 2, 2, 2), jnp.bfloat16)
     )
-    assert {array.dtype for array in found} == {jnp.dtype(jnp.bfloat16)}
+    assert {array.dtype for array in actual} == {jnp.dtype(jnp.bfloat16)}
 
 
 @pytest.mark.parametrize(("side", "stride", "padding"), [(1, 1, 0), (3, 2, 1), (6, 2, 2)])

@@ -98,13 +98,13 @@ def test_a_bottleneck_adds_its_input_only_where_it_can(module, expected):
 
 def paths(module):
     variables = jax.eval_shape(lambda key: module.init(key, jnp.zeros((1, 4, 4, 16)), Mode()), jax.random.key(0))
-    found = jax.tree_util.tree_leaves_with_path(variables["params"])
-    return {"/".join(key.key for key in path): leaf.shape for path, leaf in found}
+    leaves = jax.tree_util.tree_leaves_with_path(variables["params"])
+    return {"/".join(key.key for key in path): leaf.shape for path, leaf in leaves}
 
 
 def test_blocks_have_pytorchs_names_and_shapes():
-    found = {path: shape for path, shape in paths(C3(32, repeats=2)).items() if path.endswith("kernel")}
-    assert found == {
+    kernels = {path: shape for path, shape in paths(C3(32, repeats=2)).items() if path.endswith("kernel")}
+    assert kernels == {
         "cv1/conv/kernel": (1, 1, 16, 16),
         "cv2/conv/kernel": (1, 1, 16, 16),
         "cv3/conv/kernel": (1, 1, 32, 32),

@@ -153,8 +153,8 @@ def test_fixed_everywhere_is_inference(tiny):
     fixed = frozenset(path.removesuffix("/mean") for path in flat(variables["batch_stats"]))
     images = jax.random.uniform(jax.random.key(1), (2, 32, 32, 3))
     trained, _ = run(spec, variables, images, fixed_bn=fixed)
-    for one, other in zip(trained, jax.jit(Network(spec).apply)(variables, images), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for trained_head, head in zip(trained, jax.jit(Network(spec).apply)(variables, images), strict=True):
+        np.testing.assert_array_equal(trained_head, head)
 
 
 def test_bfloat16_computes_narrow_and_returns_wide(tiny):
@@ -168,8 +168,8 @@ def test_bfloat16_computes_narrow_and_returns_wide(tiny):
     outputs = jax.eval_shape(jax.grad(loss, has_aux=True), variables["params"])
     assert {leaf.dtype for leaf in jax.tree.leaves(outputs)} == {jnp.dtype(jnp.float32)}
     heads = run(spec, variables, images, dtype=jnp.bfloat16)[0]
-    for one, other in zip(heads, run(spec, variables, images)[0], strict=True):
-        assert 0 < float(jnp.abs(one - other).max()) < 0.05 * float(jnp.abs(other).max())
+    for head, exact_head in zip(heads, run(spec, variables, images)[0], strict=True):
+        assert 0 < float(jnp.abs(head - exact_head).max()) < 0.05 * float(jnp.abs(exact_head).max())
 
 
 def test_float64_reaches_every_output(tiny):

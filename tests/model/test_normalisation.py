@@ -48,12 +48,14 @@ def test_gradients_are_those_of_automatic_differentiation(arrays):
             (fixed_norm_silu, lambda *a: by_hand(jnp, *a), arrays),
         ]
         for function, reference, arguments in cases:
-            found = jax.vjp(function, *map(jnp.asarray, arguments))[1](jnp.asarray(cotangent))
+            gradients = jax.vjp(function, *map(jnp.asarray, arguments))[1](jnp.asarray(cotangent))
             expected = jax.vjp(reference, *map(jnp.asarray, arguments))[1](jnp.asarray(cotangent))
-            for one, other in zip(found, expected, strict=True):
-                assert one.dtype == np.float64
-                assert np.abs(other).max() > 0
-                np.testing.assert_allclose(one, other, rtol=0, atol=1e-12 * np.abs(other).max())
+            for gradient, expected_gradient in zip(gradients, expected, strict=True):
+                assert gradient.dtype == np.float64
+                assert np.abs(expected_gradient).max() > 0
+                np.testing.assert_allclose(
+                    gradient, expected_gradient, rtol=0, atol=1e-12 * np.abs(expected_gradient).max()
+                )
 
 
 def test_the_gradient_through_the_batch_ignores_shift_and_size(arrays):

@@ -163,8 +163,8 @@ def test_anchors_grow_with_the_stride_where_no_model_has_the_level(pyramid):
     assert [len(level) for level in areas] == [5, 5, 5, 5]
     assert all(min(level) > 0 for level in areas)
     assert [max(level) for level in areas] == sorted(max(level) for level in areas)
-    one = ModelSpec.from_dict(pyramid(3, 4, 5, anchors=1))
-    assert one.anchors == tuple((level[1],) for level in load_spec("yolov5n").anchors)
+    spec = ModelSpec.from_dict(pyramid(3, 4, 5, anchors=1))
+    assert spec.anchors == tuple((level[1],) for level in load_spec("yolov5n").anchors)
 
 
 @pytest.mark.parametrize("anchors", [0, -1, True, 2.5, "three", 101])

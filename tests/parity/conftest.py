@@ -53,10 +53,10 @@ def network(request: pytest.FixtureRequest) -> Callable[[str], tuple[ModelSpec, 
             weights = load_weights(request.getfixturevalue("shared_data") / "weights" / "yolov5n.pt")
             assert (weights.spec.resolved, weights.spec.anchors) == (spec.resolved, spec.anchors)
             return spec, jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), weights.variables)
-        variables = {kind: flatten(tree) for kind, tree in abstract_variables(spec).items()}
+        variables = {collection: flatten(tree) for collection, tree in abstract_variables(spec).items()}
         return spec, {
-            kind: unflatten({path: seeding.array(path, leaf.shape, SEED) for path, leaf in leaves.items()})
-            for kind, leaves in variables.items()
+            collection: unflatten({path: seeding.array(path, leaf.shape, SEED) for path, leaf in leaves.items()})
+            for collection, leaves in variables.items()
         }
 
     return build

@@ -37,7 +37,7 @@ def image_size(name: str) -> int:
 def test_targets_are_equal(name, spec, golden):
     spec = spec(name)
     boxes, mask = seeding.labels(f"training {name}", BATCH, spec.classes)
-    found = 0
+    matched = 0
     for level, (anchors, stride) in enumerate(zip(spec.anchors, spec.strides, strict=True)):
         cells = image_size(name) // stride
         shapes = np.asarray(anchors) / stride
@@ -52,8 +52,8 @@ def test_targets_are_equal(name, spec, golden):
         np.testing.assert_array_equal(np.asarray(targets.classes)[image, box], expected["classes"])
         np.testing.assert_array_equal(np.asarray(targets.boxes)[image, offset, box], expected["boxes"])
         np.testing.assert_array_equal(shapes[anchor], expected["anchors"])
-        found += len(image)
-    assert found > 50
+        matched += len(image)
+    assert matched > 50
 
 
 def rates(bias_learning_rate: float = 0.01) -> Rates:

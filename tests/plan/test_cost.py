@@ -107,10 +107,14 @@ class Count:
                     value = (value[0] * layer.stride, *value[1:])
                     self.total += self.elements(value) * value[2]
                 case "Concat":
-                    value = (value[0], sum(one[1] for one in entering), any(one[2] for one in entering))
+                    value = (
+                        value[0],
+                        sum(level_input[1] for level_input in entering),
+                        any(level_input[2] for level_input in entering),
+                    )
                 case "Detect":
-                    for level, one in enumerate(entering):
-                        head = self.convolution(f"{path}/m_{level}", one)
+                    for level, level_input in enumerate(entering):
+                        head = self.convolution(f"{path}/m_{level}", level_input)
                         flows = head[2] or self.trains(f"{path}/m_{level}/bias")
                         # Logits, and the cross-entropy of objectness on one in 5 + classes of them.
                         self.total += self.elements(head) * (1 + flows + 20 / (5 + self.spec.classes))
@@ -223,17 +227,17 @@ def search(peak, limit, first, **options):
         asked.append(batch)
         return peak(batch)
 
-    found = largest_batch(measured, limit, {first: peak(first)}, **options)
-    return found, asked
+    largest = largest_batch(measured, limit, {first: peak(first)}, **options)
+    return largest, asked
 
 
 @pytest.mark.parametrize("first", [1, 16, 48, 600])
 @pytest.mark.parametrize("limit", [1_000, 10_000, 63_123])
 def test_on_a_line_it_is_found_at_once(limit, first):
-    found, asked = search(lambda batch: 300 + 120 * batch, limit, first)
+    largest, asked = search(lambda batch: 300 + 120 * batch, limit, first)
     best = (limit - 300) / 120
-    assert best - 8 - limit / 5000 < found <= best
-    assert found < 8 or found % 8 == 0
+    assert best - 8 - limit / 5000 < largest <= best
+    assert largest < 8 or largest % 8 == 0
     assert len(asked) <= 3
 
 
@@ -241,9 +245,9 @@ def test_whatever_is_given_fits_and_was_asked_for():
     def peak(batch):  # a full memory grows slower, because more is computed again
         return 500 * batch if batch < 100 else 50_000 + 300 * (batch - 100)
 
-    found, asked = search(peak, 64_000, 16)
-    assert found in asked
-    assert 0.95 * 64_000 < peak(found) <= 64_000
+    largest, asked = search(peak, 64_000, 16)
+    assert largest in asked
+    assert 0.95 * 64_000 < peak(largest) <= 64_000
 
 
 def test_small_batches_may_mislead():
@@ -252,13 +256,13 @@ def test_small_batches_may_mislead():
     def measured(batch):
         return peak(batch) or 1_200 + 10 * batch
 
-    found, _ = search(measured, 16_911, 48)
-    assert 0.9 * 16_911 < measured(found) <= 16_911
+    largest, _ = search(measured, 16_911, 48)
+    assert 0.9 * 16_911 < measured(largest) <= 16_911
 
 
 def test_a_compiler_that_refuses_gives_no_figure():
-    found, asked = search(lambda batch: 10 * batch if batch <= 100 else None, 5_000, 64, tries=8)
-    assert found == 96
+    largest, asked = search(lambda batch: 10 * batch if batch <= 100 else None, 5_000, 64, tries=8)
+    assert largest == 96
     assert len(asked) <= 5
 
 

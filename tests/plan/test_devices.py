@@ -7,7 +7,7 @@ import pytest
 from yolojax.config import configs_root, read_yaml
 from yolojax.errors import UserError
 from yolojax.plan import devices as targets
-from yolojax.plan.devices import Target, cuda_description, environment, load_target, usable_bytes
+from yolojax.plan.devices import Target, cuda_description, load_target, target_environment, usable_bytes
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_every_shipped_description_is_whole(name):
             re.search(r": \S", line) for line in text.strip().splitlines() if "{" not in line and "}" not in line
         )
         assert f"device_memory_size: {target.memory}" in text
-    assert environment(target)["JAX_PLATFORMS"] == "cpu"
+    assert target_environment(target)["JAX_PLATFORMS"] == "cpu"
 
 
 @pytest.mark.usefixtures("installed")
@@ -65,4 +65,4 @@ def test_jax_takes_a_part_of_a_gpu(monkeypatch):
 
 def test_devices_of_this_machine_need_no_description():
     assert load_target("cpu") == Target(name="cpu", title="cpu of this machine", platform="own", facts={})
-    assert environment(load_target("gpu"))["JAX_PLATFORMS"] == "cuda,cpu"
+    assert target_environment(load_target("gpu"))["JAX_PLATFORMS"] == "cuda,cpu"

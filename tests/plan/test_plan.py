@@ -16,7 +16,7 @@ from yolojax.freezing.selectors import layer_of
 from yolojax.model.network import abstract_variables
 from yolojax.model.spec import load_spec
 from yolojax.plan.cost import StepShape, step_cost
-from yolojax.plan.devices import environment, load_target, open_device
+from yolojax.plan.devices import load_target, open_device, target_environment
 from yolojax.plan.plan import plan
 from yolojax.plan.settings import PlanSettings
 from yolojax.tree import flatten
@@ -98,7 +98,7 @@ def test_the_guides_step_on_an_h100_has_one_gradient_per_kernel_that_trains():
     run = subprocess.run(
         [sys.executable, "-c", f"import test_plan; test_plan.print_costs('cuda:h100', {list(peaks)})"],
         env=os.environ
-        | environment(available("cuda:h100"))
+        | target_environment(available("cuda:h100"))
         | {"PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{ROOT}"},
         capture_output=True,
         text=True,

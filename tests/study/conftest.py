@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from yolojax.study.runner import Run
+from yolojax.study.runner import StudyRun
 from yolojax.study.scenarios import load_study
 
 
@@ -14,7 +14,7 @@ from yolojax.study.scenarios import load_study
 def record_run() -> Callable[..., None]:
     """Fills the folder of a run as a finished run leaves it: ``record_run(run, [(map50, map50_95), …])``, ten seconds per epoch."""
 
-    def record(run: Run, scores: list[tuple[float, float]], status: str = "finished", **results) -> None:
+    def record(run: StudyRun, scores: list[tuple[float, float]], status: str = "finished", **results) -> None:
         run.folder.mkdir(parents=True)
         rows = [f"{epoch},{map50},{map50_95}" for epoch, (map50, map50_95) in enumerate(scores)]
         (run.folder / "results.csv").write_text("\n".join(["epoch,metrics/mAP_0.5,metrics/mAP_0.5:0.95", *rows]) + "\n")
@@ -58,7 +58,9 @@ def make_runs(write_study, tmp_path: Path) -> Callable[..., tuple]:
     def make(**changes):
         study = load_study(write_study(**changes))
         runs = [
-            Run(s, seed, tmp_path / "out" / f"{s.folder}-seed{seed}") for seed in study.seeds for s in study.scenarios
+            StudyRun(s, seed, tmp_path / "out" / f"{s.folder}-seed{seed}")
+            for seed in study.seeds
+            for s in study.scenarios
         ]
         return study, runs
 

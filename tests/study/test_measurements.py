@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from yolojax.study.measurements import measure_run, measure_study, summarise
+from yolojax.study.measurements import measure_run, measure_study, summarise_runs
 
 
 def test_a_run_of_ours(make_runs, record_run):
@@ -106,7 +106,7 @@ def test_scenarios_are_means_and_spreads_over_finished_runs(make_runs, record_ru
     for run in runs:
         if run.scenario.name == "a" and run.seed < 3:
             record_run(run, [(0.1 * (run.seed + 1), 0.1)], status="finished" if run.seed < 2 else "failed")
-    first, second = summarise(study, measure_study(study, runs))
+    first, second = summarise_runs(study, measure_study(study, runs))
     assert (first.seeds, first.mean["map50"]) == ((0, 1), pytest.approx(0.15))
     assert first.spread["map50"] == pytest.approx(0.0707107, rel=1e-5)  # sample standard deviation of .1 and .2
     assert (second.seeds, second.mean["map50"], second.spread["map50"]) == ((), None, None)

@@ -1,4 +1,4 @@
-"""Tables, pictures and the page of a study."""
+"""Tables, figures and the page of a study."""
 
 import csv
 import re
@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from yolojax.study.measurements import measure_study, summarise
+from yolojax.study.measurements import measure_study, summarise_runs
 from yolojax.study.plots import make_plots, memory_figure, styles
 from yolojax.study.report import write_report
 
@@ -40,7 +40,7 @@ def read(file):
 
 def test_tables_hold_every_scenario_run_and_epoch(written):
     scenarios, runs, epochs = (read(written / f"{name}.csv") for name in ("scenarios", "runs", "epochs"))
-    assert [row["scenario"] for row in scenarios] == [one["name"] for one in SCENARIOS]
+    assert [row["scenario"] for row in scenarios] == [scenario["name"] for scenario in SCENARIOS]
     assert (float(scenarios[0]["map50"]), scenarios[0]["runs"], scenarios[2]["map50"]) == (pytest.approx(0.31), "2", "")
     assert float(scenarios[0]["map50_std"]) == pytest.approx(0.0141421, rel=1e-4)
     assert [(row["seed"], row["status"]) for row in runs] == [
@@ -56,14 +56,14 @@ def test_markdown_has_the_figures_the_published_ones_and_the_failed_runs(written
     assert "| freeze 2 | fixed | 2 | .310 ± .014 | .155 ± .007 | 0.4 |" in text
     assert "| freeze 2 (a book) |  |  | .750 | – |" in text
     assert "- FAILED never <run>, seed 0: " in text
-    pictures = re.findall(r"\((plots/.*?\.png)\)", text)
+    figures = re.findall(r"\((plots/.*?\.png)\)", text)
     assert {
         "plots/map50-over-epochs.png",
         "plots/map50_95-over-epochs.png",
         "plots/memory.png",
         "plots/utilisation.png",
-    } < set(pictures)
-    assert all((written / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
+    } < set(figures)
+    assert all((written / figure).read_bytes().startswith(b"\x89PNG") for figure in figures)
 
 
 class Page(HTMLParser):
@@ -100,7 +100,7 @@ def test_the_page_needs_nothing_but_itself(written):
     assert not re.search(r"@import|url\((?!#)|fetch\(|XMLHttpRequest", text)
 
 
-def test_the_page_escapes_names_and_marks_every_scenario_in_the_pictures(written):
+def test_the_page_escapes_names_and_marks_every_scenario_in_the_figures(written):
     text = (written / "report.html").read_text()
     assert "never <run>" not in text
     assert "Squares &amp; circles" in text
@@ -131,13 +131,13 @@ def test_memory_is_compared_by_what_every_scenario_tells(make_runs, record_run):
     for run in runs:
         record_run(run, [(0.1, 0.1), (0.2, 0.1)])
     measurements = measure_study(study, runs)
-    assert memory_figure(summarise(study, measurements)) == "process_bytes"
-    titles = {plot.key: plot.title for plot in make_plots(study, measurements, summarise(study, measurements))}
+    assert memory_figure(summarise_runs(study, measurements)) == "process_bytes"
+    titles = {plot.key: plot.title for plot in make_plots(study, measurements, summarise_runs(study, measurements))}
     assert titles["memory"] == "Memory of the process"
     own = study.only([SCENARIOS[0]["name"]])
     measurements = measure_study(own, runs[:1])
-    assert memory_figure(summarise(own, measurements)) == "memory_bytes"
-    titles = {plot.key: plot.title for plot in make_plots(own, measurements, summarise(own, measurements))}
+    assert memory_figure(summarise_runs(own, measurements)) == "memory_bytes"
+    titles = {plot.key: plot.title for plot in make_plots(own, measurements, summarise_runs(own, measurements))}
     assert titles["map50-against-memory"] == "mAP50 against memory of the compiled step"
 
 
@@ -147,7 +147,7 @@ def test_scenarios_that_freeze_the_same_share_a_colour(make_runs):
     assert (
         look["freeze 2"].index == look["freeze 2 (track)"].index == look["original"].index != look["never <run>"].index
     )
-    assert [one.line for one in look.values()] == ["solid", "dashed", "solid", "dotted"]
+    assert [style.line for style in look.values()] == ["solid", "dashed", "solid", "dotted"]
     alike = styles(make_runs(scenarios=[{"name": "slow", "freeze": 2}, {"name": "fast", "freeze": 2}])[0])
     assert alike["slow"] != alike["fast"]
 

@@ -47,7 +47,9 @@ def study(write_study, tmp_path, monkeypatch):
 
 
 def run(study, output, **options):
-    return run_study(study, output, dict.fromkeys((one.name for one in study.scenarios), Extent(1, 2, 4, 2)), **options)
+    return run_study(
+        study, output, dict.fromkeys((scenario.name for scenario in study.scenarios), Extent(1, 2, 4, 2)), **options
+    )
 
 
 def calls(output, name):
@@ -57,7 +59,7 @@ def calls(output, name):
 def test_a_failed_run_stops_nobody_and_goes_on_next_time(study, tmp_path, caplog):
     output, reports = tmp_path / "out", []
     failed = run(study("failing", "good", seeds=[0, 1]), output, after_run=lambda: reports.append(1))
-    assert [one.name for one in failed] == ["failing, seed 0", "failing, seed 1"]
+    assert [run.name for run in failed] == ["failing, seed 0", "failing, seed 1"]
     assert len(reports) == 4
     assert "FAILED failing, seed 0 (exit status 1): the reason; log:" in caplog.text
     assert "training failing" in (output / "failing-seed0" / "log.txt").read_text()
@@ -70,7 +72,7 @@ def test_a_failed_run_stops_nobody_and_goes_on_next_time(study, tmp_path, caplog
 
 def test_seeds_come_one_after_the_other_over_all_scenarios(study, tmp_path):
     runs = planned_runs(study("a", "b", seeds=[0, 5]), tmp_path)
-    assert [one.name for one in runs] == ["a, seed 0", "b, seed 0", "a, seed 5", "b, seed 5"]
+    assert [run.name for run in runs] == ["a, seed 0", "b, seed 0", "a, seed 5", "b, seed 5"]
 
 
 def test_an_interruption_is_handed_on_and_the_run_continues_later(study, tmp_path):

@@ -64,7 +64,7 @@ ORIGINAL = {"name": "original", "framework": "torch", "python": "python", "weigh
         ({"scenarios": [{"name": "a", "framework": "torch"}]}, "'python: INTERPRETER' belong together"),
         ({"scenarios": [{**ORIGINAL, "freeze": "backbone"}]}, "the original takes layer numbers only"),
         ({"scenarios": [{**ORIGINAL, "frozen_bn": "fixed"}]}, "key 'frozen_bn': the original has no such flag"),
-        ({"scenarios": [{**ORIGINAL, "weights": "yolov5n"}]}, "the original needs a .pt file"),
+        ({"scenarios": [{**ORIGINAL, "weights": ""}]}, "the original starts from weights here"),
         ({"seeds": [1, 1]}, "names a seed twice"),
         ({"seeds": [-1]}, "expected a list of numbers from 0 on"),
         ({"sceanrios": []}, "key 'sceanrios' is unknown; did you mean 'scenarios'"),

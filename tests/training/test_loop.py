@@ -50,7 +50,7 @@ if __name__ == "__main__":
     loop.put_batch = counted
     sys.exit(main(sys.argv[3:]))
 """
-BATCHES = 3  # of an epoch: ten pictures, four at a time
+BATCHES = 3  # of an epoch: ten images, four at a time
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_a_run_leaves_its_records(settings, tmp_path, monkeypatch):
     run = tmp_path / "exp"
     files = {file.name for file in run.iterdir()}
     curves = {"PR_curve.png", "P_curve.png", "R_curve.png", "F1_curve.png", "confusion_matrix.png"}
-    pictures = {"results.png", "labels.jpg", "train_batch0.jpg", "train_batch1.jpg", "train_batch2.jpg", *curves}
+    figures = {"results.png", "labels.jpg", "train_batch0.jpg", "train_batch1.jpg", "train_batch2.jpg", *curves}
     assert files >= {
         "results.csv",
         "results.json",
@@ -137,9 +137,9 @@ def test_a_run_leaves_its_records(settings, tmp_path, monkeypatch):
         "hyp.yaml",
         "freeze.json",
         "environment.json",
-        *pictures,
+        *figures,
     }
-    assert handed_over >= {*pictures}  # all of them are there when the trackers are closed
+    assert handed_over >= {*figures}  # all of them are there when the trackers are closed
     assert json.loads((run / "results.json").read_text()) == json.loads(json.dumps(results))
     assert results["final"]["epoch"] == 1
     assert [row["epoch"] for row in read_results(run / "results.csv")] == [0, 1]

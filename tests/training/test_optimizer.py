@@ -93,8 +93,8 @@ SETTINGS = OptimizerSettings(weight_decay=DECAY, momentum=MOMENTUM, accumulates=
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
 def test_updates_are_those_of_torch(name):
     gradients = [tree_of(1, 0.1), tree_of(2, 5.0), tree_of(3, 0.1)]  # the second one is clipped
-    found, _ = run(dataclasses.replace(SETTINGS, name=name), gradients)
-    for ours, expected in zip(found, by_hand(name, gradients), strict=True):
+    updated, _ = run(dataclasses.replace(SETTINGS, name=name), gradients)
+    for ours, expected in zip(updated, by_hand(name, gradients), strict=True):
         for path in SHAPES:
             np.testing.assert_allclose(ours[path], expected[path], rtol=1e-13, atol=1e-15, err_msg=path)
 
@@ -103,7 +103,7 @@ def test_gradients_are_summed_until_an_update():
     gradients = [tree_of(seed, 0.1) for seed in range(1, 7)]
     #      sum 1+2          wait              forgotten: 3 → 4+5 …
     flags = [(False, True), (True, False), (False, False), (False, True), (True, False), (True, False)]
-    found, _ = run(dataclasses.replace(SETTINGS, accumulates=True), gradients, flags=flags)
+    updated, _ = run(dataclasses.replace(SETTINGS, accumulates=True), gradients, flags=flags)
     sums = [
         {p: gradients[0][p] + gradients[1][p] for p in SHAPES},
         {p: gradients[3][p] + gradients[4][p] for p in SHAPES},
@@ -112,11 +112,11 @@ def test_gradients_are_summed_until_an_update():
     expected = by_hand("SGD", sums)
     start = tree_of(0)
     for path in SHAPES:
-        np.testing.assert_array_equal(found[0][path], start[path])
-        np.testing.assert_allclose(found[1][path], expected[0][path], rtol=1e-13)
-        np.testing.assert_array_equal(found[3][path], found[1][path])
-        np.testing.assert_allclose(found[4][path], expected[1][path], rtol=1e-13)
-        np.testing.assert_allclose(found[5][path], expected[2][path], rtol=1e-13)
+        np.testing.assert_array_equal(updated[0][path], start[path])
+        np.testing.assert_allclose(updated[1][path], expected[0][path], rtol=1e-13)
+        np.testing.assert_array_equal(updated[3][path], updated[1][path])
+        np.testing.assert_allclose(updated[4][path], expected[1][path], rtol=1e-13)
+        np.testing.assert_allclose(updated[5][path], expected[2][path], rtol=1e-13)
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
@@ -124,7 +124,7 @@ def test_frozen_leaves_have_no_state_and_do_not_count_for_the_clip(name):
     frozen = {path for path in SHAPES if path.startswith("model_0")}
     gradients = [tree_of(1, 1.0) | {path: np.full(SHAPES[path], 1e6) for path in frozen}]
     settings = dataclasses.replace(SETTINGS, name=name, accumulates=True)
-    (found,), state = run(settings, gradients, labels_of(frozen))
+    (updated,), state = run(settings, gradients, labels_of(frozen))
     trained = [p for p in SHAPES if p not in frozen]
     copies = {"SGD": 2, "Adam": 3, "AdamW": 3}[name]
     arrays = [leaf for leaf in jax.tree.leaves(state) if leaf.ndim]
@@ -132,9 +132,9 @@ def test_frozen_leaves_have_no_state_and_do_not_count_for_the_clip(name):
     (expected,) = by_hand(name, [{p: gradients[0][p] * (p in trained) for p in SHAPES}])
     for path in SHAPES:
         if path in frozen:
-            np.testing.assert_array_equal(found[path], tree_of(0)[path])
+            np.testing.assert_array_equal(updated[path], tree_of(0)[path])
         else:
-            np.testing.assert_allclose(found[path], expected[path], rtol=1e-13)
+            np.testing.assert_allclose(updated[path], expected[path], rtol=1e-13)
 
 
 def test_a_label_has_its_own_learning_rate():

@@ -54,11 +54,11 @@ class Run:
 
     def moments(self):
         """Arrays of the optimizer's state by the path of their parameter."""
-        found = {}
+        leaves = {}
         for path, leaf in jax.tree_util.tree_flatten_with_path(self.state.whole.opt_state)[0]:
             keys = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)][1:]  # behind the group's label
-            found.setdefault("/".join(keys), []).append(np.asarray(leaf))
-        return found
+            leaves.setdefault("/".join(keys), []).append(np.asarray(leaf))
+        return leaves
 
 
 def bits(tree):

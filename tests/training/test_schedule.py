@@ -56,12 +56,12 @@ def test_rates_are_those_of_the_original_at_every_iteration(case, wide):
     with jax.enable_x64(wide):
         rates = jax.jit(jax.vmap(schedule.rates))(jnp.arange(expected.shape[1]))
     for field, values in zip(FIELDS, expected, strict=True):
-        found = np.asarray(getattr(rates, field))
+        rate = np.asarray(getattr(rates, field))
         assert np.ptp(values) > 0 or (field == "accumulate" and case == "large batch")
         if field == "accumulate":
-            np.testing.assert_array_equal(found, values)
+            np.testing.assert_array_equal(rate, values)
         else:
-            np.testing.assert_allclose(found, values, rtol=1e-14 if wide else 3e-6, atol=1e-17 if wide else 1e-9)
+            np.testing.assert_allclose(rate, values, rtol=1e-14 if wide else 3e-6, atol=1e-17 if wide else 1e-9)
 
 
 def test_the_rate_lags_one_epoch_as_published():

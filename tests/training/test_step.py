@@ -265,10 +265,10 @@ def three_steps(spec, make_batch):
             losses.append([float(metrics[key]) for key in ("loss", "box", "obj", "cls", "gradient_norm")])
         assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
         results.append((losses, jax.device_get(state)))
-    (one_losses, one), (all_losses, many) = results
-    np.testing.assert_allclose(all_losses, one_losses, rtol=1e-5)
-    assert np.ptp(one_losses, axis=0).min() > 0
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(many), strict=True):
+    (single_losses, single), (all_losses, many) = results
+    np.testing.assert_allclose(all_losses, single_losses, rtol=1e-5)
+    assert np.ptp(single_losses, axis=0).min() > 0
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(single), jax.tree.leaves(many), strict=True):
         error = np.abs(a - b).max() / max(np.abs(a).max(), 1e-6)
         assert error < 1e-4, (jax.tree_util.keystr(path), error)
 

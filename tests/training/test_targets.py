@@ -11,7 +11,7 @@ ANCHORS = np.array([(1.25, 1.625), (2.0, 3.75), (4.125, 2.875)])
 
 def listed(boxes, mask, anchors, grid, threshold):
     """The assignments as the original lists them: rows (image, anchor, y, x, class) and relative boxes."""
-    kind = boxes.dtype.type
+    dtype = boxes.dtype.type
     size = np.array([grid[1], grid[0]], boxes.dtype)
     anchors = anchors.astype(boxes.dtype)
     rows, relative = [], []
@@ -21,13 +21,13 @@ def listed(boxes, mask, anchors, grid, threshold):
                 centre, side = boxes[image, place, 1:3] * size, boxes[image, place, 3:] * size
                 with np.errstate(divide="ignore"):
                     ratio = side / anchor
-                    if np.maximum(ratio, kind(1) / ratio).max() >= threshold:
+                    if np.maximum(ratio, dtype(1) / ratio).max() >= threshold:
                         continue
                 distance = (size - centre) if dx + dy < 0 else centre
                 axis = 0 if dx else 1
                 if (dx or dy) and not (distance[axis] % 1 < 0.5 and distance[axis] > 1):
                     continue
-                cell = (centre - np.array([dx, dy], boxes.dtype) * kind(0.5)).astype(int)
+                cell = (centre - np.array([dx, dy], boxes.dtype) * dtype(0.5)).astype(int)
                 cell = np.clip(cell, 0, size.astype(int) - 1)
                 rows.append((image, number, cell[1], cell[0], int(boxes[image, place, 0])))
                 relative.append(np.concatenate([centre - cell.astype(boxes.dtype), side]))

@@ -58,7 +58,7 @@ class FakeRun:
         self.finished = True
 
 
-def test_weights_and_biases_gets_figures_and_pictures_under_one_identity(tmp_path, monkeypatch):
+def test_weights_and_biases_gets_metrics_and_figures_under_one_identity(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb", reason="the extra wandb is not installed")
     monkeypatch.setattr(wandb, "init", FakeRun)
     settings = TrainSettings(wandb=True, entity="lab", freeze=("10",), project="runs/cells")

@@ -28,16 +28,16 @@ def on_one_and_on_all_devices(spec, _) -> None:
     placed = []
     put = jax.device_put
     validation.jax.device_put = lambda *args, **options: placed.append(put(*args, **options)) or placed[-1]
-    found = [
+    evaluations = [
         Validator(spec, loss, ("a", "b", "c"), make_mesh(devices))(variables, batches)
         for devices in (jax.devices()[:1], jax.devices())
     ]
     assert placed[-1].addressable_shards[0].data.shape[0] == 4 // len(jax.devices())
-    for evaluation in found:
+    for evaluation in evaluations:
         assert evaluation.images == 5
         assert min(evaluation.losses.values()) > 0
-    np.testing.assert_allclose([*found[0].losses.values()], [*found[1].losses.values()], rtol=1e-4)
-    np.testing.assert_allclose(found[0].curves.ap, found[1].curves.ap, atol=1e-3)
+    np.testing.assert_allclose([*evaluations[0].losses.values()], [*evaluations[1].losses.values()], rtol=1e-4)
+    np.testing.assert_allclose(evaluations[0].curves.ap, evaluations[1].curves.ap, atol=1e-3)
 
 
 def test_two_devices_find_what_one_does(on_devices):

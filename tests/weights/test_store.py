@@ -38,10 +38,10 @@ def leaves(tree):
 
 def assert_same(weights: Weights, other: Weights) -> None:
     assert (weights.spec, weights.names, dict(weights.source)) == (other.spec, other.names, dict(other.source))
-    found, expected = leaves(weights.variables), leaves(other.variables)
-    assert found.keys() == expected.keys()
-    assert len(found) == 19
-    for path, leaf in found.items():
+    leaves_read, expected = leaves(weights.variables), leaves(other.variables)
+    assert leaves_read.keys() == expected.keys()
+    assert len(leaves_read) == 19
+    for path, leaf in leaves_read.items():
         assert leaf.dtype == np.float32
         assert leaf.tobytes() == np.asarray(expected[path], np.float32).tobytes(), path
 

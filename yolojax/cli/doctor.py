@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _tables(report: dict[str, Any]) -> Iterable[Table]:
     """A table for every subject; each fits into 80 columns, long cells are wrapped."""
     from yolojax.doctor import PACKAGES, package_key
+    from yolojax.files import readable_size
 
     versions = {"yolojax": report["yolojax"], "Python": report["python"]}
     versions |= {name: report[package_key(name)] or "missing" for name in PACKAGES}
@@ -47,7 +48,7 @@ def _tables(report: dict[str, Any]) -> Iterable[Table]:
     machine = {
         "system": report["system"],
         "processors": str(report["processors"]),
-        "memory": f"{_size(report['memory_free_bytes'])} of {_size(report['memory_bytes'])} free",
+        "memory": f"{readable_size(report['memory_free_bytes'])} of {readable_size(report['memory_bytes'])} free",
         "huge pages": "used by train, val, detect and bench" if huge_pages is None else f"not used: {huge_pages}",
         "NVIDIA driver": report["nvidia_driver"] or "none",
     }
@@ -55,15 +56,19 @@ def _tables(report: dict[str, Any]) -> Iterable[Table]:
         machine[f"plugin for {name}"] = "installed, but there is no such device here: JAX starts without it"
     yield _table("machine", machine.items())
     yield _table("devices of JAX", ((row["platform"], row["kind"], _memory(row)) for row in report["devices"]))
-    yield _table("caches", ((row["name"], _size(row["bytes"]), row["folder"]) for row in report["caches"]))
-    yield _table("free space", ((row["name"], _size(row["free_bytes"]), row["folder"]) for row in report["disks"]))
+    yield _table("caches", ((row["name"], readable_size(row["bytes"]), row["folder"]) for row in report["caches"]))
+    yield _table(
+        "free space", ((row["name"], readable_size(row["free_bytes"]), row["folder"]) for row in report["disks"])
+    )
     yield _table("extras", ((row["name"], row["command"] or "installed") for row in report["extras"]))
 
 
 def _memory(row: dict[str, Any]) -> str:
     if row["memory_bytes"] is None:
         return "memory of the machine"
-    return f"{_size(row['memory_free_bytes'])} of {_size(row['memory_bytes'])} free for a program"
+    from yolojax.files import readable_size
+
+    return f"{readable_size(row['memory_free_bytes'])} of {readable_size(row['memory_bytes'])} free for a program"
 
 
 def _table(title: str, rows: Iterable[tuple[str, ...]]) -> Table:
@@ -79,15 +84,3 @@ def _table(title: str, rows: Iterable[tuple[str, ...]]) -> Table:
     if not table.rows:
         table.add_row("none")
     return table
-
-
-def _size(count: int) -> str:
-    """Bytes as people write them.
-
-    >>> _size(24_000_000_000), _size(1_500_000), _size(12)
-    ('24.0 GB', '1.5 MB', '12 B')
-    """
-    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= unit:
-            return f"{count / unit:,.1f} {name}"
-    return f"{count} B"

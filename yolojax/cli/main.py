@@ -27,6 +27,7 @@ COMMANDS = {
     "audit": "compare two checkpoints layer by layer",
     "plan": "say what a training step costs with each freeze, here or on an absent GPU or TPU, without training",
     "study": "compare freezing strategies, and frameworks, side by side",
+    "cache": "show or clear what is kept to save time",
     "doctor": "show versions, devices, memory, caches, and extras that are missing",
 }
 _COMPUTING = ("train", "val", "detect", "bench")  # many times on large arrays

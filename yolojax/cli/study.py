@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run what is missing, and write tables, plots and the report; 1 if a run failed."""
     from yolojax.files import write_json
-    from yolojax.study.measurements import measure_study, summarise
+    from yolojax.study.measurements import measure_study, summarise_runs
     from yolojax.study.report import write_report
     from yolojax.study.runner import planned_runs, run_study
     from yolojax.study.scenarios import check_study, load_study
@@ -57,5 +57,5 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"failed: {run.name}; log: {run.folder / 'log.txt'}")
     if arguments.json:
         measured = measure_study(whole, planned_runs(whole, output))
-        write_json(arguments.json, [dataclasses.asdict(row) for row in summarise(whole, measured)])
+        write_json(arguments.json, [dataclasses.asdict(row) for row in summarise_runs(whole, measured)])
     return 1 if failed else 0

@@ -30,7 +30,7 @@ from yolojax.runtime import cache_folder
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[str, int, int], None]
+SplitProgress = Callable[[str, int, int], None]
 Fingerprints = Mapping[str, str]
 
 TINY_SIDE = 3.0  # pixels of the file; a smaller box is hardly ever meant
@@ -137,7 +137,9 @@ class DataCheck:
         }
 
 
-def check_data(config: DataConfig, splits: Sequence[SplitName] = (), progress: Progress = lambda *_: None) -> DataCheck:
+def check_data(
+    config: DataConfig, splits: Sequence[SplitName] = (), progress: SplitProgress = lambda *_: None
+) -> DataCheck:
     """Decode every image and read every label of a data set.
 
     Args:
@@ -187,7 +189,7 @@ def require_clean(config: DataConfig, splits: Sequence[SplitName]) -> None:
 
 
 def _check_split(
-    config: DataConfig, name: SplitName, remembered: Fingerprints, seen: dict[str, str], progress: Progress
+    config: DataConfig, name: SplitName, remembered: Fingerprints, seen: dict[str, str], progress: SplitProgress
 ) -> tuple[SplitCheck, dict[str, list[str]]]:
     """Check a split; also gives the names of its images by their fingerprint, and adds to ``seen`` what there is to remember."""
     split = read_split(config, name)

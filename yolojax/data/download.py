@@ -31,7 +31,7 @@ from yolojax.runtime import cache_folder
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[str, int, int | None], None]
+DownloadProgress = Callable[[str, int, int | None], None]
 
 OFFICIAL_WEIGHTS = tuple(f"yolov5{size}{six}" for six in ("", "6") for size in "nsmlx")
 _RELEASE = "https://github.com/ultralytics/yolov5/releases/download/v7.0"
@@ -58,7 +58,7 @@ def weights_download(name: str) -> Download | None:
     return Download(url=f"{_RELEASE}/{stem}.pt") if stem in OFFICIAL_WEIGHTS else None
 
 
-def download_data(config: DataConfig, progress: Progress | None = None) -> Path:
+def download_data(config: DataConfig, progress: DownloadProgress | None = None) -> Path:
     """Fetch and unpack what the ``download`` section of a data set lists.
 
     Args:
@@ -89,7 +89,7 @@ def download_data(config: DataConfig, progress: Progress | None = None) -> Path:
     return root
 
 
-def download_weights(name: str, folder: Path, progress: Progress | None = None) -> Path:
+def download_weights(name: str, folder: Path, progress: DownloadProgress | None = None) -> Path:
     """Fetch official weights into a folder; arguments and errors as in ``download_data``."""
     item = weights_download(name)
     if item is None:
@@ -108,7 +108,7 @@ def download_weights(name: str, folder: Path, progress: Progress | None = None) 
     return target
 
 
-def fetch(item: Download, progress: Progress | None = None, purpose: str = "", *, pause: float = 1.0) -> Path:
+def fetch(item: Download, progress: DownloadProgress | None = None, purpose: str = "", *, pause: float = 1.0) -> Path:
     """Fetch one file into the cache folder, going on where an earlier try broke off, and check it.
 
     Args:
@@ -146,7 +146,7 @@ def _file_name(url: str) -> str:
 
 
 def _receive_all(
-    item: Download, part: Path, finished: Path, progress: Progress | None, purpose: str, pause: float
+    item: Download, part: Path, finished: Path, progress: DownloadProgress | None, purpose: str, pause: float
 ) -> None:
     reason, failures = "", 0
     while failures < _ATTEMPTS:
@@ -175,7 +175,7 @@ def _receive_all(
     )
 
 
-def _receive(item: Download, part: Path, progress: Progress | None) -> bool:
+def _receive(item: Download, part: Path, progress: DownloadProgress | None) -> bool:
     """Take up a download; whether it is whole now."""
     mark = part.with_name(f"{part.name}.version")  # what the server called the file that the part is from
     have = part.stat().st_size if part.is_file() else 0

@@ -152,7 +152,7 @@ def probe_stream(file: BinaryIO, name: str) -> tuple[tuple[int, int], str, list[
             file_format, (width, height) = image.format or "HEIF", image.size
             if isinstance(image, TiffImageFile):  # Pillow has turned this size already, and no other's
                 width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
-            # Asked for what it has not met yet, Pillow would decode a whole PNG to look behind its pixels.
+            # Pillow would decode a whole PNG to look for what may stand behind its pixels.
             has_exif = file_format != "PNG" or "exif" in image.info
             orientation = image.getexif().get(_EXIF_ORIENTATION, _UPRIGHT) if has_exif else _UPRIGHT
             if orientation in _TURNED:

@@ -126,11 +126,11 @@ def _inside(path: str) -> str:
     return path.partition("/")[2]
 
 
-def _same_bits(one: Any, other: Any) -> bool:
-    if one is None or other is None:
+def _same_bits(before: Any, after: Any) -> bool:
+    if before is None or after is None:
         return False
-    one, other = np.asarray(one), np.asarray(other)
-    return one.shape == other.shape and one.dtype == other.dtype and one.tobytes() == other.tobytes()
+    before, after = np.asarray(before), np.asarray(after)
+    return before.shape == after.shape and before.dtype == after.dtype and before.tobytes() == after.tobytes()
 
 
 def _difference(

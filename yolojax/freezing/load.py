@@ -1,4 +1,4 @@
-"""Strategies: who trains when.
+"""Strategies: which parameters train in which epochs.
 
 A strategy is a function of the epoch, of what happened so far and of the parameter paths; it gives a phase. It keeps no
 state, so a resumed run takes the same decisions. What follows ``--freeze`` is a selector, the name of a file in
@@ -92,14 +92,14 @@ def rehearse(strategy: Strategy, paths: Paths, epochs: int, network: str = "") -
     """
     ones = dict.fromkeys(paths, 1.0)
     history = History(epochs=epochs, network=network, gradient_norms=ones, parameter_norms=ones)
-    found: list[tuple[int, Phase]] = []
+    phases: list[tuple[int, Phase]] = []
     for epoch in range(epochs):
         phase = strategy.phase(epoch, history, paths)
-        if not found or found[-1][1] != phase:
-            found.append((epoch, phase))
+        if not phases or phases[-1][1] != phase:
+            phases.append((epoch, phase))
         record = EpochRecord(fitness=0.0, loss=1.0, learning_rate=1.0, movement=ones)
         history = dataclasses.replace(history, records=(*history.records, record))
-    return tuple(found)
+    return tuple(phases)
 
 
 def load_strategy(

@@ -1,8 +1,9 @@
-"""What was found in images."""
+"""Detections: what a network finds in images."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -237,31 +238,25 @@ class Results(list[Detections]):
           UserError: something cannot be written.
         """
         folder = new_run_folder(Path(save_dir).parent, Path(save_dir).name, exist_ok)
-        for stem, detections in zip(self._stems(), self, strict=True):
+        for stem, detections in self._named():
             detections.save(folder / f"{stem}.jpg")
         return folder
 
     def crop(self, save_dir: str | Path = "runs/detect/exp", exist_ok: bool = False) -> Path:
         """Write what is in each box as ``crops/CLASS/NAME_NUMBER.jpg``; ``results[0].crops()`` gives it as arrays.
 
-        Args:
-          save_dir: folder to make; ``exp2``, ``exp3``, … where it is taken.
-          exist_ok: use the folder even if it exists.
-
-        Returns:
-          The folder.
-
-        Raises:
-          UserError: something cannot be written.
+        Arguments, result and errors are those of ``save``.
         """
         folder = new_run_folder(Path(save_dir).parent, Path(save_dir).name, exist_ok)
-        for stem, detections in zip(self._stems(), self, strict=True):
+        for stem, detections in self._named():
             for number, (label, pixels) in enumerate(zip(detections.labels, detections.crops(), strict=True), 1):
                 write_image(folder / "crops" / class_folder(label) / f"{stem}_{number}.jpg", pixels)
         return folder
 
-    def _stems(self) -> list[str]:
-        return unique_stems([Path(item.path).stem or f"image{index}" for index, item in enumerate(self)])
+    def _named(self) -> Iterator[tuple[str, Detections]]:
+        """Every image with a file name of its own, without the ending."""
+        stems = unique_stems([Path(item.path).stem or f"image{index}" for index, item in enumerate(self)])
+        return zip(stems, self, strict=True)
 
 
 def _unknown(thing: Any, name: str, instead: str | None) -> str:

@@ -74,7 +74,7 @@ class ValSettings(_WithDtype):
     )
     dtype: Literal["float32", "bfloat16"] = flag("float32", "dtype of the computation")
     half: bool = flag(False, "the same as --dtype bfloat16")
-    noplots: bool = flag(False, "write no pictures")
+    noplots: bool = flag(False, "write no figures")
     project: str = flag("runs/val", "folder of the runs")
     name: str = flag("exp", "name of the run; exp, exp2, … when taken")
     exist_ok: bool = flag(False, "use the run folder even if it exists")
@@ -135,7 +135,7 @@ class DetectSettings(InferenceSettings):
 
     source: str | None = flag(
         None,
-        "image, video, folder, glob, .txt list of those, camera number or stream address; default: a few drawn pictures, for weights that know them",
+        "image, video, folder, glob, .txt list of those, camera number or stream address; default: a few drawn images, for weights that know them",
     )
     save_txt: bool = flag(False, "write detections as labels/*.txt: class x y w h, as fractions of the image")
     save_conf: bool = flag(False, "with --save-txt: the score at the end of each line")

@@ -103,19 +103,19 @@ def find_sources(text: str) -> tuple[list[Source], list[str]]:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--source {text}: the list cannot be read ({error})") from error
-    found: dict[str, Source] = {}
+    sources: dict[str, Source] = {}
     problems = []
     for number, line in enumerate(lines, 1):
         if line and not line.startswith("#"):
             beside = path.parent / line  # a list may be relative to itself
             try:
-                known = _expand(str(beside) if beside.exists() and not Path(line).exists() else line)
-                found |= {source.name: source for source in known}
+                named = _expand(str(beside) if beside.exists() and not Path(line).exists() else line)
+                sources |= {source.name: source for source in named}
             except UserError as error:
                 problems.append(f"{path}, line {number}: {str(error).removeprefix('--source ')}")
-    if not found:
+    if not sources:
         raise UserError(f"--source {text}: names nothing that exists" + (f"; {problems[0]}" if problems else ""))
-    return list(found.values()), problems
+    return list(sources.values()), problems
 
 
 def _expand(text: str) -> list[Source]:
@@ -125,8 +125,8 @@ def _expand(text: str) -> list[Source]:
     if path.is_file():
         kind = _kind(path)
         if kind is None:
-            known = ", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
-            raise UserError(f"--source {text}: is neither an image nor a video; known are {known}")
+            suffixes = ", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+            raise UserError(f"--source {text}: is neither an image nor a video; known are {suffixes}")
         return [Source(str(path), kind)]
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
@@ -134,10 +134,10 @@ def _expand(text: str) -> list[Source]:
         files = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
         if not files:
             raise UserError(f"--source {text}: no such file or folder")
-    found = [Source(str(file), kind) for file in files if file.is_file() and (kind := _kind(file)) is not None]
-    if not found:
+    sources = [Source(str(file), kind) for file in files if file.is_file() and (kind := _kind(file)) is not None]
+    if not sources:
         raise UserError(f"--source {text}: holds no image and no video")
-    return found
+    return sources
 
 
 def _kind(path: Path) -> str | None:

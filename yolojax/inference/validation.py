@@ -209,11 +209,11 @@ def prepare_validation(settings: ValSettings, devices: Sequence[jax.Device]) -> 
         if classes is not None:
             continue
         if item.spec.classes != len(data.names) and not settings.single_cls:
-            one = item.spec.classes == 1
+            single = item.spec.classes == 1
             remedy = "choose the data set that the weights were trained on"
             raise UserError(
-                f"--weights: {source} has {item.spec.classes} class{'' if one else 'es'}, but {data.file} names "
-                f"{len(data.names)}; {'give --single-cls if they were trained with it, else ' if one else ''}{remedy}"
+                f"--weights: {source} has {item.spec.classes} class{'' if single else 'es'}, but {data.file} names "
+                f"{len(data.names)}; {'give --single-cls if they were trained with it, else ' if single else ''}{remedy}"
             )
         elif item.names != data.names and not settings.single_cls:
             first, second = next(pair for pair in zip(item.names, data.names, strict=True) if pair[0] != pair[1])

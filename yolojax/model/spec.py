@@ -240,11 +240,8 @@ def _positive(content: Mapping[str, Any], key: str, where: str | Path) -> float:
 
 def _read_anchors(value: Any, where: str | Path) -> Anchors:
     rows = value if isinstance(value, list | tuple) else ()
-    good = [
-        isinstance(row, list | tuple) and len(row) > 0 and len(row) % 2 == 0 and all(map(_is_number, row))
-        for row in rows
-    ]
-    if not rows or not all(good):
+    pairs = (isinstance(row, list | tuple) and row and len(row) % 2 == 0 and all(map(_is_number, row)) for row in rows)
+    if not rows or not all(pairs):
         raise UserError(
             f"{where}: key 'anchors': expected one list 'width, height, width, height, …' per level, "
             f"or how many anchors each level has, found {value!r}"
@@ -310,7 +307,7 @@ def _shipped_anchors(strides: Sequence[int], count: int) -> Anchors:
     levels = dict(zip(shipped.strides, shipped.anchors, strict=True))
 
     def level(stride: int) -> tuple[tuple[float, float], ...]:
-        nearest = min(levels, key=lambda known: abs(math.log(known / stride)))
+        nearest = min(levels, key=lambda shipped_stride: abs(math.log(shipped_stride / stride)))
         sides = np.log(np.asarray(levels[nearest]) * (stride / nearest))
         places = np.linspace(0, len(sides) - 1, count) if count > 1 else np.array([(len(sides) - 1) / 2])
         between = [np.exp(np.interp(places, np.arange(len(sides)), sides[:, axis])) for axis in (0, 1)]

@@ -1,7 +1,7 @@
 """What a step can be compiled for: the devices of this machine, and accelerators that are not here.
 
 An absent accelerator is known by its description in ``configs/targets.yaml``; the plugins of the extra ``aot`` compile for it without a driver. They
-read environment variables when JAX is imported, so each target has a process of its own, started with ``environment`` (see ``plan``).
+read environment variables when JAX is imported, so each target has a process of its own, started with ``target_environment`` (see ``plan``).
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _is_installed(package: str) -> bool:
         return False
 
 
-def environment(target: Target) -> dict[str, str]:
+def target_environment(target: Target) -> dict[str, str]:
     """The variables to start a process with that compiles for ``target``, in addition to those that are set."""
     # JAX's cache of compiled programs does not serve devices that are absent, and its programs do not tell their memory.
     variables = {"JAX_ENABLE_COMPILATION_CACHE": "false", "JAX_PLATFORMS": "cpu"}
@@ -104,7 +104,7 @@ def environment(target: Target) -> dict[str, str]:
 
 
 def open_device(target: Target) -> jax.Device:
-    """The device to compile for, in a process that was started with ``environment``.
+    """The device to compile for, in a process that was started with ``target_environment``.
 
     Raises:
       UserError: it is a device of this machine that this machine does not have.

@@ -25,7 +25,7 @@ from yolojax.freezing.phases import Phase
 from yolojax.model.network import parameter_sizes
 from yolojax.model.spec import ModelSpec
 from yolojax.plan.cost import StepShape, largest_batch, step_cost, step_memory
-from yolojax.plan.devices import Target, environment, load_target, open_device, usable_bytes
+from yolojax.plan.devices import Target, load_target, open_device, target_environment, usable_bytes
 from yolojax.plan.settings import PlanSettings
 
 
@@ -111,7 +111,7 @@ def _rows_of(target: Target, settings: PlanSettings, spec: ModelSpec) -> Iterato
         words.seek(0)
         process = subprocess.Popen(
             [sys.executable, "-m", "yolojax.plan.plan"],
-            env=os.environ | environment(target),
+            env=os.environ | target_environment(target),
             stdin=words,
             stdout=subprocess.PIPE,
             stderr=errors,

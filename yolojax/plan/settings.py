@@ -1,4 +1,4 @@
-"""What a user can say about a plan; light to import."""
+"""Settings of ``yolojax plan``; light to import."""
 
 from __future__ import annotations
 

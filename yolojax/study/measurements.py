@@ -13,7 +13,7 @@ from typing import Any
 
 from yolojax.evaluation.metrics import fitness
 from yolojax.study.original import step_seconds
-from yolojax.study.runner import LOG, SAMPLES, Run
+from yolojax.study.runner import LOG, SAMPLES, StudyRun
 from yolojax.study.scenarios import Study
 from yolojax.training.report import read_results
 
@@ -63,7 +63,7 @@ class Measurement:
       samples: ``(seconds, utilisation, process bytes)`` over the run.
     """
 
-    run: Run
+    run: StudyRun
     status: str
     figures: Mapping[str, float | None]
     memory_source: str = ""
@@ -95,7 +95,7 @@ class Summary:
     spread: Mapping[str, float | None] = field(default_factory=dict)
 
 
-def measure_run(run: Run) -> Measurement:
+def measure_run(run: StudyRun) -> Measurement:
     """Read the folder of a run; whatever it does not hold (yet) is left out."""
     record = run.record()
     if record["status"] == "missing":
@@ -161,7 +161,7 @@ def _own_figures(results: Mapping[str, Any]) -> dict[str, float | None]:
     }
 
 
-def _torch_figures(run: Run, batch: int, samples: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+def _torch_figures(run: StudyRun, batch: int, samples: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     """What the log and the samples tell of a run of the original."""
     log = run.folder / LOG
     steps = step_seconds(log.read_text(encoding="utf-8", errors="replace")) if log.is_file() else []
@@ -205,7 +205,7 @@ def _utilisation(samples: Sequence[Mapping[str, Any]], cpus: int) -> tuple[list[
     return [row["cpu_percent"] / cpus for row in samples], "CPU"
 
 
-def measure_study(study: Study, runs: Iterable[Run]) -> list[Measurement]:
+def measure_study(study: Study, runs: Iterable[StudyRun]) -> list[Measurement]:
     """Every run of a study, in the order of its scenarios."""
     order = [scenario.name for scenario in study.scenarios]
     return sorted(
@@ -214,7 +214,7 @@ def measure_study(study: Study, runs: Iterable[Run]) -> list[Measurement]:
     )
 
 
-def summarise(study: Study, measurements: Sequence[Measurement]) -> list[Summary]:
+def summarise_runs(study: Study, measurements: Sequence[Measurement]) -> list[Summary]:
     """Mean and spread of every scenario over its finished runs."""
     summaries = []
     for scenario in study.scenarios:

@@ -17,6 +17,7 @@ from yolojax.data.sources import SplitName, load_data, open_split
 from yolojax.files import write_yaml
 from yolojax.hyperparameters import load_hyperparameters
 from yolojax.study.scenarios import Scenario, interpreter
+from yolojax.weights.find import EMBEDDED_WEIGHTS, find_weights, load_weights
 
 _SPLITS: tuple[SplitName, ...] = ("train", "val")
 # One finished epoch in the log: "  2/14  0G  0.1283  …  320: 100%|████| 13/13 [00:12<00:00,  1.05it/s]".
@@ -24,9 +25,12 @@ _EPOCH_LINE = re.compile(r"(\d+)/\d+ +[\d.]+G [^|]*: 100%\|[^|]*\| (\d+)/\2 \[[^
 
 
 def write_inputs(scenario: Scenario, folder: Path) -> None:
-    """Write what the original needs into ``folder``: the data in YOLO layout, its YAML, hyperparameters, a font.
+    """Write what the original needs into ``folder``: the data in YOLO layout, its YAML, hyperparameters, weights as a ``.pt``, a font.
 
     The user's own files are only read: the original repairs JPEGs in place and writes caches beside labels, so it gets copies.
+
+    Raises:
+      UserError: the weights are not there, or no ``.pt`` and PyTorch, which writes one, is missing.
     """
     data = load_data(scenario.settings.data, scenario.settings.data_root)
     settings = scenario.settings
@@ -43,6 +47,11 @@ def write_inputs(scenario: Scenario, folder: Path) -> None:
         folder / f"{scenario.folder}-hyp.yaml",
         {key: value for key, value in hyperparameters.items() if value is not None},
     )
+    weights = _weights_file(scenario, folder)
+    if not weights.is_file():
+        from convert.writer import write_checkpoint  # needs torch
+
+        write_checkpoint(weights, load_weights(scenario.settings.weights or EMBEDDED_WEIGHTS))
     font = folder / "config" / "Arial.ttf"
     if not font.is_file():  # the original downloads this font before it trains, unless there is one
         from matplotlib import get_data_path
@@ -53,6 +62,12 @@ def write_inputs(scenario: Scenario, folder: Path) -> None:
 
 def _data_file(data: DataConfig, folder: Path) -> Path:
     return folder / data.file.stem / "data.yaml"
+
+
+def _weights_file(scenario: Scenario, folder: Path) -> Path:
+    """The ``.pt`` that the original starts from: the user's, or one that ``write_inputs`` writes from weights of another kind."""
+    path = find_weights(scenario.settings.weights or EMBEDDED_WEIGHTS)
+    return path if path.suffix == ".pt" else folder / f"{scenario.folder}-weights.pt"
 
 
 def _write_sample(sample: Sample, folder: Path, split: str, number: int) -> None:
@@ -79,7 +94,7 @@ def original_command(scenario: Scenario, seed: int, run: Path, inputs: Path) -> 
     settings = scenario.settings
     # A bare file name would be taken for one to download.
     words: dict[str, Any] = {
-        "weights": Path(settings.weights or "").expanduser().resolve(),
+        "weights": _weights_file(scenario, inputs).resolve(),
         "data": _data_file(data, inputs).resolve(),
         "hyp": (inputs / f"{scenario.folder}-hyp.yaml").resolve(),
         "imgsz": settings.imgsz,

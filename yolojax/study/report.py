@@ -16,7 +16,7 @@ from string import Template
 from typing import Any
 
 from yolojax.files import write_file
-from yolojax.study.measurements import FIGURES, Measurement, Summary, summarise
+from yolojax.study.measurements import FIGURES, Measurement, Summary, summarise_runs
 from yolojax.study.plots import Plot, Style, make_plots, memory_figure, page_height, styles, to_png, to_svg
 from yolojax.study.runner import LOG
 from yolojax.study.scenarios import Reference, Study
@@ -76,7 +76,7 @@ def write_report(study: Study, measurements: Sequence[Measurement], output: Path
     Returns:
       The page.
     """
-    summaries = summarise(study, measurements)
+    summaries = summarise_runs(study, measurements)
     plots = make_plots(study, measurements, summaries)
     (output / "plots").mkdir(parents=True, exist_ok=True)
     for plot in plots:
@@ -150,17 +150,22 @@ def _markdown(
     columns = shown_columns(summaries)
     head = ["scenario", "BN", "runs", *(column.heading for column in columns)]
     rows = [
-        [one.name, one.frozen_bn, str(len(one.seeds)), *(_with_spread(column, one) for column in columns)]
-        for one in summaries
+        [
+            summary.name,
+            summary.frozen_bn,
+            str(len(summary.seeds)),
+            *(_with_spread(column, summary) for column in columns),
+        ]
+        for summary in summaries
     ]
     rows += [
         [
-            f"{one.name} ({one.source or 'published'})",
+            f"{published.name} ({published.source or 'published'})",
             "",
             "",
-            *(column.show(_published(one, column)) for column in columns),
+            *(column.show(_published(published, column)) for column in columns),
         ]
-        for one in study.reference
+        for published in study.reference
     ]
     lines = [f"# {study.title}", "", *([study.note, ""] if study.note else []), _progress(measurements), ""]
     lines += [_line(head), _line(["-"] * 3 + ["-:"] * len(columns)), *map(_line, rows), ""]

@@ -1,4 +1,4 @@
-"""Runs a study: one process per run, one after the other; finished runs stay, broken ones go on, failed ones stop nobody."""
+"""Runs a study: one process per run, one after the other; finished runs are kept, interrupted ones go on, a failed one stops no other."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RECORD, LOG, SAMPLES = "study.json", "log.txt", "samples.csv"
 
 
 @dataclass(frozen=True)
-class Run:
+class StudyRun:
     """One training of a study: a scenario, a seed, and the folder that holds all about it."""
 
     scenario: Scenario
@@ -48,14 +48,14 @@ class Run:
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"status": "missing", "seconds": 0.0}
 
 
-def planned_runs(study: Study, output: Path) -> list[Run]:
+def planned_runs(study: Study, output: Path) -> list[StudyRun]:
     """All runs of a study, seed by seed, so that an unfinished study compares everything on the same seeds.
 
     Raises:
       UserError: a folder holds a run of the same name with other settings.
     """
     runs = [
-        Run(scenario, seed, output / f"{scenario.folder}-seed{seed}")
+        StudyRun(scenario, seed, output / f"{scenario.folder}-seed{seed}")
         for seed in study.seeds
         for scenario in study.scenarios
     ]
@@ -73,7 +73,7 @@ def planned_runs(study: Study, output: Path) -> list[Run]:
 
 def run_study(
     study: Study, output: Path, extents: Mapping[str, Extent], after_run: Callable[[], None] = lambda: None
-) -> list[Run]:
+) -> list[StudyRun]:
     """Do what is still to do of a study.
 
     Args:
@@ -114,7 +114,7 @@ def run_study(
     return [run for run in runs if run.record()["status"] != "finished"]
 
 
-def _run(run: Run, inputs: Path, extent: Extent, interrupt: Interrupt, lock: int) -> int:
+def _run(run: StudyRun, inputs: Path, extent: Extent, interrupt: Interrupt, lock: int) -> int:
     """Train in a process of its own and watch it; its exit status."""
     run.folder.mkdir(parents=True, exist_ok=True)
     before = float(run.record()["seconds"])
@@ -178,7 +178,7 @@ def _epochs(folder: Path) -> int:
         return 0
 
 
-def own_command(run: Run) -> list[str]:
+def own_command(run: StudyRun) -> list[str]:
     """The command line of one of our own runs; it continues the run where its folder holds one."""
     return train_command(dataclasses.replace(run.scenario.settings, seed=run.seed), run.folder)
 
@@ -192,6 +192,6 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _plain_settings(run: Run) -> dict[str, Any]:
+def _plain_settings(run: StudyRun) -> dict[str, Any]:
     settings = dataclasses.asdict(run.scenario.settings)
     return {**json.loads(json.dumps(settings)), "framework": run.scenario.framework}

@@ -23,6 +23,7 @@ from yolojax.model.network import parameter_sizes
 from yolojax.training.settings import TrainSettings
 from yolojax.training.setup import Job, prepare
 from yolojax.tree import flatten
+from yolojax.weights.find import EMBEDDED_WEIGHTS, find_weights
 
 Framework = Literal["yolojax", "torch"]
 
@@ -197,8 +198,10 @@ def _check_torch_settings(settings: TrainSettings, row: Mapping[str, Any], where
         )
     if not all(word.isdigit() for word in settings.freeze):
         raise UserError(f"{where}: key 'freeze': the original takes layer numbers only")
-    if not (settings.weights or "").endswith(".pt"):
-        raise UserError(f"{where}: key 'weights': the original needs a .pt file, found {settings.weights!r}")
+    if settings.weights == "":
+        raise UserError(
+            f"{where}: key 'weights': the original starts from weights here; name a .pt, a run or other weights"
+        )
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
@@ -238,6 +241,7 @@ def check_study(study: Study) -> dict[str, Extent]:
         try:
             if scenario.framework == "torch":
                 _check_original(interpreter(scenario))
+                _check_original_weights(scenario.settings.weights)
             if common not in jobs:
                 with _quietly():
                     jobs[common], _ = prepare(common)
@@ -279,6 +283,13 @@ def interpreter(scenario: Scenario) -> str:
             "or leave this scenario out (--only)"
         )
     return expanded
+
+
+def _check_original_weights(weights: str | None) -> None:
+    if find_weights(weights or EMBEDDED_WEIGHTS).suffix != ".pt":
+        from convert.untrusted import import_torch
+
+        import_torch()  # which writes the .pt
 
 
 def _check_original(python: str) -> None:

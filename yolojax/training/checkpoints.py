@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
+from jax.experimental.multihost_utils import sync_global_devices
 
 from yolojax.errors import UserError
 from yolojax.files import disk_trouble
@@ -101,6 +103,17 @@ class Checkpoints:
         names = _named(template)
         leaves = self._read(step, state=ocp.args.StandardRestore(names))
         return jax.tree.unflatten(jax.tree.structure(template), [leaves[name] for name in names])
+
+    def set_aside(self, step: int) -> Path:
+        """Move a checkpoint that cannot be read out of the way of a new one of the same step; its place, ``damaged/`` in the run folder."""
+        damaged = self.folder.with_name("damaged")
+        place = next(place for number in count(1) if not (place := damaged / f"{step}-{number}").exists())
+        if jax.process_index() == 0:
+            damaged.mkdir(exist_ok=True)
+            (self.folder / str(step)).rename(place)
+        sync_global_devices("a damaged checkpoint is set aside")
+        self._manager.reload()
+        return place
 
     def _read(self, step: int, **item: Any) -> Any:
         try:

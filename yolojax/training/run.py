@@ -240,6 +240,8 @@ def open_run(settings: TrainSettings, given: Set[str]) -> Iterator[Run]:
             log.info("%s has no checkpoint yet: starting it again", folder)
             job, variables = prepare(now)
     else:
+        if settings.exist_ok:
+            _refuse_unfinished(Path(settings.project, settings.name))
         job, variables = prepare(settings.with_absolute_paths())
         folder = new_run_folder(settings.project, settings.name, settings.exist_ok)
     with closing(job.stream), locked(folder) if jax.process_index() == 0 else nullcontext():
@@ -283,12 +285,8 @@ def resume(job: Job, folder: Path, changes: list[str]) -> Run:
     checkpoints = Checkpoints(folder)
     position, phase, arrays = _restore(job, checkpoints)
     if job.epochs > position.history.epochs:
-        changes = [
-            f"{change}; from here on the schedule is that of {job.epochs} epochs"
-            if change.startswith("--epochs")
-            else change
-            for change in changes
-        ]
+        longer = f"; from here on the schedule is that of {job.epochs} epochs"
+        changes = [change + longer if change.startswith("--epochs") else change for change in changes]
         position.history = dataclasses.replace(position.history, epochs=job.epochs)
         position.stopped = False
     _check_data(job, folder)
@@ -303,20 +301,21 @@ def resume(job: Job, folder: Path, changes: list[str]) -> Run:
 
 
 def _restore(job: Job, checkpoints: Checkpoints) -> tuple[Position, Phase, dict[str, Any]]:
-    """The newest checkpoint that can be read; those that cannot are told."""
-    damaged = []
+    """The newest checkpoint that can be read; those that cannot are told and set aside."""
+    damaged: dict[int, str] = {}
     for step in checkpoints.steps():
         try:
             position = Position.from_json(checkpoints.progress(step))
             phase = _phase_of(job, position)
             arrays = checkpoints.restore(step, _template(job, position, phase))
         except CheckpointError as error:
-            damaged.append(str(error))
+            damaged[step] = str(error)
             continue
-        for sentence in damaged:
-            log.warning("%s; the one before it is used", sentence)
+        for later, sentence in damaged.items():
+            log.warning("%s; it is moved to %s, and the one before it is used", sentence, checkpoints.set_aside(later))
         return position, phase, arrays
-    raise UserError("no checkpoint of this run can be read; start it again without --resume: " + "; ".join(damaged))
+    sentences = "; ".join(damaged.values())
+    raise UserError(f"no checkpoint of this run can be read; start it again without --resume: {sentences}")
 
 
 def _phase_of(job: Job, position: Position) -> Phase:
@@ -377,6 +376,14 @@ def _folder_to_resume(settings: TrainSettings, given: Set[str]) -> Path:
             )
         return folder
     return find_run_folder(settings.resume or "latest", settings.project)
+
+
+def _refuse_unfinished(folder: Path) -> None:
+    if has_checkpoint(folder) and not (folder / RESULTS).is_file():
+        raise UserError(
+            f"{folder}: holds an unfinished run, and --exist-ok replaces finished ones only; continue it with --resume {folder}, "
+            f"choose another --name, or delete {folder / 'checkpoints'} to give it up"
+        )
 
 
 def _refuse_finished(folder: Path, settings: TrainSettings, extended: bool) -> None:

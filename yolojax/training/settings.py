@@ -97,7 +97,7 @@ class TrainSettings:
     workers: int = flag(8, "data loading processes at most; 0 loads in this process")
     project: str = flag("runs/train", "folder of the runs")
     name: str = flag("exp", "name of the run; exp, exp2, … when taken")
-    exist_ok: bool = flag(False, "use the run folder even if it exists")
+    exist_ok: bool = flag(False, "use the run folder even if it exists; a finished run in it is replaced")
     cos_lr: bool = flag(False, "cosine instead of linear learning rate")
     label_smoothing: float = flag(0.0, "label smoothing epsilon")
     patience: int = flag(100, "epochs without improvement before stopping; 0 never stops")

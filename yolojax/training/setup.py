@@ -17,12 +17,11 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from yolojax.config import configs_root
-from yolojax.data.anchors import check_anchors
 from yolojax.data.batches import StreamSettings, ValidationBatches, validation_batches
 from yolojax.data.check import require_clean
 from yolojax.data.colour import load_effects
 from yolojax.data.config import DataConfig
-from yolojax.data.sample import Sample, Split
+from yolojax.data.sample import Split
 from yolojax.data.sources import load_data, open_split
 from yolojax.data.stream import TrainingStream, training_stream
 from yolojax.errors import UserError
@@ -31,8 +30,8 @@ from yolojax.freezing.phases import Phase
 from yolojax.freezing.random_layers import frozen_random, random_sentence
 from yolojax.hyperparameters import Hyperparameters, load_hyperparameters
 from yolojax.mesh import make_mesh
-from yolojax.model.network import Variables, abstract_variables, init_variables, parameter_sizes
-from yolojax.model.spec import ModelSpec, load_spec, nearest_shipped, whole_strides
+from yolojax.model.network import Variables, abstract_variables, parameter_sizes
+from yolojax.model.spec import ModelSpec, load_spec, whole_strides
 from yolojax.runtime import select_devices
 from yolojax.training.loss import LossSettings
 from yolojax.training.optimizer import OptimizerSettings
@@ -41,7 +40,8 @@ from yolojax.training.settings import Resolved, TrainSettings
 from yolojax.training.step import fixed_modules
 from yolojax.tree import flatten
 from yolojax.weights.find import EMBEDDED_WEIGHTS, load_weights
-from yolojax.weights.store import Weights, transfer
+from yolojax.weights.start import RandomArrays, fit_anchors, start_variables
+from yolojax.weights.store import Weights
 
 log = logging.getLogger(__name__)
 
@@ -192,8 +192,9 @@ def prepare(settings: TrainSettings) -> tuple[Job, Variables]:
         require_clean(data, ("train", "val"))
     train = open_split(data, "train", single_class=settings.single_cls, needs_boxes=True)
     val = open_split(data, "val", single_class=settings.single_cls)
-    spec = _fit_anchors(settings, hyperparameters, spec, weights, train.samples, image_size)
-    variables, source, fresh = _place(weights, spec, settings.seed)
+    keep = settings.noautoanchor or bool(spec.branches)  # those of a branch belong to the boxes that it was trained on
+    spec = fit_anchors(spec, weights, train.samples, image_size, hyperparameters, keep=keep, seed=settings.seed)
+    variables, source, fresh = start_variables(weights, spec, settings.seed)
     _check_random_layers(settings, strategy, resolved.epochs, spec, tuple(flatten(variables["params"])), fresh)
     resolved = replace(resolved, imgsz=image_size)
     network = NetworkRecord(spec, names, source)
@@ -326,7 +327,7 @@ def _architecture(settings: TrainSettings, weights: Weights | None, classes: int
 
 
 def _check_random_layers(
-    settings: TrainSettings, strategy: Strategy, epochs: int, spec: ModelSpec, paths: Sequence[str], fresh: _Fresh
+    settings: TrainSettings, strategy: Strategy, epochs: int, spec: ModelSpec, paths: Sequence[str], fresh: RandomArrays
 ) -> None:
     """Warn of layers that start from random numbers and never train; with ``--strict`` refuse them."""
     phases = (phase for _, phase in rehearse(strategy, paths, epochs, spec.name))
@@ -335,92 +336,3 @@ def _check_random_layers(
         if settings.strict:
             raise UserError(sentence)
         log.warning("%s (--strict refuses this)", sentence)
-
-
-@dataclass(frozen=True)
-class _Fresh:
-    """Paths of arrays that start from random numbers, and why they do."""
-
-    paths: Sequence[str]
-    reason: str
-
-
-def _place(weights: Weights | None, spec: ModelSpec, seed: int) -> tuple[Variables, dict[str, object], _Fresh]:
-    """The arrays to start from, what to record of where they come from, and which of them are random."""
-    key = jax.random.key(seed)
-    if weights is None:
-        log.info("%s with %d classes starts from random weights", spec.name, spec.classes)
-        variables = jax.tree.map(np.asarray, init_variables(spec, key))
-        fresh = _Fresh(tuple(flatten(variables["params"])), "there are no weights to start from")
-        return variables, {"file": None, "trained_by": "yolojax"}, fresh
-    moved = transfer(weights, spec, key)
-    total = len(moved.transferred) + len(moved.initialised)
-    log.info(
-        "%s: %d of %d arrays taken from %s",
-        spec.name,
-        len(moved.transferred),
-        total,
-        weights.source.get("file", "the weights"),
-    )
-    reason = "they are not in the weights"
-    if weights.spec.classes != spec.classes:
-        reason = f"{weights.spec.classes} classes before, {spec.classes} now"
-    if moved.initialised:
-        modules = sorted({path.split("/")[0] for path in moved.initialised}, key=lambda name: int(name.split("_")[1]))
-        log.info("newly initialised (%s): %s", reason, ", ".join(modules))
-    source = {**weights.source, "trained_by": "yolojax", "trained_from": weights.source.get("file")}
-    return moved.variables, source, _Fresh(moved.initialised, reason)
-
-
-def _fit_anchors(
-    settings: TrainSettings,
-    hyperparameters: Hyperparameters,
-    spec: ModelSpec,
-    weights: Weights | None,
-    samples: Sequence[Sample],
-    image_size: int,
-) -> ModelSpec:
-    """The network with anchors that fit the boxes: its own where they do, or where ``--noautoanchor`` says so."""
-    if not spec.own_anchors and not hyperparameters.anchors:
-        return _find_anchors(settings, hyperparameters, spec, weights, samples, image_size)
-    if settings.noautoanchor or spec.branches:  # the anchors of a branch belong to the boxes that it was trained on
-        return spec
-    anchors = spec.anchors
-    if hyperparameters.anchors:
-        # As in the original, the key asks for this many anchors of no use, which are then always replaced.
-        sides = range(1, 2 * round(hyperparameters.anchors), 2)
-        anchors = tuple(tuple((float(side), float(side + 1)) for side in sides) for _ in spec.anchors)
-    check = check_anchors(samples, anchors, image_size, hyperparameters.anchor_t, settings.seed)
-    if check.anchors is None:
-        log.info(check.reason)
-        return spec
-    shown = " | ".join(" ".join(f"{w:g},{h:g}" for w, h in level) for level in check.anchors)
-    log.warning("%s; they replace those of %s (--noautoanchor keeps them): %s", check.reason, spec.name, shown)
-    return spec.with_anchors(check.anchors)
-
-
-def _find_anchors(
-    settings: TrainSettings,
-    hyperparameters: Hyperparameters,
-    spec: ModelSpec,
-    weights: Weights | None,
-    samples: Sequence[Sample],
-    image_size: int,
-) -> ModelSpec:
-    """Anchors for a network whose file says only how many each level has: found for the boxes, or taken over where there are too few."""
-    count = len(spec.anchors[0])
-    asked = f"{spec.name} asks for {count} anchors per level"
-    if not settings.noautoanchor:
-        # No box is near these, so that any that can be found are better.
-        useless = tuple(((stride / 10_000, stride / 10_000),) * count for stride in spec.strides)
-        check = check_anchors(samples, useless, image_size, hyperparameters.anchor_t, settings.seed)
-        if check.anchors is not None:
-            shown = " | ".join(" ".join(f"{w:g},{h:g}" for w, h in level) for level in check.anchors)
-            log.info("%s; they were found for the boxes and fit %.2f%%: %s", asked, 100 * check.new_recall, shown)
-            return spec.with_anchors(check.anchors)
-    reason = "--noautoanchor" if settings.noautoanchor else "too few different boxes to find them for"
-    if weights and weights.spec.strides == spec.strides and len(weights.spec.anchors[0]) == count:
-        log.warning("%s (%s): those of the weights are taken", asked, reason)
-        return spec.with_anchors(weights.spec.anchors)
-    log.warning("%s (%s): those of %s are taken", asked, reason, nearest_shipped(spec.strides))
-    return spec.with_anchors(spec.anchors)

@@ -178,25 +178,25 @@ def _without_fit(given: Mapping[str, Any], expected: Mapping[str, Any]) -> list[
     return [path for path, leaf in expected.items() if path not in given or given[path].shape != leaf.shape]
 
 
-def differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> list[str]:
+def differences(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> list[str]:
     """What keeps arrays from filling a network: one sentence each for missing, unknown and differing ones; empty if they fit.
 
     >>> differences({"a": (3,), "b": (2,)}, {"a": (4,)})
     ['missing: b', 'other shape: a (4,) instead of (3,)']
     """
-    both = expected.keys() & found.keys()
-    kinds = {
+    both = expected.keys() & given.keys()
+    problems = {
         "missing": [name for name in expected if name not in both],
-        "unknown": [name for name in found if name not in both],
+        "unknown": [name for name in given if name not in both],
         "other shape": [
-            f"{name} {found[name]} instead of {expected[name]}"
+            f"{name} {given[name]} instead of {expected[name]}"
             for name in expected
-            if name in both and found[name] != expected[name]
+            if name in both and given[name] != expected[name]
         ],
     }
     return [
-        f"{kind}: {', '.join(names[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        for kind, names in kinds.items()
+        f"{problem}: {', '.join(names[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        for problem, names in problems.items()
         if names
     ]
 

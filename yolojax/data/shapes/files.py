@@ -11,7 +11,7 @@ import cv2
 
 from yolojax.config import from_mapping
 from yolojax.data.config import DataConfig
-from yolojax.data.shapes.scene import VARIANTS, ShapesSettings, Split, draw_scene
+from yolojax.data.shapes.scene import VARIANTS, ShapesSettings, ShapesSplit, draw_scene
 from yolojax.errors import UserError
 from yolojax.files import complete_folder
 from yolojax.runtime import cache_folder
@@ -78,7 +78,7 @@ def _check(settings: ShapesSettings) -> None:
         raise UserError(f"shapes: seed must be 0 to 4294967295, not {settings.seed}")
 
 
-def _write_split(root: Path, settings: ShapesSettings, split: Split, count: int) -> None:
+def _write_split(root: Path, settings: ShapesSettings, split: ShapesSplit, count: int) -> None:
     images, labels = root / "images" / split, root / "labels" / split
     images.mkdir(parents=True)
     labels.mkdir(parents=True)

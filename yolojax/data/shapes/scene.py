@@ -27,7 +27,7 @@ CONTRAST = 150  # sum over the channels between an object's colours and the back
 SUPERSAMPLING = 4
 
 Integers = NDArray[np.int64]
-Split = Literal["train", "val"]
+ShapesSplit = Literal["train", "val"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Scene:
+class ShapesScene:
     """An image and what is in it.
 
     Attributes:
@@ -86,7 +86,7 @@ VARIANTS: Mapping[str, Variant] = {
 _SIDES = [round(SMALLEST * (LARGEST / SMALLEST) ** (k / 60)) for k in range(61)]
 
 
-def draw_scene(settings: ShapesSettings, split: Split, index: int) -> Scene:
+def draw_scene(settings: ShapesSettings, split: ShapesSplit, index: int) -> ShapesScene:
     """Draw one image.
 
     Args:
@@ -127,7 +127,7 @@ def draw_scene(settings: ShapesSettings, split: Split, index: int) -> Scene:
             _paint(image, _surface(random, coverage, texture, ground, tint), coverage, corner)
     boxes = [(label, *_box(owner == row)) for row, label in enumerate(classes)]
     scale = np.array([1, size, size, size, size], np.float32)
-    return Scene(image, np.array(boxes, np.float32) / scale, owner, background)
+    return ShapesScene(image, np.array(boxes, np.float32) / scale, owner, background)
 
 
 def _choose(random: RandomState, names: Sequence[str]) -> str:

@@ -111,3 +111,17 @@ def test_exports_give_the_same(joined, capsys):
     words = ["--weights", str(joined), "--img", "64", "--device", "cpu", "--nms", "--conf-thres", "0.0001"]
     assert main(["export", *words, "--include", "stablehlo"]) == 0
     assert "ok" in capsys.readouterr().out
+
+
+def test_detect_begins_with_the_rows_of_old_classes(networks, tiny_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    data = yaml.safe_load(tiny_data.read_text()) | {"names": ["Red", "sky", "grass"]}
+    (tmp_path / "three.yaml").write_text(yaml.safe_dump(data))
+    words = ["--weights", str(networks[1]), "--data", "three.yaml", "--img", "64", "--batch", "4", "--epochs", "1"]
+    words += ["--freeze", "6", "--workers", "0", "--noplots", "--device", "cpu", "--init-head", "names"]
+    assert main(["train", *words, "--same-as", "grass=green"]) == 0
+    assert "of classes: Red from red, grass from green; at their prior: sky" in capsys.readouterr().out
+    source = read_weights(tmp_path / "runs" / "train" / "exp" / "weights" / "best").source
+    assert source["init_head"] == {"mode": "names", "classes": {"Red": "red", "grass": "green"}, "left": ["sky"]}
+    assert main(["train", *words, "--same-as", "grass=lawn"]) == 2
+    assert "--same-as grass=lawn: 'lawn' is no class of the weights (red, green)" in capsys.readouterr().err

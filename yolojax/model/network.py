@@ -115,7 +115,7 @@ def _initial_variables(spec: ModelSpec, key: Array) -> Variables:
     params = _uniform_fan_in(body_key, variables["params"]) | _uniform_fan_in(head_key, heads)
     for name, network in zip(detects, spec.networks, strict=True):
         for level, stride in enumerate(network.strides):
-            params[name][f"m_{level}"]["bias"] += _prior_logits(network, stride)
+            params[name][f"m_{level}"]["bias"] += prior_logits(network, stride)
     return {
         "params": params,
         "batch_stats": jax.tree_util.tree_map_with_path(_initial_statistic, variables["batch_stats"]),
@@ -145,8 +145,8 @@ def _uniform_fan_in(key: Array, shapes: dict[str, Any]) -> dict[str, Any]:
     return fill(shapes)
 
 
-def _prior_logits(spec: ModelSpec, stride: int) -> Array:
-    """What a level's bias starts from: 8 objects in an image of 640 px, spread over all cells, and classes alike."""
+def prior_logits(spec: ModelSpec, stride: int) -> Array:
+    """What a level's bias starts from, ``(anchors * (5 + classes),)``: 8 objects in an image of 640 px, spread over all cells, and classes alike."""
     prior = [0.0] * 4 + [math.log(8 / (640 / stride) ** 2)] + [math.log(0.6 / (spec.classes - 0.99999))] * spec.classes
     return jnp.tile(jnp.asarray(prior, jnp.float32), len(spec.anchors[0]))
 

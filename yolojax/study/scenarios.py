@@ -29,7 +29,14 @@ Framework = Literal["yolojax", "torch"]
 
 _STUDY_KEYS = ("title", "note", "train", "seeds", "scenarios", "reference")
 _OWN_FLAGS = ("resume", "project", "name", "exist_ok", "seed")  # the study sets these itself
-_ONLY_HERE = {"frozen_bn": "track", "dtype": "float32", "cfg": "", "strict": False}  # what the original always does
+_ONLY_HERE = {
+    "frozen_bn": "track",
+    "init_head": "fresh",
+    "same_as": (),
+    "dtype": "float32",
+    "cfg": "",
+    "strict": False,
+}  # what the original always does
 
 
 @dataclass(frozen=True, kw_only=True)

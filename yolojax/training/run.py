@@ -362,7 +362,8 @@ def read_settings(folder: Path) -> TrainSettings:
 
 def write_settings(settings: TrainSettings, folder: Path) -> None:
     """Write what ``read_settings`` reads."""
-    write_yaml(folder / SETTINGS, {**dataclasses.asdict(settings), "resume": None, "freeze": list(settings.freeze)})
+    values = {**dataclasses.asdict(settings), "resume": None}
+    write_yaml(folder / SETTINGS, {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()})
 
 
 def _folder_to_resume(settings: TrainSettings, given: Set[str]) -> Path:

@@ -69,6 +69,14 @@ class TrainSettings:
         "fixed",
         "BatchNorm of frozen layers: fixed = running statistics used and kept; track = batch statistics, as YOLOv5 does",
     )
+    init_head: Literal["fresh", "boxes", "names"] = flag(
+        "fresh",
+        "what Detect begins with for other classes: fresh = random numbers, as YOLOv5; boxes = the old rows of boxes and objectness; "
+        "names = those of classes of the same name too",
+    )
+    same_as: tuple[str, ...] = flag(
+        (), "with --init-head names: NEW=OLD, classes that are named otherwise in the weights", nargs="+"
+    )
     dtype: Literal["float32", "bfloat16"] = flag("float32", "dtype of the computation; parameters stay float32")
     rect: bool = flag(False, "rectangular training: batches of one aspect ratio, no mosaic, no shuffling")
     resume: str | None = flag(
@@ -116,8 +124,18 @@ class TrainSettings:
             raise UserError("--batch-size -1: name a number; 'yolojax plan' says what fits into the memory of a device")
         if self.image_weights and self.rect:
             raise UserError("--image-weights: cannot go with --rect, whose batches are in a fixed order")
+        if self.same_as and self.init_head != "names":
+            raise UserError("--same-as: says which classes are the same for --init-head names")
+        for pair in self.same_as:
+            if not all(part.strip() for part in pair.split("=", 1)) or "=" not in pair:
+                raise UserError(f"--same-as {pair}: write NEW=OLD, a class of the data set and one of the weights")
         at_least(self, epochs=1, batch_size=1, imgsz=32, workers=0, patience=0, seed=0)
         fraction(self, "label_smoothing", below=True)
+
+    @property
+    def same_as_classes(self) -> dict[str, str]:
+        """``same_as``, by the new name."""
+        return {new.strip(): old.strip() for new, old in (pair.split("=", 1) for pair in self.same_as)}
 
     def resolve(self, data: DataConfig) -> Resolved:
         """What is not given, filled in from the data set, else from YOLOv5's defaults."""

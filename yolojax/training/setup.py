@@ -194,7 +194,9 @@ def prepare(settings: TrainSettings) -> tuple[Job, Variables]:
     val = open_split(data, "val", single_class=settings.single_cls)
     keep = settings.noautoanchor or bool(spec.branches)  # those of a branch belong to the boxes that it was trained on
     spec = fit_anchors(spec, weights, train.samples, image_size, hyperparameters, keep=keep, seed=settings.seed)
-    variables, source, fresh = start_variables(weights, spec, settings.seed)
+    variables, source, fresh = start_variables(
+        weights, spec, settings.seed, names, settings.init_head, settings.same_as_classes
+    )
     _check_random_layers(settings, strategy, resolved.epochs, spec, tuple(flatten(variables["params"])), fresh)
     resolved = replace(resolved, imgsz=image_size)
     network = NetworkRecord(spec, names, source)

@@ -8,8 +8,7 @@ import pytest
 
 from yolojax.errors import UserError
 from yolojax.lock import LOCK, locked
-from yolojax.training.run import _folder_to_resume, _refuse_finished
-from yolojax.training.run import read_settings, write_settings
+from yolojax.training.run import _folder_to_resume, _refuse_finished, read_settings, write_settings
 from yolojax.training.settings import TrainSettings, settings_to_resume
 
 STORED = TrainSettings(data="a.yaml", epochs=5, freeze=("10",), workers=2)

@@ -59,9 +59,9 @@ def match_classes(
     new_names = {_plain(name): name for name in names}
     wanted: dict[str, str] = {}
     for new, old in (same_as or {}).items():
-        for name, known, whose in ((new, new_names, "the data set"), (old, old_names, "the weights")):
-            if _plain(name) not in known:
-                listed = ", ".join(list(known.values())[:8])
+        for name, known, whose in ((new, names, "the data set"), (old, weights.names, "the weights")):
+            if _plain(name) not in map(_plain, known):
+                listed = ", ".join(known[:8])
                 raise UserError(f"--same-as {new}={old}: {name!r} is no class of {whose} ({listed})")
         wanted[new_names[_plain(new)]] = old_names[_plain(old)]
     classes: dict[str, str] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import shutil
 import tomllib
 from collections import Counter
@@ -16,8 +17,9 @@ import jax
 import pytest
 import yaml
 
-from yolojax.cli.main import COMMANDS
+from yolojax.cli.main import COMMANDS, build_parser
 from yolojax.config import configs_root
+from yolojax.flags import with_dashes
 from yolojax.model.network import abstract_variables
 from yolojax.model.spec import load_spec
 from yolojax.version import __version__
@@ -42,8 +44,11 @@ def texts() -> list[Path]:
     return sorted([*(file for file in files if file.suffix in (".py", ".md", ".yaml")), *REPOSITORY.glob("*.md")])
 
 
-def anchors(document: str) -> set[str]:
-    """Anchors of the headings, as GitHub and MyST make them."""
+def anchors(file: Path) -> set[str]:
+    """Anchors of the headings, as GitHub and MyST make them; a page may be another file that it includes."""
+    document = file.read_text(encoding="utf-8")
+    if included := re.match(r"```{include} (\S+)", document):
+        return anchors(file.parent / included[1])
     headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", document, flags=re.DOTALL), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -78,7 +83,7 @@ def test_links_inside_the_repository_lead_somewhere(document):
             assert not anchor or anchor in {f"yolojax-{name}" for name in COMMANDS}, target
             continue
         assert file.exists(), target
-        assert not anchor or anchor in anchors(file.read_text(encoding="utf-8")), target
+        assert not anchor or anchor in anchors(file), target
 
 
 @pytest.mark.parametrize("document", ["docs/architecture.md", "CONTRIBUTING.md", "SECURITY.md", "tests/README.md"])
@@ -88,6 +93,28 @@ def test_files_that_are_named_exist(document):
     assert named
     places = [REPOSITORY, REPOSITORY / "yolojax", REPOSITORY / "tests", REPOSITORY / ".github" / "workflows"]
     assert not [name for name in named if "NAME" not in name and not any((place / name).exists() for place in places)]
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every command that stands on a line of its own: the document's name and the words; continued lines are put together."""
+    lines = []
+    for document in documents():
+        text = document.read_text(encoding="utf-8").replace("\\\n", " ")
+        for line in re.findall(r"^ *((?:yolojax|python train\.py|python -m yolojax) [^#\n]+)", text, re.MULTILINE):
+            if not re.search(r"[\[|…]|COMMAND", line):  # a synopsis, or prose
+                lines.append((str(document.relative_to(REPOSITORY)), line.split(" && ")[0].strip()))
+    return lines
+
+
+def test_commands_are_taken_as_they_are_written():
+    assert len(commands()) > 40
+    for document, line in commands():
+        words = shlex.split(line)
+        words = ["train", *words[2:]] if words[1] == "train.py" else words[words.index("yolojax") + 1 :]
+        try:
+            build_parser(words[0]).parse_args(with_dashes(words))
+        except SystemExit as error:
+            raise AssertionError(f"{document}: {line}") from error
 
 
 def test_the_table_of_hyperparameters_is_that_of_the_files():

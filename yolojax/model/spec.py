@@ -113,12 +113,12 @@ class ModelSpec:
 
     @cached_property
     def coarsest(self) -> int:
-        """Pixels that image sides must be multiples of: every stride inside the network divides it, also where Detect reads none so coarse."""
+        """The pixels that image sides must be multiples of; every stride inside the network divides it, also where Detect reads none so coarse."""
         return math.lcm(*(layer.reduction for layer in self.resolved))
 
     @cached_property
     def stride(self) -> int:
-        """Pixels that image sides are made multiples of: ``coarsest``, but at least 32, as in YOLOv5."""
+        """The pixels that image sides are made multiples of; ``coarsest``, but at least 32, as in YOLOv5."""
         return math.lcm(_LEAST_STRIDE, self.coarsest)
 
     def to_dict(self) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from yolojax.training.settings import Resolved, TrainSettings
 from yolojax.training.step import fixed_modules
 from yolojax.tree import flatten
 from yolojax.weights.find import EMBEDDED_WEIGHTS, load_weights
-from yolojax.weights.start import RandomArrays, fit_anchors, start_variables
+from yolojax.weights.start import RandomArrays, start_variables, with_fitting_anchors
 from yolojax.weights.store import Weights
 
 log = logging.getLogger(__name__)
@@ -193,7 +193,9 @@ def prepare(settings: TrainSettings) -> tuple[Job, Variables]:
     train = open_split(data, "train", single_class=settings.single_cls, needs_boxes=True)
     val = open_split(data, "val", single_class=settings.single_cls)
     keep = settings.noautoanchor or bool(spec.branches)  # those of a branch belong to the boxes that it was trained on
-    spec = fit_anchors(spec, weights, train.samples, image_size, hyperparameters, keep=keep, seed=settings.seed)
+    spec = with_fitting_anchors(
+        spec, weights, train.samples, image_size, hyperparameters, keep=keep, seed=settings.seed
+    )
     variables, source, fresh = start_variables(
         weights, spec, settings.seed, names, settings.init_head, settings.same_as_classes
     )

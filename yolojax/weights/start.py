@@ -95,7 +95,7 @@ def start_variables(
     return variables, source, RandomArrays(initialised, reason)
 
 
-def fit_anchors(
+def with_fitting_anchors(
     spec: ModelSpec,
     weights: Weights | None,
     samples: Sequence[Sample],

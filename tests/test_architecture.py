@@ -17,7 +17,7 @@ TIERS = [
     },
     {"model", "freezing", "data", "evaluation"},
     {"weights.store"},
-    {"convert", "weights.safetensors", "weights.card", "weights.join", "weights.head"},
+    {"convert", "weights.safetensors", "weights.card", "weights.join", "weights.head", "weights.delta"},
     {"weights.find", "weights.start"},
     {"training", "inference"},
     {"study"},

@@ -8,8 +8,8 @@ import pytest
 
 from yolojax.errors import UserError
 from yolojax.lock import LOCK, locked
-from yolojax.training.run import _folder_to_resume, _refuse_finished, read_settings, write_settings
-from yolojax.training.settings import TrainSettings, settings_to_resume
+from yolojax.training.run import _folder_to_resume, _refuse_finished
+from yolojax.training.settings import TrainSettings, read_settings, settings_to_resume, write_settings
 
 STORED = TrainSettings(data="a.yaml", epochs=5, freeze=("10",), workers=2)
 HOLD = "import sys, time; from pathlib import Path; from yolojax.lock import locked\nwith locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     select_devices(settings.device)
     source = settings.weights or EMBEDDED_WEIGHTS
     path = find_weights(source)
-    weights = load_weights(path)
+    weights = load_weights(path, settings.delta)
     nms = NmsSettings(
         confidence=settings.conf_thres,
         iou=settings.iou_thres,

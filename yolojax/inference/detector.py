@@ -166,7 +166,7 @@ def make_detector(settings: InferenceSettings) -> Detector:
       UserError: something does not fit; the message says what and what to do.
     """
     device = select_devices(settings.device)[0]
-    weights = tuple(load_weights(source) for source in settings.weights or (EMBEDDED_WEIGHTS,))
+    weights = tuple(load_weights(source, settings.delta) for source in settings.weights or (EMBEDDED_WEIGHTS,))
     names = weights[0].names
     for item in weights:
         if item.names != names:

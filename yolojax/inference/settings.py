@@ -40,6 +40,12 @@ class ValSettings(_WithDtype):
         "a .pt, a weights directory, a run folder or a name; several make an ensemble; default: the embedded yolov5n",
         nargs="+",
     )
+    delta: str | None = flag(
+        None,
+        "*.delta.npz of a run: what it added to --weights, which must be those that it began from",
+        "--delta",
+        "--adapters",
+    )
     trunk: str | None = flag(
         None, "with --head, instead of --weights: the network that gives the layers before the head"
     )
@@ -100,6 +106,12 @@ class InferenceSettings(_WithDtype):
         None,
         "a .pt, a weights directory, a run folder or a name; several make an ensemble; default: the embedded yolov5n",
         nargs="+",
+    )
+    delta: str | None = flag(
+        None,
+        "*.delta.npz of a run: what it added to --weights, which must be those that it began from",
+        "--delta",
+        "--adapters",
     )
     imgsz: tuple[int, ...] | None = flag(
         None,
@@ -163,6 +175,12 @@ class ExportSettings(_WithDtype):
 
     weights: str | None = flag(
         None, "a .pt, a weights directory, a run folder or a name; default: the embedded yolov5n"
+    )
+    delta: str | None = flag(
+        None,
+        "*.delta.npz of a run: what it added to --weights, which must be those that it began from",
+        "--delta",
+        "--adapters",
     )
     include: tuple[str, ...] = flag(
         ("stablehlo",),

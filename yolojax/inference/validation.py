@@ -174,7 +174,7 @@ def weights_of(settings: ValSettings) -> tuple[str, ...]:
 def _load(settings: ValSettings) -> tuple[Weights, ...]:
     if settings.trunk is not None and settings.head is not None:
         return (graft(load_weights(settings.trunk), load_weights(settings.head), settings.split),)
-    return tuple(map(load_weights, weights_of(settings)))
+    return tuple(load_weights(source, settings.delta) for source in weights_of(settings))
 
 
 def _known_classes(joined: Weights, data: DataConfig) -> tuple[int, ...] | None:

@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from yolojax.config import from_mapping, read_yaml
 from yolojax.data.config import DataConfig
 from yolojax.errors import UserError
+from yolojax.files import write_yaml
 from yolojax.flags import at_least, flag, fraction
 
 OptimizerName: TypeAlias = Literal["SGD", "Adam", "AdamW"]
 # What an interrupted run may be continued with: where its data and its devices are.
 _MAY_CHANGE = ("data", "data_root", "device", "workers", "project")
+
+SETTINGS = "settings.yaml"  # in a run folder, for those who resume
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,3 +231,16 @@ def train_command(settings: TrainSettings, run: Path) -> list[str]:
     if (run / "settings.yaml").is_file():
         return [*start, "--resume", str(run)]
     return [*start, *train_flags(dataclasses.replace(settings, project=str(run.parent), name=run.name, exist_ok=True))]
+
+
+def read_settings(folder: Path) -> TrainSettings:
+    """The settings that a run was started with."""
+    content = read_yaml(folder / SETTINGS)
+    freeze = tuple(map(str, content.pop("freeze", ["0"])))
+    return dataclasses.replace(from_mapping(TrainSettings, content, folder / SETTINGS), freeze=freeze)
+
+
+def write_settings(settings: TrainSettings, folder: Path) -> None:
+    """Write what ``read_settings`` reads."""
+    values = {**dataclasses.asdict(settings), "resume": None}
+    write_yaml(folder / SETTINGS, {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()})

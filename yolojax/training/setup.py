@@ -46,7 +46,6 @@ from yolojax.weights.store import Weights
 log = logging.getLogger(__name__)
 
 # In a run folder, for those who resume.
-SETTINGS = "settings.yaml"
 HYPERPARAMETERS = "hyp.yaml"
 NETWORK = "network.json"
 STRATEGY = "strategy"  # a folder, so that the file keeps its name, which is that of the strategy
@@ -102,6 +101,11 @@ class Job:
     def fixed_bn(self, phase: Phase) -> frozenset[str]:
         """The BatchNorm modules that keep their statistics in a phase."""
         return fixed_modules(phase, self.settings.frozen_bn)
+
+    @cached_property
+    def has_one_phase(self) -> bool:
+        """Whether the same parameters train from the first epoch to the last."""
+        return not self.strategy.needs and len(rehearse(self.strategy, self.paths, self.epochs, self.spec.name)) == 1
 
     @property
     def epochs(self) -> int:

@@ -85,6 +85,18 @@ class TrainState:
         return self.moving._replace(**joined)
 
     @property
+    def averages(self) -> Variables:
+        """The averaged parameters and statistics, adapters beside their kernels."""
+        whole = self.whole
+        return {"params": whole.ema_params, "batch_stats": whole.ema_batch_stats}
+
+    @property
+    def resting_paths(self) -> frozenset[str]:
+        """What rests, with its collection: ``params/model_0/conv/kernel``."""
+        trees = {"params": self.resting.params, "batch_stats": self.resting.batch_stats}
+        return frozenset(path for path, leaf in flatten(trees).items() if leaf is not None)
+
+    @property
     def params(self) -> Tree:
         """All parameters."""
         return merge(self.moving.params, self.resting.params)

@@ -16,6 +16,7 @@ from yolojax.hyperparameters import Hyperparameters
 from yolojax.model.network import Variables, init_variables
 from yolojax.model.spec import Anchors, ModelSpec, nearest_shipped
 from yolojax.tree import flatten
+from yolojax.weights.delta import arrays_sha256
 from yolojax.weights.head import InitHead, match_classes, start_head
 from yolojax.weights.store import Weights, transfer
 
@@ -79,6 +80,7 @@ def start_variables(
     source: dict[str, object] = {**weights.source, "trained_by": "yolojax", "trained_from": weights.source.get("file")}
     source.pop("init_head", None)  # of the training that the weights come from
     variables, initialised = moved.variables, moved.initialised
+    replaced = {path for path in flatten(variables) if path.partition("/")[2] in initialised}
     if init_head != "fresh":
         old = match_classes(weights, names, init_head, same_as)
         variables = start_head(variables, spec, names, weights, old)
@@ -89,9 +91,11 @@ def start_variables(
         if old.left:
             reason = f"class rows of {', '.join(old.left[:8])}"
             initialised += tuple(path for path in flatten(variables["params"]) if path.startswith(heads))
+        replaced = {*replaced, *(f"params/{path}" for path in flatten(variables["params"]) if path.startswith(heads))}
     elif initialised:
         modules = sorted({path.split("/")[0] for path in initialised}, key=lambda name: int(name.split("_")[1]))
         log.info("newly initialised (%s): %s", reason, ", ".join(modules))
+    source["base"] = {"arrays_sha256": arrays_sha256(weights.variables), "replaced": sorted(replaced)}
     return variables, source, RandomArrays(initialised, reason)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from yolojax.errors import UserError
-from yolojax.freezing.adapters import Adapter, add_adapters, merge_adapters
+from yolojax.freezing.adapters import Adapter, add_adapters, merge_adapters, merge_adapters_on_host
 from yolojax.tree import flatten
 
 KERNELS = ("model_0/conv/kernel", "model_2/cv1/conv/kernel")
@@ -54,6 +54,18 @@ def test_merging_is_two_convolutions_in_one(params):
     merged = merge_adapters(adapted)["model_0"]["conv"]["kernel"]
     np.testing.assert_allclose(convolve(x, merged), expected, atol=1e-5)
     assert np.linalg.matrix_rank(np.asarray(merged - conv["kernel"]).reshape(36, 8), tol=1e-4) == 2
+
+
+def test_merging_on_the_host_is_the_same_value(params):
+    adapted = add_adapters(params, {KERNELS[0]: Adapter(2, 0.5), KERNELS[1]: Adapter(3)}, jax.random.key(1))
+    for module, shape in ((adapted["model_0"], (2, 8)), (adapted["model_2"]["cv1"], (3, 6))):
+        module["conv"]["adapter"]["up"] = jax.random.normal(jax.random.key(2), shape)
+    here, there = flatten(merge_adapters_on_host(adapted)), flatten(merge_adapters(adapted))
+    assert list(here) == list(there) == list(flatten(params))
+    for path, leaf in here.items():
+        assert leaf.dtype == np.float32
+        np.testing.assert_allclose(leaf, there[path], atol=1e-6)
+        assert (leaf is flatten(params)[path]) == (path not in KERNELS)
 
 
 def test_gradients_reach_both_parts(params):

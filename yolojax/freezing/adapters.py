@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from yolojax.errors import UserError
 from yolojax.tree import Tree, flatten, unflatten
@@ -100,4 +101,25 @@ def merge_adapters(params: Mapping[str, Any]) -> Tree:
         if is_kernel(path) and down in leaves:
             product = jnp.matmul(leaves[down], leaves[up], precision="highest").reshape(leaf.shape)
             plain[path] = leaf + product * leaves.get(scale_path(path), 1)
+    return unflatten(plain)
+
+
+def merge_adapters_on_host(params: Mapping[str, Any]) -> Tree:
+    """``merge_adapters`` in double precision, rounded once: the same bits on every machine, for what is saved.
+
+    Args:
+      params: nested dict of arrays; without adapters its leaves pass by identity.
+
+    Returns:
+      Nested dict without adapters; merged kernels are NumPy arrays of the kernel's dtype.
+    """
+    leaves = flatten(params)
+    plain = {path: leaf for path, leaf in leaves.items() if not is_adapter(path)}
+    for path, leaf in plain.items():
+        down, up = adapter_paths(path)
+        if is_kernel(path) and down in leaves:
+            factors = (np.asarray(leaves[place], np.float64) for place in (down, up))
+            product = np.einsum("ir,ro->io", *factors).reshape(leaf.shape)
+            scale = float(leaves.get(scale_path(path), 1))
+            plain[path] = (np.asarray(leaf, np.float64) + scale * product).astype(leaf.dtype)
     return unflatten(plain)

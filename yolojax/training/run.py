@@ -22,7 +22,7 @@ from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import Evaluation
 from yolojax.evaluation.metrics import fitness
 from yolojax.files import find_run_folder, new_run_folder, run_folder_of
-from yolojax.freezing.adapters import merge_adapters
+from yolojax.freezing.adapters import merge_adapters_on_host
 from yolojax.freezing.phases import GRADIENT_NORMS, MOVEMENT, EpochRecord, History, Phase
 from yolojax.freezing.signals import movement
 from yolojax.lock import locked
@@ -196,7 +196,7 @@ class Run:
     def averaged(self) -> Variables:
         """The averaged weights, without adapters: what is validated and saved."""
         averages = self.state.averages
-        return {**averages, "params": merge_adapters(averages["params"])}
+        return {**averages, "params": merge_adapters_on_host(averages["params"])}
 
     def _save_state(self) -> None:
         arrays = {"state": self.state.whole, "epoch_start": self.epoch_start if self.position.batch else None}

@@ -20,7 +20,7 @@ import numpy as np
 
 from yolojax.errors import UserError
 from yolojax.files import write_file
-from yolojax.freezing.adapters import is_adapter, merge_adapters
+from yolojax.freezing.adapters import is_adapter, merge_adapters_on_host
 from yolojax.model.network import Variables, abstract_variables
 from yolojax.model.spec import ModelSpec
 from yolojax.tree import flatten, unflatten
@@ -71,7 +71,8 @@ def make_delta(base: str, kept: frozenset[str], result: Weights, with_adapters: 
       result: what was trained, with plain kernels.
       with_adapters: its arrays with the adapters apart, which are used in place of the kernels.
     """
-    arrays = {path: np.asarray(leaf) for path, leaf in flatten(with_adapters).items() if path not in kept}
+    leaves = flatten(with_adapters).items()
+    arrays = {path: np.asarray(leaf) for path, leaf in leaves if path not in kept or is_adapter(path)}
     return Delta(base=base, record=weights_record(result), arrays=arrays)
 
 
@@ -124,7 +125,7 @@ def apply_delta(weights: Weights, delta: Delta, place: str | Path) -> Weights:
         )
     arrays = {**flatten(weights.variables), **delta.arrays}
     params = {name.partition("/")[2]: leaf for name, leaf in arrays.items() if name.startswith("params/")}
-    merged = merge_adapters(unflatten(params)) if any(map(is_adapter, params)) else unflatten(params)
+    merged = merge_adapters_on_host(unflatten(params))
     others = {name: leaf for name, leaf in arrays.items() if not name.startswith("params/")}
     leaves = {**{f"params/{path}": leaf for path, leaf in flatten(merged).items()}, **others}
-    return weights_from(delta.record, jax.tree.map(np.asarray, leaves), Path(place), Path(place))
+    return weights_from(delta.record, leaves, Path(place), Path(place))

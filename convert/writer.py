@@ -39,8 +39,13 @@ def write_checkpoint(path: str | Path, weights: Weights) -> None:
       weights: what to write.
 
     Raises:
-      UserError: torch is missing, or the place cannot be written.
+      UserError: torch is missing, the place cannot be written, or the network has several Detects.
     """
+    if weights.spec.branches:
+        raise UserError(
+            f"{path}: a .pt of YOLOv5 holds one Detect, and {weights.spec.name} has {len(weights.spec.branches)}; "
+            "export it as StableHLO, ONNX or safetensors, or the networks that it was joined of"
+        )
     torch = import_torch()
     path = Path(path).absolute()
     with _original_names(torch) as classes:
@@ -154,7 +159,9 @@ def _layer(torch: Any, classes: SimpleNamespace, spec: ModelSpec, layer: Layer) 
             module.inplace, module.stride = True, torch.tensor(spec.strides, dtype=torch.float32)
             cells = np.asarray(spec.anchors) / np.asarray(spec.strides)[:, None, None]
             module.register_buffer("anchors", torch.tensor(cells, dtype=torch.float32))
-            module.m = torch.nn.ModuleList(torch.nn.Conv2d(channels, layer.channels, 1) for channels in layer.inputs)
+            module.m = torch.nn.ModuleList(
+                torch.nn.Conv2d(channels, module.na * module.no, 1) for channels in layer.inputs
+            )
     return module
 
 

@@ -18,7 +18,7 @@ TIERS = [
     {"model", "freezing", "data", "evaluation"},
     {"augmentation"},
     {"weights.store"},
-    {"convert", "weights.safetensors", "weights.card"},
+    {"convert", "weights.safetensors", "weights.card", "weights.join", "weights.head", "weights.delta"},
     {"weights.find", "weights.start"},
     {"training", "inference"},
     {"study"},

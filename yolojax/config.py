@@ -127,7 +127,7 @@ def from_mapping(settings: type[T], content: Mapping[str, Any], where: str | Pat
     """Build a settings dataclass from a mapping, with every key and type checked.
 
     Args:
-      settings: a dataclass of numbers, booleans and strings.
+      settings: a dataclass of numbers, booleans, strings, and tuples of one of them.
       content: values by field name; fields that are left out keep their defaults.
       where: file (or flag) that errors name.
 
@@ -155,6 +155,8 @@ def typed(wanted: Any, value: Any, where: str) -> Any:
         if value in get_args(wanted):
             return value
         raise UserError(f"{where}: {value!r} is none of {', '.join(map(repr, get_args(wanted)))}")
+    if get_origin(wanted) is tuple and isinstance(value, list | tuple):
+        return tuple(typed(get_args(wanted)[0], item, where) for item in value)
     options = get_args(wanted) or (wanted,)
     if (
         {int, float} & set(options)

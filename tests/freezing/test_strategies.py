@@ -5,7 +5,8 @@ import math
 import pytest
 
 from yolojax.config import configs_root
-from yolojax.freezing.adapters import is_adapter
+from yolojax.errors import UserError
+from yolojax.freezing.adapters import Adapter, is_adapter
 from yolojax.freezing.load import load_strategy, rehearse
 from yolojax.freezing.phases import EpochRecord, History, make_phase, stages
 from yolojax.freezing.selectors import layer_of, select
@@ -165,8 +166,23 @@ def test_adapters_label_a_pair_for_every_frozen_kernel(p5):
     assert set(phase.adapted) == kernels
     assert sum(label == "adapters" for label in phase.labels.values()) == 2 * len(kernels) == 66
     assert phase.factors == {"trainable": 1.0, "adapters": 3.0}
-    assert phase.adapter_rank == 2
+    assert phase.adapters == dict.fromkeys(phase.adapted, Adapter(2))
     assert phase != make_phase(p5, train="detect")
+
+
+def test_adapters_have_ranks_by_selector_and_a_scale(p5):
+    phase = Adapters(select="backbone", rank=4, ranks={"0-4": 2, "model_4/**": 8}, alpha=8.0)(0, History(epochs=5), p5)
+    assert phase.adapters["model_0/conv/kernel"] == Adapter(2, 4.0)
+    assert phase.adapters["model_4/cv1/conv/kernel"] == Adapter(8, 1.0)
+    assert phase.adapters["model_9/cv2/conv/kernel"] == Adapter(4, 2.0)
+    assert phase.label("model_0/conv/adapter/scale") == "frozen"
+    assert "model_4/cv1/conv/adapter/scale" not in phase.labels
+    assert phase != Adapters(select="backbone", rank=4, ranks={"0-4": 2, "model_4/**": 8})(0, History(epochs=5), p5)
+    with pytest.raises(UserError, match="ranks 12-13: there is no adapted kernel in it"):
+        Adapters(select="backbone", ranks={"12-13": 2})(0, History(epochs=5), p5)
+    for wrong in ({"0": 0}, {"0": True}, [2]):
+        with pytest.raises(UserError, match="key 'ranks'"):
+            Adapters(ranks=wrong)
 
 
 def test_phases_in_order(p5):

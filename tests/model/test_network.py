@@ -6,8 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from yolojax.freezing.adapters import Adapter, add_adapters, merge_adapters
 from yolojax.model.network import Network, abstract_variables, init_variables
 from yolojax.model.spec import ModelSpec, load_spec
+from yolojax.tree import flatten, map_with_path
 
 
 def flat(tree):
@@ -239,3 +241,27 @@ def test_any_levels_can_be_detected_at(pyramid, detected, deepest):
     ]
     with pytest.raises(ValueError, match=f"multiples of {2**deepest}"):
         jax.eval_shape(Network(spec).apply, variables, jax.ShapeDtypeStruct((1, 2**deepest // 2, 64, 3), jnp.float32))
+
+
+def test_adapters_give_what_their_merged_kernels_give(tiny_model):
+    spec = load_spec(tiny_model)
+    variables = init_variables(spec, jax.random.key(0))
+    kernels = [path for path in flatten(variables["params"]) if path.endswith("/kernel")]
+    adapters = {kernel: Adapter(2, 0.5 if number % 2 else 1.0) for number, kernel in enumerate(kernels)}
+    images = np.random.default_rng(1).random((1, 64, 64, 3))
+
+    @jax.jit
+    def both(params):
+        network = Network(spec)
+        return [network.apply({**variables, "params": tree}, images) for tree in (params, merge_adapters(params))]
+
+    with jax.enable_x64(True):
+        variables, images = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (variables, images))
+        params = add_adapters(variables["params"], adapters, jax.random.key(2))
+        plain = both(variables["params"])[0]
+        for name in ("first", "trained"):
+            beside, merged = both(params)
+            for head, expected, start in zip(beside, merged, plain, strict=True):
+                np.testing.assert_allclose(head, expected, rtol=1e-9, atol=1e-9)
+                assert (float(jnp.abs(head - start).max()) > 1e-3) == (name == "trained")
+            params = map_with_path(lambda path, leaf: leaf + 3.0 * path.endswith("adapter/up"), params)

@@ -4,6 +4,7 @@ import pytest
 
 from yolojax.config import configs_root, read_yaml
 from yolojax.errors import UserError
+from yolojax.model.network import abstract_variables
 from yolojax.model.spec import ModelSpec, load_spec
 
 SIZES = ["n", "s", "m", "l", "x", "n6", "s6", "m6", "l6", "x6"]
@@ -67,7 +68,7 @@ def test_anchors_are_put_in_the_order_of_the_strides(content):
 
 def test_with_classes_and_anchors():
     spec = load_spec("yolov5s", classes=3)
-    assert spec.resolved[-1].channels == 3 * (5 + 3)
+    assert abstract_variables(spec)["params"]["model_24"]["m_0"]["bias"].shape == (3 * (5 + 3),)
     assert spec.with_classes(7).resolved[-1].channels == 3 * (5 + 7)
     other = spec.with_anchors([[(1, 2)], [(3, 4)], [(5, 6)]])
     assert other.anchors == (((1.0, 2.0),), ((3.0, 4.0),), ((5.0, 6.0),))

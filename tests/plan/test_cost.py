@@ -40,7 +40,7 @@ class Count:
 
     def __init__(self, spec, phase, shape):
         self.spec, self.shape, self.labels = spec, shape, dict(phase.labels)
-        self.rank, self.total = phase.adapter_rank, 0.0
+        self.adapters, self.total = phase.adapters, 0.0
         self.sizes = shapes_of(spec)
 
     def trains(self, path):
@@ -56,12 +56,14 @@ class Count:
         # Pairs of a place of the kernel and a place of the output that meet inside the image, along one axis.
         met = sum(0 <= place * stride + tap - padding < height for place in range(out) for tap in range(side))
         product = 2 * met**2 * inputs * outputs * self.shape.batch
-        adapted = self.trains(f"{path}/adapter/down")
-        learns = self.trains(f"{path}/kernel") or adapted
+        adapter = self.adapters.get(f"{path}/kernel")
+        learns = self.trains(f"{path}/kernel")
         self.total += product * (1 + learns + flows)
-        if adapted:
-            self.total += 3 * 2 * side * side * inputs * outputs * self.rank
-        return out, outputs, flows or learns
+        if adapter:
+            # Down, its gradient and that of its input; up with both gradients, one of them down's; and the sum of both convolutions.
+            self.total += product / outputs * adapter.rank * (2 + flows)
+            self.total += 2 * self.elements((out, outputs)) * adapter.rank * 3 + self.elements((out, outputs))
+        return out, outputs, flows or learns or bool(adapter)
 
     def conv(self, path, value, stride=1, padding=0):
         out, channels, flows = self.convolution(f"{path}/conv", value, stride, padding)

@@ -10,7 +10,7 @@ import pytest
 from yolojax.errors import UserError
 from yolojax.lock import LOCK, locked
 from yolojax.training.run import _folder_to_resume, _refuse_finished
-from yolojax.training.settings import TrainSettings, settings_to_resume
+from yolojax.training.settings import TrainSettings, read_settings, settings_to_resume, write_settings
 
 STORED = TrainSettings(data="a.yaml", epochs=5, freeze=("10",), workers=2)
 HOLD = "import sys, time; from pathlib import Path; from yolojax.lock import locked\nwith locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
@@ -96,3 +96,9 @@ def test_a_folder_in_use_names_the_process_and_one_left_behind_is_taken_over(tmp
     assert (tmp_path / LOCK).is_file()
     with locked(tmp_path):
         pass
+
+
+def test_settings_are_read_as_they_were_written(tmp_path):
+    settings = TrainSettings(init_head="names", same_as=("lamp=traffic light", "a=b"), freeze=("0-4", "7"), epochs=3)
+    write_settings(settings, tmp_path)
+    assert read_settings(tmp_path) == settings

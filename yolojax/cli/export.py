@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     from yolojax.files import new_run_folder, write_json
     from yolojax.inference.detector import choose_image_size
     from yolojax.inference.export import Form, check_installed, check_onnx_form
+    from yolojax.inference.predictor import suppressed_parts
     from yolojax.inference.roundtrip import export_and_check
     from yolojax.runtime import select_devices
     from yolojax.weights.card import run_facts
@@ -46,17 +47,18 @@ def run(arguments: argparse.Namespace) -> int:
 
     for name in settings.include:
         check_installed(name)
+    select_devices(settings.device)
+    source = settings.weights or EMBEDDED_WEIGHTS
+    path = find_weights(source)
+    weights = load_weights(path, settings.delta)
     nms = NmsSettings(
         confidence=settings.conf_thres,
         iou=settings.iou_thres,
         max_detections=settings.max_det,
         multi_label=False,
         agnostic=settings.agnostic_nms,
+        parts=suppressed_parts((weights,), settings.agnostic_nms),
     )
-    select_devices(settings.device)
-    source = settings.weights or EMBEDDED_WEIGHTS
-    path = find_weights(source)
-    weights = load_weights(path)
     form = Form(
         image_size=choose_image_size(settings.imgsz, (weights,)),
         batch_size=None if settings.dynamic else settings.batch_size,

@@ -75,9 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def parameters_of(phase: Phase) -> dict[str, Any]:
         """Shapes of everything that the phase labels."""
-        return jax.eval_shape(
-            lambda params: add_adapters(params, phase.adapted, phase.adapter_rank, jax.random.key(0)), plain
-        )
+        return jax.eval_shape(lambda params: add_adapters(params, phase.adapters, jax.random.key(0)), plain)
 
     modules = [layer.module for layer in spec.resolved]
     summaries = [summarise(parameters_of(phase), phase, modules, arguments.frozen_bn) for _, phase in phases]

@@ -23,6 +23,7 @@ COMMANDS = {
     "bench": "size, accuracy and time of every way of running a network",
     "data": "check, show, convert or fetch a data set",
     "freeze": "show what a freeze selector freezes, without training",
+    "join": "make one network of several that share a frozen trunk, each with its own Detect",
     "audit": "compare two checkpoints layer by layer",
     "plan": "say what a training step costs with each freeze, here or on an absent GPU or TPU, without training",
     "study": "compare freezing strategies, and frameworks, side by side",

@@ -14,12 +14,17 @@ Both forms follow the same rules, those of ``docs/yolov5.md`` §1.11, and give t
 device. Their outputs are equal bit by bit on a CPU; an accelerator may round an IoU differently where it is within one unit of the threshold.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+
+Predictions = TypeVar("Predictions", np.ndarray, Array)
 
 CLASS_OFFSET = 7680.0  # pixels; wider than any image
 BLOCK = 256  # candidates that are compared at once on the host; measured, any size gives the same result
@@ -37,6 +42,8 @@ class NmsSettings:
       multi_label: one box may be detected as several classes (has no effect with one class).
       agnostic: boxes of different classes suppress each other.
       classes: only these class indices are detected; ``None`` is all.
+      parts: where the predictions are those of several branches, one after the other: in which proportion, and the classes that each knows. Every
+        branch is suppressed by itself, with these limits, as if its classes were all; the detections are merged by score.
     """
 
     confidence: float = 0.001
@@ -46,6 +53,7 @@ class NmsSettings:
     multi_label: bool = True
     agnostic: bool = False
     classes: tuple[int, ...] | None = None
+    parts: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
 
 def suppress(predictions: np.ndarray, settings: NmsSettings) -> np.ndarray:
@@ -60,6 +68,14 @@ def suppress(predictions: np.ndarray, settings: NmsSettings) -> np.ndarray:
 
     Source: ``docs/yolov5.md`` §1.11.
     """
+    if settings.parts:
+        merged = np.concatenate(
+            [
+                _renamed(suppress(own, alone), np.asarray(known), np)
+                for own, known, alone in _branches(predictions, settings)
+            ]
+        )
+        return merged[np.argsort(-merged[:, 4], kind="stable")]
     candidates = _candidates(predictions, settings)
     dtype = predictions.dtype
     threshold = _round_down(settings.iou, dtype)
@@ -87,6 +103,28 @@ def suppress(predictions: np.ndarray, settings: NmsSettings) -> np.ndarray:
         if len(kept) >= settings.max_detections:
             break
     return candidates[kept[: settings.max_detections]]
+
+
+def _branches(
+    predictions: Predictions, settings: NmsSettings
+) -> Iterator[tuple[Predictions, tuple[int, ...], NmsSettings]]:
+    """Of each branch its predictions ``(…, N, 5 + its classes)``, the classes that it knows, and the settings for it alone."""
+    end, rows = 0, predictions.shape[-2]
+    known: tuple[int, ...]
+    for share, known in settings.parts:
+        start, end = end, end + rows * share // sum(part[0] for part in settings.parts)
+        if not known:
+            continue
+        wanted = None if settings.classes is None else tuple(known.index(c) for c in settings.classes if c in known)
+        columns = np.array([*range(5), *(5 + label for label in known)])
+        yield predictions[..., start:end, columns], known, replace(settings, parts=(), classes=wanted)
+
+
+def _renamed(detections: Any, known: Any, xp: ModuleType) -> Any:
+    """Detections whose class is a place in ``known``, with the class itself."""
+    return xp.concatenate(
+        [detections[..., :5], known[detections[..., 5:].astype("int32")].astype(detections.dtype)], -1
+    )
 
 
 def _candidates(predictions: np.ndarray, settings: NmsSettings) -> np.ndarray:
@@ -149,11 +187,21 @@ def suppress_batch(predictions: Array, settings: NmsSettings) -> tuple[Array, Ar
       settings: thresholds and limits.
 
     Returns:
-      ``(B, max_detections, 6)`` of the same dtype, best first, unused rows zero: ``x1 y1 x2 y2`` in pixels, score, class index; and the number of
-      detections of each image, ``(B,)`` int32.
+      ``(B, max_detections, 6)`` (so many for each branch) of the same dtype, best first, unused rows zero: ``x1 y1 x2 y2`` in pixels, score, class
+      index; and the number of detections of each image, ``(B,)`` int32.
 
     Source: ``docs/yolov5.md`` §1.11.
     """
+    if settings.parts:
+        rows, counts = [], jnp.zeros(len(predictions), jnp.int32)
+        for own, known, alone in _branches(predictions, settings):
+            detections, count = suppress_batch(own, alone)
+            rows.append(_renamed(detections, jnp.asarray(known), jnp))
+            counts += count
+        merged = jnp.concatenate(rows, 1)
+        order = jnp.argsort(-merged[:, :, 4], axis=1, stable=True)  # unused rows have the score 0
+        used = jnp.arange(merged.shape[1]) < counts[:, None]
+        return jnp.where(used[:, :, None], jnp.take_along_axis(merged, order[:, :, None], 1), 0), counts
     return jax.vmap(lambda image: _suppress_image(image, settings))(predictions)
 
 

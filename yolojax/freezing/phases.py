@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from yolojax.errors import UserError
-from yolojax.freezing.adapters import adapter_paths, is_adapter, is_kernel
+from yolojax.freezing.adapters import Adapter, is_adapter
 from yolojax.freezing.labels import FROZEN, TRAINABLE, trainable_mask
 from yolojax.freezing.selectors import Selection, layer_of, parse_selector, select
 from yolojax.tree import Tree, unflatten
@@ -32,25 +32,26 @@ class Phase:
 
     Attributes:
       labels: label of every parameter by path, adapters included; any label but ``frozen`` is a group that trains.
-      adapter_rank: of the adapters among the labels; 0 without any.
+      adapters: by kernel, the forms of the adapters among the labels.
       factors: per group, what its learning rate is multiplied with; above 0.
       name: for logs.
     """
 
     labels: Mapping[str, str]
-    adapter_rank: int = 0
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
     factors: Mapping[str, float] = field(default_factory=dict, compare=False)
     name: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "labels", MappingProxyType(dict(self.labels)))  # nobody changes what was hashed
+        for name in ("labels", "adapters"):  # nobody changes what was hashed
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     def __hash__(self) -> int:
         return self._hash
 
     @cached_property
     def _hash(self) -> int:
-        return hash((frozenset(self.labels.items()), self.adapter_rank))
+        return hash((frozenset(self.labels.items()), frozenset(self.adapters.items())))
 
     def label(self, path: str) -> str:
         """The label of a parameter: ``frozen``, or the group that it trains in."""
@@ -81,7 +82,7 @@ class Phase:
     @cached_property
     def adapted(self) -> tuple[str, ...]:
         """The frozen kernels that have an adapter."""
-        return tuple(path for path in self.labels if is_kernel(path) and adapter_paths(path)[0] in self.labels)
+        return tuple(self.adapters)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ from yolojax.errors import UserError
 GROUPS = ("all", "backbone", "neck", "head", "detect", "bn", "bias")
 SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _LAYER = re.compile(r"model_(\d+)/")
+_HEAD = re.compile(r"model_\d+/m_\d+/kernel")
 _TORCH_NAME = re.compile(r"model\.\d+(\.\w+)*\.?")
 
 
@@ -86,12 +87,24 @@ def layers_within(share: float, sizes: Mapping[str, int]) -> int:
 def backbone_end(paths: Iterable[str]) -> int | None:
     """The first layer behind the backbone: 10 in P5 models, 12 in P6 models; ``None`` where none is recognised.
 
-    The backbone ends with SPPF, the one layer made of exactly ``cv1`` and ``cv2``.
+    The backbone ends with SPPF, the one layer made of exactly ``cv1`` and ``cv2``; in a joined network with that of the first branch.
     """
     children: dict[int, set[str]] = {}
+    paths = tuple(paths)
+    first_detect = min(detect_layers(paths), default=None)
     for path in paths:
-        children.setdefault(layer_of(path), set()).add(path.split("/")[1])
+        if first_detect is None or layer_of(path) < first_detect:
+            children.setdefault(layer_of(path), set()).add(path.split("/")[1])
     return max((layer + 1 for layer, names in children.items() if names == {"cv1", "cv2"}), default=None)
+
+
+def detect_layers(paths: Iterable[str]) -> frozenset[int]:
+    """The layers with kernels directly below ``m_0``, ``m_1`` …: Detect, or in a joined network several of it.
+
+    >>> detect_layers(["model_23/m_0/cv1/conv/kernel", "model_24/m_0/kernel"])
+    frozenset({24})
+    """
+    return frozenset(layer_of(path) for path in paths if _HEAD.match(path))
 
 
 def parse_selector(value: Selection, origin: str = "--freeze") -> Selector:
@@ -181,11 +194,11 @@ def _translate_glob(glob: str) -> str:
 
 
 def _group_test(group: str, paths: Sequence[str]) -> Callable[[str], bool] | None:
-    last = max(map(layer_of, paths))
     if group == "all":
         return lambda path: True
+    detects = detect_layers(paths)
     if group == "detect":
-        return lambda path: layer_of(path) == last
+        return lambda path: layer_of(path) in detects
     if group == "bn":
         return lambda path: "/bn/" in path
     if group == "bias":
@@ -193,8 +206,10 @@ def _group_test(group: str, paths: Sequence[str]) -> Callable[[str], bool] | Non
     end = backbone_end(paths)
     if end is None:
         return None
-    layers = {"backbone": range(end), "neck": range(end, last), "head": range(end, last + 1)}[group]
-    return lambda path: layer_of(path) in layers
+    if group == "backbone":
+        return lambda path: layer_of(path) < end
+    excluded = detects if group == "neck" else frozenset()
+    return lambda path: layer_of(path) >= end and layer_of(path) not in excluded
 
 
 def select(selector: Selection, paths: Iterable[str], network: str = "") -> frozenset[str]:

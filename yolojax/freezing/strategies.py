@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from yolojax.config import check_keys
 from yolojax.errors import UserError
-from yolojax.freezing.adapters import adapter_paths, is_kernel
+from yolojax.freezing.adapters import Adapter, adapter_paths, is_kernel, scale_path
 from yolojax.freezing.labels import FROZEN, TRAINABLE
 from yolojax.freezing.phases import (
     GRADIENT_NORMS,
@@ -227,7 +227,8 @@ class Plateau(Kind):
 class Adapters(Kind):
     """The kernels of ``select`` are frozen and get low-rank adapters; ``train`` trains as usual.
 
-    The factor of the adapters' learning rate is ``rate``.
+    Adapters have ``rank``, or where ``ranks`` names their kernels (selector: rank; the last that does counts) that one. Their product is multiplied with
+    ``alpha`` / rank; without ``alpha`` with 1. The factor of their learning rate is ``rate``.
 
     Source: Hu et al. 2021 (arXiv:2106.09685), on convolutions arXiv:2410.16954.
     """
@@ -235,7 +236,18 @@ class Adapters(Kind):
     select: Any = "backbone"
     train: Any = "detect"
     rank: int = 4
+    ranks: Any = dataclasses.field(default_factory=dict)
+    alpha: float | None = None
     rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.ranks, dict) or not all(
+            isinstance(rank, int) and not isinstance(rank, bool) and rank > 0 for rank in self.ranks.values()
+        ):
+            raise UserError(f"key 'ranks': expected 'selector: rank' lines, ranks from 1 on, found {self.ranks!r}")
+        if self.alpha is not None and not self.alpha > 0:
+            raise UserError(f"key 'alpha': expected a number above 0, found {self.alpha!r}")
 
     def __call__(self, epoch: int, history: History, paths: Paths) -> Phase:
         plain = make_phase(paths, train=self.train, network=history.network)
@@ -244,11 +256,22 @@ class Adapters(Kind):
             raise UserError(f"select {self.select}: there is no kernel in it")
         if trained := set(kernels) - plain.frozen:
             raise UserError(f"select {self.select}: {min(trained)} trains itself; only frozen kernels take an adapter")
+        ranks = dict.fromkeys(kernels, self.rank)
+        for selector, rank in self.ranks.items():
+            chosen = ranks.keys() & select(parse_selector(selector, "ranks"), paths, history.network)
+            if not chosen:
+                raise UserError(f"ranks {selector}: there is no adapted kernel in it")
+            ranks |= dict.fromkeys(chosen, rank)
+        adapters = {
+            kernel: Adapter(rank, 1.0 if self.alpha is None else self.alpha / rank) for kernel, rank in ranks.items()
+        }
+        labels = {path: "adapters" for kernel in kernels for path in adapter_paths(kernel)}
+        scales = {scale_path(kernel): FROZEN for kernel, adapter in adapters.items() if adapter.scale != 1}
         return dataclasses.replace(
             plain,
-            labels={**plain.labels, **{path: "adapters" for kernel in kernels for path in adapter_paths(kernel)}},
+            labels={**plain.labels, **labels, **scales},
             factors={**plain.factors, "adapters": self.rate},
-            adapter_rank=self.rank,
+            adapters=adapters,
         )
 
 

@@ -21,7 +21,7 @@ from yolojax.data.sample import ImageError, Pixels, no_boxes
 from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import Program, Stopwatch, suppress_rows, to_photo
 from yolojax.evaluation.nms import NmsSettings
-from yolojax.inference.predictor import make_predict
+from yolojax.inference.predictor import make_predict, suppressed_parts
 from yolojax.inference.results import Detections, Results
 from yolojax.inference.settings import InferenceSettings
 from yolojax.inference.sources import read_image_from
@@ -166,7 +166,7 @@ def make_detector(settings: InferenceSettings) -> Detector:
       UserError: something does not fit; the message says what and what to do.
     """
     device = select_devices(settings.device)[0]
-    weights = tuple(load_weights(source) for source in settings.weights or (EMBEDDED_WEIGHTS,))
+    weights = tuple(load_weights(source, settings.delta) for source in settings.weights or (EMBEDDED_WEIGHTS,))
     names = weights[0].names
     for item in weights:
         if item.names != names:
@@ -185,6 +185,7 @@ def make_detector(settings: InferenceSettings) -> Detector:
             multi_label=False,
             agnostic=settings.agnostic_nms,
             classes=_class_indices(settings.classes, names),
+            parts=suppressed_parts(weights, settings.agnostic_nms),
         ),
         predict=predict,
         device=device,

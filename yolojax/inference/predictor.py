@@ -9,12 +9,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
+from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import Program
 from yolojax.inference.fuse import apply_fused, fuse
-from yolojax.model.decode import decode
+from yolojax.model.decode import concatenate_branches, decode, decode_branch
 from yolojax.model.images import normalise
 from yolojax.model.network import Network
 from yolojax.model.spec import ModelSpec
@@ -25,7 +27,13 @@ _AUGMENTATIONS = ((1.0, False), (0.83, True), (0.67, False))
 _BORDER = 0.447  # grey of the border of a scaled image: the mean of ImageNet
 
 
-def make_predict(weights: Sequence[Weights], *, dtype: DTypeLike | None = None, augment: bool = False) -> Program:
+def make_predict(
+    weights: Sequence[Weights],
+    *,
+    dtype: DTypeLike | None = None,
+    augment: bool = False,
+    classes: tuple[int, ...] | None = None,
+) -> Program:
     """A function from images to predictions, compiled once per shape of batch.
 
     BatchNorm is folded into the kernels. The weights are arguments of the compiled program, not part of it: two networks of one architecture share it, and
@@ -35,18 +43,43 @@ def make_predict(weights: Sequence[Weights], *, dtype: DTypeLike | None = None, 
       weights: one network, or several whose predictions are put together (an ensemble).
       dtype: of the computation; float32 if not given. Heads and boxes are float32 in any case.
       augment: predict at three sizes, once mirrored, and put the predictions together (test-time augmentation).
+      classes: the classes to give, in this order; all where it is None.
 
     Returns:
       ``(B, H, W, 3)`` uint8 RGB to predictions ``(B, N, 5 + classes)`` as in ``model.decode``, and the heads of the first network for the images as they are.
     """
     specs = tuple(item.spec for item in weights)
     variables = jax.device_put([fuse(item.variables) for item in weights])
-    return partial(_predict, specs, dtype, augment, variables)
+    return partial(_predict, specs, dtype, augment, classes, variables)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+def suppressed_parts(
+    weights: Sequence[Weights], agnostic: bool, classes: Sequence[int] | None = None
+) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """``NmsSettings.parts`` for what ``make_predict`` gives: the branches of a joined network, unless classes are to suppress each other.
+
+    Raises:
+      UserError: several networks, one of them joined.
+    """
+    if len(weights) > 1 and any(item.spec.branches for item in weights):
+        raise UserError("--weights: a joined network cannot be part of an ensemble; give it alone")
+    if agnostic:
+        return ()
+    given = range(weights[0].spec.classes) if classes is None else classes
+    return tuple(
+        (share, tuple(place for place, label in enumerate(given) if label in known))
+        for share, known in weights[0].spec.prediction_parts
+    )
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _predict(
-    specs: tuple[ModelSpec, ...], dtype: DTypeLike | None, augment: bool, variables: Any, images: Array
+    specs: tuple[ModelSpec, ...],
+    dtype: DTypeLike | None,
+    augment: bool,
+    classes: tuple[int, ...] | None,
+    variables: Any,
+    images: Array,
 ) -> tuple[Array, tuple[Array, ...]]:
     scaled = normalise(images)
     predictions: list[Array] = []
@@ -56,7 +89,10 @@ def _predict(
         heads = run(scaled)
         first_heads = first_heads or heads
         predictions.append(_augmented(run, heads, scaled, spec) if augment else decode(heads, spec))
-    return jnp.concatenate(predictions, 1), first_heads
+    whole = jnp.concatenate(predictions, 1)
+    if classes is not None:
+        whole = whole[..., np.array([*range(5), *(5 + label for label in classes)])]
+    return whole, first_heads
 
 
 def _augmented(
@@ -66,21 +102,19 @@ def _augmented(
 
     Source: ``docs/yolov5.md`` §1.1, test-time augmentation.
     """
-    predictions = []
+    branches: list[list[Array]] = [[] for _ in spec.networks]
     for scale, mirrored in _AUGMENTATIONS:
-        if scale == 1:
-            boxes = decode(heads, spec)[:, : -_count(heads[-1])]
-        else:
-            view = images[:, :, ::-1] if mirrored else images
-            own = run(_shrink(view, scale, spec.stride))
-            boxes = decode(own, spec)
-            boxes = boxes.at[..., :4].divide(scale)
+        if scale != 1:
+            heads = run(_shrink(images[:, :, ::-1] if mirrored else images, scale, spec.stride))
+        for predictions, own, network in zip(branches, spec.split(heads), spec.networks, strict=True):
+            boxes = decode_branch(own, network)
+            boxes = boxes[:, : -_count(own[-1])] if scale == 1 else boxes.at[..., :4].divide(scale)
             if mirrored:
                 boxes = boxes.at[..., 0].set(images.shape[2] - boxes[..., 0])
             if scale == _AUGMENTATIONS[-1][0]:
                 boxes = boxes[:, _count(own[0]) :]
-        predictions.append(boxes)
-    return jnp.concatenate(predictions, 1)
+            predictions.append(boxes)
+    return concatenate_branches([jnp.concatenate(predictions, 1) for predictions in branches], spec)
 
 
 def _count(head: Array) -> int:

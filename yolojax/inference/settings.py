@@ -40,6 +40,17 @@ class ValSettings(_WithDtype):
         "a .pt, a weights directory, a run folder or a name; several make an ensemble; default: the embedded yolov5n",
         nargs="+",
     )
+    delta: str | None = flag(
+        None,
+        "*.delta.npz of a run: what it added to --weights, which must be those that it began from",
+        "--delta",
+        "--adapters",
+    )
+    trunk: str | None = flag(
+        None, "with --head, instead of --weights: the network that gives the layers before the head"
+    )
+    head: str | None = flag(None, "with --trunk: the network that gives the other layers, anchors and classes")
+    split: int | None = flag(None, "with --head: its first layer; default: Detect")
     data: str = flag("shapes", "data set YAML or name, or tfds:NAME; default: the embedded shapes")
     data_root: str | None = flag(None, "folder of the data set, instead of the YAML's path")
     batch_size: int | None = flag(
@@ -76,6 +87,10 @@ class ValSettings(_WithDtype):
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""
+        if (self.trunk is None) != (self.head is None) or (self.trunk is not None and self.weights is not None):
+            raise UserError("--trunk and --head go together, and stand instead of --weights")
+        if self.split is not None and self.trunk is None:
+            raise UserError("--split: says where --head begins, and there is no --trunk and --head")
         at_least(self, batch_size=1, imgsz=32, max_det=1, workers=0)
         fraction(self, "conf_thres", "iou_thres")
 
@@ -91,6 +106,12 @@ class InferenceSettings(_WithDtype):
         None,
         "a .pt, a weights directory, a run folder or a name; several make an ensemble; default: the embedded yolov5n",
         nargs="+",
+    )
+    delta: str | None = flag(
+        None,
+        "*.delta.npz of a run: what it added to --weights, which must be those that it began from",
+        "--delta",
+        "--adapters",
     )
     imgsz: tuple[int, ...] | None = flag(
         None,
@@ -154,6 +175,12 @@ class ExportSettings(_WithDtype):
 
     weights: str | None = flag(
         None, "a .pt, a weights directory, a run folder or a name; default: the embedded yolov5n"
+    )
+    delta: str | None = flag(
+        None,
+        "*.delta.npz of a run: what it added to --weights, which must be those that it began from",
+        "--delta",
+        "--adapters",
     )
     include: tuple[str, ...] = flag(
         ("stablehlo",),

@@ -23,11 +23,12 @@ from yolojax.data.sources import load_data, open_split
 from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import Evaluation, Program, evaluate
 from yolojax.evaluation.nms import NmsSettings
-from yolojax.inference.predictor import make_predict
+from yolojax.inference.predictor import make_predict, suppressed_parts
 from yolojax.inference.settings import ValSettings
 from yolojax.mesh import make_mesh, split
 from yolojax.model.spec import whole_strides
 from yolojax.weights.find import EMBEDDED_WEIGHTS, load_weights
+from yolojax.weights.join import graft
 from yolojax.weights.store import Weights
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Validation:
       batch_size: images of a batch over all devices.
       nms: thresholds.
       rectangular: whether batches have the shape of their images.
+      classes: of the network, in the order of ``names``; None where it has those and no others.
       place: moves images to the devices.
     """
 
@@ -61,6 +63,7 @@ class Validation:
     batch_size: int
     nms: NmsSettings
     rectangular: bool
+    classes: tuple[int, ...] | None
     place: Callable[[np.ndarray], Any]
 
     def batches(self, image_size: int | None = None) -> ValidationBatches:
@@ -93,7 +96,12 @@ class Validation:
         bar = track(batches.iterate(workers), "validating", len(batches), transient=True, disable=not shown)
         return evaluate(
             predict
-            or make_predict(self.weights, dtype=jnp.dtype(self.settings.computation), augment=self.settings.augment),
+            or make_predict(
+                self.weights,
+                dtype=jnp.dtype(self.settings.computation),
+                augment=self.settings.augment,
+                classes=self.classes,
+            ),
             bar,
             self.names,
             self.nms,
@@ -158,7 +166,27 @@ def measure_sizes(validation: Validation, sizes: Iterable[int]) -> Iterator[dict
 
 def weights_of(settings: ValSettings) -> tuple[str, ...]:
     """The weights that a user names, or the embedded ones."""
+    if settings.trunk is not None:
+        return (f"{settings.head} on {settings.trunk}",)
     return settings.weights or (EMBEDDED_WEIGHTS,)
+
+
+def _load(settings: ValSettings) -> tuple[Weights, ...]:
+    if settings.trunk is not None and settings.head is not None:
+        return (graft(load_weights(settings.trunk), load_weights(settings.head), settings.split),)
+    return tuple(load_weights(source, settings.delta) for source in weights_of(settings))
+
+
+def _known_classes(joined: Weights, data: DataConfig) -> tuple[int, ...] | None:
+    """The classes of a joined network that a data set asks for, by their names; None where it names them all in this order."""
+    missing = [name for name in data.names if name not in joined.names]
+    if missing:
+        raise UserError(
+            f"{data.file}: no branch of {joined.spec.name} has a class {missing[0]!r}; it has {', '.join(joined.names[:8])}"
+            + (" …" if len(joined.names) > 8 else "")
+        )
+    classes = tuple(joined.names.index(name) for name in data.names)
+    return None if classes == tuple(range(joined.spec.classes)) else classes
 
 
 def split_of(task: str) -> Literal["train", "val", "test"]:
@@ -174,9 +202,12 @@ def prepare_validation(settings: ValSettings, devices: Sequence[jax.Device]) -> 
     """
     data = load_data(settings.data, settings.data_root)
     sources = weights_of(settings)
-    weights = tuple(map(load_weights, sources))
+    weights = _load(settings)
     names = ("item",) if settings.single_cls else data.names
+    classes = _known_classes(weights[0], data) if weights[0].spec.branches and not settings.single_cls else None
     for source, item in zip(sources, weights, strict=True):
+        if classes is not None:
+            continue
         if item.spec.classes != len(data.names) and not settings.single_cls:
             single = item.spec.classes == 1
             remedy = "choose the data set that the weights were trained on"
@@ -220,7 +251,9 @@ def prepare_validation(settings: ValSettings, devices: Sequence[jax.Device]) -> 
             iou=0.45 if speed else settings.iou_thres,
             max_detections=settings.max_det,
             agnostic=settings.single_cls,
+            parts=suppressed_parts(weights, settings.single_cls, classes),
         ),
+        classes=classes,
         rectangular=not speed,
         place=partial(jax.device_put, device=split(make_mesh(devices))),
     )

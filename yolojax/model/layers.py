@@ -45,7 +45,20 @@ class Convolution(nn.Module):
         """``(B, H, W, C)`` to ``(B, H', W', features)``."""
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", _declared, shape)
-        return convolve(x, kernel.astype(x.dtype), self.stride, self.padding)
+        y = convolve(x, kernel.astype(x.dtype), self.stride, self.padding)
+        return _with_adapter(self, x, y, kernel.shape, self.stride, self.padding)
+
+
+def _with_adapter(
+    module: nn.Module, x: Array, y: Array, shape: tuple[int, ...], stride: int = 1, padding: int = 0
+) -> Array:
+    """Add to a convolution ``y`` of ``x`` what the low-rank adapter beside its kernel gives, where the parameters hold one (``freezing.adapters``)."""
+    if not module.has_variable("params", "adapter"):
+        return y
+    arrays: dict[str, Array] = module.get_variable("params", "adapter")
+    adapter = {name: leaf.astype(x.dtype) for name, leaf in arrays.items()}
+    low = convolve(x, adapter["down"].reshape(*shape[:3], -1), stride, padding)
+    return y + convolve(low, adapter["up"][None, None]) * adapter.get("scale", 1)
 
 
 class BatchNorm(nn.Module):
@@ -169,7 +182,8 @@ class Head(nn.Module):
         values = 5 + self.classes
         kernel = self.param("kernel", _declared, (1, 1, x.shape[-1], self.anchors * values))
         bias = self.param("bias", _declared, (self.anchors * values,))
-        logits = convolve(x, kernel.astype(x.dtype)).astype(jnp.promote_types(x.dtype, jnp.float32)) + bias
+        logits = _with_adapter(self, x, convolve(x, kernel.astype(x.dtype)), kernel.shape)
+        logits = logits.astype(jnp.promote_types(x.dtype, jnp.float32)) + bias
         return logits.reshape(*x.shape[:3], self.anchors, values)
 
 

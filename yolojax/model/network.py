@@ -41,7 +41,7 @@ class Network(nn.Module):
           train: use the statistics of the batch and move the running ones; needs ``mutable=["batch_stats"]``.
 
         Returns:
-          Per level raw logits ``(B, ny, nx, anchors, 5 + classes)``.
+          Per level raw logits ``(B, ny, nx, anchors, 5 + classes)``; of several Detects one after the other, each with its own classes.
         """
         if not jnp.issubdtype(images.dtype, jnp.floating):
             raise TypeError(f"images must be float in 0 to 1, not {images.dtype}")
@@ -49,13 +49,17 @@ class Network(nn.Module):
             raise ValueError(f"image sides {images.shape[1:3]} must be multiples of {self.spec.coarsest}")
         mode = Mode(train, self.fixed_bn)
         images = images if self.dtype is None else images.astype(self.dtype)
-        outputs: list[Array] = []
-        for layer in self.spec.resolved[:-1]:
-            sources = [outputs[source] if source >= 0 else images for source in layer.sources]
-            outputs.append(_apply(layer, sources, mode))
-        detect = self.spec.resolved[-1]
-        head = Detect(len(self.spec.anchors[0]), self.spec.classes, name=f"model_{detect.index}")
-        return head([outputs[source] for source in detect.sources])
+        outputs: dict[int, Array] = {-1: images}
+        heads: list[Array] = []
+        networks = iter(self.spec.networks)
+        for layer in self.spec.resolved:
+            sources = [outputs[source] for source in layer.sources]
+            if layer.module == "Detect":
+                own = next(networks)
+                heads += Detect(len(own.anchors[0]), own.classes, name=f"model_{layer.index}")(sources)
+            else:
+                outputs[layer.index] = _apply(layer, sources, mode)
+        return tuple(heads)
 
 
 def _apply(layer: Layer, sources: list[Array], mode: Mode) -> Array:
@@ -105,12 +109,13 @@ def parameter_sizes(spec: ModelSpec) -> dict[str, int]:
 @partial(jax.jit, static_argnums=0)
 def _initial_variables(spec: ModelSpec, key: Array) -> Variables:
     variables = abstract_variables(spec)
-    detect = f"model_{spec.resolved[-1].index}"
-    heads = variables["params"].pop(detect)
+    detects = [f"model_{layer.index}" for layer in spec.detects]
+    heads = {name: variables["params"].pop(name) for name in detects}
     body_key, head_key = jax.random.split(key)
-    params = _uniform_fan_in(body_key, variables["params"]) | {detect: _uniform_fan_in(head_key, heads)}
-    for level, stride in enumerate(spec.strides):
-        params[detect][f"m_{level}"]["bias"] += _prior_logits(spec, stride)
+    params = _uniform_fan_in(body_key, variables["params"]) | _uniform_fan_in(head_key, heads)
+    for name, network in zip(detects, spec.networks, strict=True):
+        for level, stride in enumerate(network.strides):
+            params[name][f"m_{level}"]["bias"] += prior_logits(network, stride)
     return {
         "params": params,
         "batch_stats": jax.tree_util.tree_map_with_path(_initial_statistic, variables["batch_stats"]),
@@ -140,8 +145,8 @@ def _uniform_fan_in(key: Array, shapes: dict[str, Any]) -> dict[str, Any]:
     return fill(shapes)
 
 
-def _prior_logits(spec: ModelSpec, stride: int) -> Array:
-    """What a level's bias starts from: 8 objects in an image of 640 px, spread over all cells, and classes alike."""
+def prior_logits(spec: ModelSpec, stride: int) -> Array:
+    """What a level's bias starts from, ``(anchors * (5 + classes),)``: 8 objects in an image of 640 px, spread over all cells, and classes alike."""
     prior = [0.0] * 4 + [math.log(8 / (640 / stride) ** 2)] + [math.log(0.6 / (spec.classes - 0.99999))] * spec.classes
     return jnp.tile(jnp.asarray(prior, jnp.float32), len(spec.anchors[0]))
 

@@ -13,74 +13,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeGuard, cast, get_args
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
 from yolojax.config import check_keys, find_config, read_yaml
 from yolojax.errors import UserError
+from yolojax.model.lines import Layer, LayerSpec, is_integer, read_line, resolve
 
 log = logging.getLogger(__name__)
 
-Module = Literal["Conv", "C3", "SPPF", "Upsample", "Concat", "Detect"]
+T = TypeVar("T")
 Anchors = tuple[tuple[tuple[float, float], ...], ...]
 
-_KEYS = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head", "name", "ch")
+_KEYS = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head", "name", "ch", "branches")
 _LEAST_STRIDE = 32  # of image sizes
 _MOST_LEVELS, _MOST_ANCHORS = 5, 100
-# Least and most arguments of each module.
-_ARGUMENTS: Mapping[str, tuple[int, int]] = {
-    "Conv": (1, 4),
-    "C3": (1, 2),
-    "SPPF": (1, 2),
-    "Upsample": (1, 1),
-    "Concat": (0, 0),
-    "Detect": (0, 0),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerSpec:
-    """One line of the file, before scaling.
-
-    Attributes:
-      sources: indices of the layers whose outputs enter; negative ones count back from this layer.
-      repeats: how many bottlenecks a ``C3`` has before scaling; 1 elsewhere.
-      module: kind of layer.
-      arguments: channels first where the module has any, then kernel, stride, padding (``Conv``), shortcut (``C3``), kernel (``SPPF``), factor (``Upsample``).
-    """
-
-    sources: tuple[int, ...]
-    repeats: int
-    module: Module
-    arguments: tuple[int | bool, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """A layer after scaling: all that is needed to build ``model_{index}``.
-
-    Attributes:
-      sources: indices of earlier layers; -1 is the image.
-      inputs: channels of each source.
-      channels: channels of the output (of one anchor grid for ``Detect``).
-      reduction: how many input pixels wide one output cell is.
-      kernel: side of the kernel (``Conv``, ``SPPF``).
-      stride: step of a ``Conv``, factor of an ``Upsample``.
-      padding: zeros on each side of a ``Conv``.
-    """
-
-    index: int
-    module: Module
-    sources: tuple[int, ...]
-    inputs: tuple[int, ...]
-    channels: int
-    reduction: int
-    repeats: int = 1
-    kernel: int = 1
-    stride: int = 1
-    padding: int = 0
-    shortcut: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +38,14 @@ class ModelSpec:
     Attributes:
       name: for messages and tables (``yolov5n``).
       classes: number of classes.
-      anchors: per level, per anchor, ``(width, height)`` in pixels of the network input.
+      anchors: per level, per anchor, ``(width, height)`` in pixels of the network input; of several Detects one after the other.
       own_anchors: False where the file says only how many anchors a level has: ``anchors`` are those of the nearest shipped model then.
       depth_multiple: factor on the repeats of ``C3``.
       width_multiple: factor on the channels.
       layers: the lines of the file.
       backbone: how many of the layers are the backbone (the first ones).
+      branches: of a network with several Detects, the indices of the classes that each of them knows, in the order of its outputs; empty where
+        there is one Detect, which knows all.
     """
 
     name: str
@@ -106,29 +56,60 @@ class ModelSpec:
     layers: tuple[LayerSpec, ...]
     backbone: int
     own_anchors: bool = True
+    branches: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        levels = len(self.resolved[-1].sources)
-        if levels > _MOST_LEVELS:
-            raise UserError(
-                f"layer {len(self.layers) - 1}: Detect has {levels} levels; the loss has weights for {_MOST_LEVELS}"
-            )
+        for known in self.branches:
+            if not known or len(set(known)) != len(known) or not set(known) <= set(range(self.classes)):
+                raise UserError(f"key 'branches': expected different class numbers below {self.classes}")
+        if self.branches and set().union(*self.branches) != set(range(self.classes)):
+            raise UserError("key 'branches': every class needs a Detect that knows it")
+        for detect in self.detects:
+            levels = len(detect.sources)
+            if levels > _MOST_LEVELS:
+                raise UserError(
+                    f"layer {detect.index}: Detect has {levels} levels; the loss has weights for {_MOST_LEVELS}"
+                )
+        levels = len(self.strides)
         if len(self.anchors) != levels:
             raise UserError(f"key 'anchors': {len(self.anchors)} lines, but Detect has {levels} levels")
-        if len({len(level) for level in self.anchors}) != 1:
+        if any(len({len(level) for level in anchors}) != 1 for anchors in self.split(self.anchors)):
             raise UserError("key 'anchors': every level needs the same number of anchors")
         if min(side for level in self.anchors for anchor in level for side in anchor) <= 0:
             raise UserError("key 'anchors': widths and heights are positive")
+        if len(set(self.split(self.strides))) != 1:
+            raise UserError(f"the branches detect at different strides: {self.split(self.strides)}")
 
     @cached_property
     def resolved(self) -> tuple[Layer, ...]:
         """The layers after scaling, in order."""
-        return _resolve(self)
+        return resolve(self.layers, self.depth_multiple, self.width_multiple, len(self.branches) or 1)
+
+    @cached_property
+    def detects(self) -> tuple[Layer, ...]:
+        """The Detect of each branch."""
+        return tuple(layer for layer in self.resolved if layer.module == "Detect")
 
     @cached_property
     def strides(self) -> tuple[int, ...]:
-        """Pixels per cell of each level."""
-        return tuple(self.resolved[source].reduction for source in self.resolved[-1].sources)
+        """Pixels per cell of each level; of several Detects one after the other."""
+        return tuple(self.resolved[source].reduction for detect in self.detects for source in detect.sources)
+
+    @cached_property
+    def networks(self) -> tuple[ModelSpec, ...]:
+        """Each branch as a network of its own, trunk included; of an ordinary network itself."""
+        return tuple(_branch(self, number) for number in range(len(self.branches))) or (self,)
+
+    @cached_property
+    def prediction_parts(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """Of several branches, whose predictions stand one after the other: in which proportion, and the classes that each knows."""
+        counts = (len(anchors[0]) for anchors in self.split(self.anchors))
+        return tuple(zip(counts, self.branches, strict=False))
+
+    def split(self, levels: Sequence[T]) -> tuple[tuple[T, ...], ...]:
+        """Divide what there is of each level (heads, anchors, strides) by branch."""
+        ends = np.cumsum([len(detect.sources) for detect in self.detects]).tolist()
+        return tuple(tuple(levels[start:end]) for start, end in zip([0, *ends], ends, strict=False))
 
     @cached_property
     def coarsest(self) -> int:
@@ -155,6 +136,7 @@ class ModelSpec:
             "anchors": [[side for anchor in level for side in anchor] for level in self.anchors],
             "backbone": [line(layer) for layer in self.layers[: self.backbone]],
             "head": [line(layer) for layer in self.layers[self.backbone :]],
+            **({"branches": [list(known) for known in self.branches]} if self.branches else {}),
         }
 
     @classmethod
@@ -180,7 +162,7 @@ class ModelSpec:
         backbone = len(lines["backbone"] or ())
         layers = [*(lines["backbone"] or ()), *(lines["head"] or ())]
         classes = content.get("nc")
-        if not _is_integer(classes) or classes < 1:
+        if not is_integer(classes) or classes < 1:
             raise UserError(f"{where}: key 'nc': expected a number of classes, found {classes!r}")
         count = _anchor_count(content.get("anchors"))
         settings: dict[str, Any] = {
@@ -189,10 +171,11 @@ class ModelSpec:
             "anchors": _read_anchors([[1, 1] * count] if count else content.get("anchors"), where),
             "depth_multiple": _positive(content, "depth_multiple", where),
             "width_multiple": _positive(content, "width_multiple", where),
-            "layers": tuple(_read_layer(line, f"{where}: layer {index}") for index, line in enumerate(layers)),
+            "layers": tuple(read_line(line, f"{where}: layer {index}") for index, line in enumerate(layers)),
+            "branches": _read_branches(content.get("branches", ()), where),
         }
         if count:  # only now is it known for how many levels
-            settings["anchors"] *= len(settings["layers"][-1].sources)
+            settings["anchors"] *= sum(len(line.sources) for line in settings["layers"] if line.module == "Detect")
         try:
             spec = cls(backbone=backbone, **settings)
         except UserError as error:
@@ -200,10 +183,24 @@ class ModelSpec:
         if count:
             anchors = _shipped_anchors(spec.strides, count)
             return dataclasses.replace(spec.with_anchors(anchors), own_anchors=False)
-        return spec if _areas_follow(spec.anchors, spec.strides) else spec.with_anchors(spec.anchors[::-1])
+        in_order = (
+            anchors if _areas_follow(anchors, network.strides) else anchors[::-1]
+            for anchors, network in zip(spec.split(spec.anchors), spec.networks, strict=True)
+        )
+        anchors = sum(in_order, ())
+        return spec if anchors == spec.anchors else spec.with_anchors(anchors)
 
     def with_classes(self, classes: int) -> ModelSpec:
-        """The same network for another number of classes."""
+        """The same network for another number of classes.
+
+        Raises:
+          UserError: it has several Detects, each for classes of its own.
+        """
+        if self.branches and classes != self.classes:
+            raise UserError(
+                f"{self.name} is a joined network of {self.classes} classes, not {classes}: "
+                "train a branch for other classes by itself, and join it"
+            )
         return dataclasses.replace(self, classes=classes)
 
     def with_anchors(self, anchors: Sequence[Sequence[Sequence[float]]]) -> ModelSpec:
@@ -230,10 +227,6 @@ def load_spec(name: str | Path, classes: int | None = None) -> ModelSpec:
     return spec if classes is None else spec.with_classes(classes)
 
 
-def _is_integer(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -256,9 +249,51 @@ def _read_anchors(value: Any, where: str | Path) -> Anchors:
     return tuple(tuple((float(w), float(h)) for w, h in zip(row[::2], row[1::2], strict=True)) for row in rows)
 
 
+def _read_branches(value: Any, where: str | Path) -> tuple[tuple[int, ...], ...]:
+    rows = value if isinstance(value, list | tuple) else (None,)
+    if not all(isinstance(row, list | tuple) and all(map(is_integer, row)) for row in rows):
+        raise UserError(f"{where}: key 'branches': expected a list of class numbers for each Detect, found {value!r}")
+    return tuple(tuple(row) for row in rows)
+
+
+def _branch(spec: ModelSpec, number: int) -> ModelSpec:
+    """A branch as a network of its own: the layers that its Detect reads, numbered anew."""
+    chosen = branch_layers(spec, number)
+    place = {index: new for new, index in enumerate(chosen)}
+    layers = tuple(
+        dataclasses.replace(spec.layers[index], sources=tuple(place.get(source, -1) for source in layer.sources))
+        for index, layer in ((index, spec.resolved[index]) for index in chosen)
+    )
+    return dataclasses.replace(
+        spec,
+        classes=len(spec.branches[number]),
+        anchors=spec.split(spec.anchors)[number],
+        layers=layers,
+        backbone=sum(index < spec.backbone for index in chosen),
+        branches=(),
+    )
+
+
+def branch_layers(spec: ModelSpec, number: int) -> tuple[int, ...]:
+    """Indices of the layers that a Detect reads, directly or through others, and its own, in order.
+
+    Args:
+      spec: a network.
+      number: of the Detect, from 0.
+    """
+    chosen: set[int] = set()
+    waiting = [spec.detects[number].index]
+    while waiting:
+        index = waiting.pop()
+        if index >= 0 and index not in chosen:
+            chosen.add(index)
+            waiting += spec.resolved[index].sources
+    return tuple(sorted(chosen))
+
+
 def _anchor_count(value: Any) -> int | None:
     """How many anchors a file asks for that leaves it to others to find them."""
-    return value if _is_integer(value) and 0 < value <= _MOST_ANCHORS else None
+    return value if is_integer(value) and 0 < value <= _MOST_ANCHORS else None
 
 
 def nearest_shipped(strides: Sequence[int]) -> str:
@@ -285,111 +320,6 @@ def _areas_follow(anchors: Anchors, strides: Sequence[int]) -> bool:
     """Whether anchors grow with the stride from the first level to the last, as Detect expects them to."""
     first, last = (sum(w * h for w, h in level) for level in (anchors[0], anchors[-1]))
     return (last - first) * (strides[-1] - strides[0]) >= 0
-
-
-def _read_layer(line: Any, where: str) -> LayerSpec:
-    if not isinstance(line, list | tuple) or len(line) != 4:
-        raise UserError(f"{where}: expected [sources, repeats, module, arguments], found {line!r}")
-    sources, repeats, module, arguments = line
-    sources = sources if isinstance(sources, list | tuple) else [sources]
-    if not sources or not all(map(_is_integer, sources)):
-        raise UserError(f"{where}: sources: expected layer numbers, found {line[0]!r}")
-    module = str(module).removeprefix("nn.")
-    if module not in get_args(Module):
-        raise UserError(f"{where}: module {module!r} is unknown; there are {', '.join(get_args(Module))}")
-    if not _is_integer(repeats) or repeats < 1 or (repeats > 1 and module != "C3"):
-        raise UserError(f"{where}: repeats: {repeats!r} (only C3 repeats, at least once)")
-    if not isinstance(arguments, list | tuple):
-        raise UserError(f"{where}: arguments: expected a list, found {arguments!r}")
-    values = _plain_arguments(module, list(arguments))
-    least, most = _ARGUMENTS[module]
-    good = all(
-        _is_integer(value) or (module == "C3" and place == 1 and isinstance(value, bool))
-        for place, value in enumerate(values)
-    )
-    # Only a padding, the fourth argument, may be 0.
-    small = any(_is_integer(value) and value < int(place < 3) for place, value in enumerate(values))
-    if not least <= len(values) <= most or not good or small:
-        raise UserError(f"{where}: {module} cannot be made with arguments {list(arguments)!r}")
-    return LayerSpec(sources=tuple(sources), repeats=repeats, module=cast(Module, module), arguments=tuple(values))
-
-
-def _plain_arguments(module: str, arguments: list[Any]) -> list[Any]:
-    """YOLOv5's files write what is fixed here: ``[None, 2, 'nearest']``, ``[1]`` (the axis of channels) and ``[nc, anchors]``."""
-    if module == "Upsample" and len(arguments) == 3 and arguments[0] in (None, "None") and arguments[2] == "nearest":
-        return arguments[1:2]
-    if (module == "Concat" and arguments == [1]) or (module == "Detect" and arguments == ["nc", "anchors"]):
-        return []
-    return arguments
-
-
-def _resolve(spec: ModelSpec) -> tuple[Layer, ...]:
-    """Scale channels and repeats, and follow channels and strides from layer to layer (``docs/yolov5.md`` §1.1)."""
-    layers: list[Layer] = []
-
-    def scaled(channels: int) -> int:
-        return math.ceil(channels * spec.width_multiple / 8) * 8
-
-    for index, line in enumerate(spec.layers):
-        sources = tuple(source if source >= 0 else index + source for source in line.sources)
-        if not all(-1 <= source < index for source in sources) or (-1 in sources and index > 0):
-            raise UserError(f"layer {index}: sources {list(line.sources)} must name layers before it")
-        if (line.module == "Detect") != (index == len(spec.layers) - 1):
-            raise UserError(f"layer {index}: Detect is the last layer, and there is exactly one")
-        if len(sources) > 1 and line.module not in ("Concat", "Detect"):
-            raise UserError(f"layer {index}: {line.module} has one source, not {len(sources)}")
-        inputs = tuple(layers[source].channels if source >= 0 else 3 for source in sources)
-        reductions = [layers[source].reduction if source >= 0 else 1 for source in sources]
-        values = line.arguments
-        repeats, kernel, stride, padding, shortcut = 1, 1, 1, 0, True
-        channels, reduction = sum(inputs), reductions[0]
-        match line.module:
-            case "Conv":
-                channels = scaled(values[0])
-                kernel = values[1] if len(values) > 1 else 1
-                stride = values[2] if len(values) > 2 else 1
-                padding = values[3] if len(values) > 3 else kernel // 2
-                if not 1 <= kernel - 2 * padding <= stride:
-                    raise UserError(
-                        f"layer {index}: Conv with kernel {kernel}, stride {stride}, padding {padding} does not divide sizes by its stride"
-                    )
-                reduction *= stride
-            case "C3":
-                channels = scaled(values[0])
-                # Python rounds halves to even, as the original does.
-                repeats = max(round(line.repeats * spec.depth_multiple), 1) if line.repeats > 1 else 1
-                shortcut = bool(values[1]) if len(values) > 1 else True
-            case "SPPF":
-                channels = scaled(values[0])
-                kernel = values[1] if len(values) > 1 else 5
-                if kernel % 2 == 0:
-                    raise UserError(f"layer {index}: SPPF needs an odd kernel, not {kernel}")
-            case "Upsample":
-                stride = values[0]
-                if reduction % stride:
-                    raise UserError(f"layer {index}: Upsample by {stride} of a layer with stride {reduction}")
-                reduction //= stride
-            case "Concat":
-                if len(set(reductions)) != 1:
-                    raise UserError(f"layer {index}: Concat of layers with different strides {reductions}")
-            case "Detect":
-                channels = len(spec.anchors[0]) * (5 + spec.classes)
-        layers.append(
-            Layer(
-                index=index,
-                module=line.module,
-                sources=sources,
-                inputs=inputs,
-                channels=channels,
-                reduction=reduction,
-                repeats=repeats,
-                kernel=kernel,
-                stride=stride,
-                padding=padding,
-                shortcut=shortcut,
-            )
-        )
-    return tuple(layers)
 
 
 def whole_strides(size: int, stride: int) -> int:

@@ -32,6 +32,8 @@ _OWN_FLAGS = ("resume", "project", "name", "exist_ok", "seed")  # the study sets
 # What the original always does; its dtype is float32 on a CPU and float16 by automatic mixed precision on a GPU, which ``auto`` is nearest to.
 _ONLY_HERE = {
     "frozen_bn": "track",
+    "init_head": "fresh",
+    "same_as": (),
     "dtype": "auto",
     "cfg": "",
     "strict": False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ class LossSettings:
 
         The file gives them for 80 classes, three levels and 640 px. Source: ``docs/yolov5.md`` §0.6.
         """
-        scale = 3 / len(spec.anchors)
+        scale = 3 / len(spec.networks[0].anchors)
         return cls(
             box=hyp.box * scale,
             obj=hyp.obj * (image_size / 640) ** 2 * scale,
@@ -71,10 +71,13 @@ def compute_loss(
       settings: gains and options.
 
     Returns:
-      The sum of the parts times the batch size, and the parts ``box``, ``obj``, ``cls`` with their gains; scalars in the dtype of the heads.
+      The sum of the parts times the batch size, and the parts ``box``, ``obj``, ``cls`` with their gains; scalars in the dtype of the heads. Where the
+      network has several Detects, the sum of what each has on the boxes of its classes.
 
     Source: ``docs/yolov5.md`` §1.4.
     """
+    if spec.branches:
+        return _branches_loss(heads, boxes, mask, spec, settings)
     balance = (4.0, 1.0, 0.4) if len(heads) == 3 else (4.0, 1.0, 0.25, 0.06, 0.02)
     # In double precision all of it is, the arctangents of the boxes' own shapes too.
     boxes = boxes.astype(heads[0].dtype)
@@ -87,6 +90,21 @@ def compute_loss(
         box, obj, cls = box + level_box, obj + level_obj * weight, cls + level_cls
     parts = {"box": box * settings.box, "obj": obj * settings.obj, "cls": cls * settings.cls}
     return sum(parts.values()) * heads[0].shape[0], parts
+
+
+def _branches_loss(
+    heads: Sequence[Array], boxes: Array, mask: Array, spec: ModelSpec, settings: LossSettings
+) -> tuple[Array, dict[str, Array]]:
+    losses = []
+    for own, network, known in zip(spec.split(heads), spec.networks, spec.branches, strict=True):
+        numbers = np.full(spec.classes, -1)
+        numbers[list(known)] = np.arange(len(known))
+        label = jnp.asarray(numbers)[boxes[..., 0].astype(jnp.int32)]
+        relabelled = jnp.concatenate([label[..., None].astype(boxes.dtype), boxes[..., 1:]], -1)
+        gains = replace(settings, cls=settings.cls * network.classes / spec.classes)
+        losses.append(compute_loss(own, relabelled, mask & (label >= 0), network, gains))
+    totals, parts = zip(*losses, strict=True)
+    return sum(totals), jax.tree.map(lambda *values: sum(values), *parts)
 
 
 def _level_loss(

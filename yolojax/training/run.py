@@ -16,14 +16,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from yolojax.config import from_mapping, read_yaml
 from yolojax.data.sample import samples_record
 from yolojax.data.stream import image_weights
 from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import Evaluation
 from yolojax.evaluation.metrics import fitness
-from yolojax.files import find_run_folder, new_run_folder, run_folder_of, write_yaml
-from yolojax.freezing.adapters import merge_adapters
+from yolojax.files import find_run_folder, new_run_folder, run_folder_of
+from yolojax.freezing.adapters import merge_adapters_on_host
 from yolojax.freezing.phases import GRADIENT_NORMS, MOVEMENT, EpochRecord, History, Phase
 from yolojax.freezing.signals import movement
 from yolojax.lock import locked
@@ -31,8 +30,8 @@ from yolojax.mesh import replicated
 from yolojax.model.network import Variables
 from yolojax.training.checkpoints import CheckpointError, Checkpoints, has_checkpoint
 from yolojax.training.progress import EpochMeter
-from yolojax.training.settings import TrainSettings, settings_to_resume
-from yolojax.training.setup import SETTINGS, Job, prepare, prepare_to_resume
+from yolojax.training.settings import TrainSettings, read_settings, settings_to_resume, write_settings
+from yolojax.training.setup import Job, prepare, prepare_to_resume
 from yolojax.training.state import (
     TrainState,
     abstract_state,
@@ -44,12 +43,15 @@ from yolojax.training.state import (
 )
 from yolojax.training.step import gradient_norms
 from yolojax.tree import Tree, partition
+from yolojax.weights.delta import SUFFIX as DELTA
+from yolojax.weights.delta import make_delta, save_delta
 from yolojax.weights.store import Weights, save_weights
 
 log = logging.getLogger(__name__)
 
 RESULTS = "results.json"
 _GRADIENT_BATCHES = 4
+_DELTA_SHARE = 0.25  # of the parameters; above it a delta saves little
 
 
 @dataclass
@@ -196,8 +198,8 @@ class Run:
 
     def averaged(self) -> Variables:
         """The averaged weights, without adapters: what is validated and saved."""
-        whole = self.state.whole
-        return {"params": merge_adapters(whole.ema_params), "batch_stats": whole.ema_batch_stats}
+        averages = self.state.averages
+        return {**averages, "params": merge_adapters_on_host(averages["params"])}
 
     def _save_state(self) -> None:
         arrays = {"state": self.state.whole, "epoch_start": self.epoch_start if self.position.batch else None}
@@ -211,6 +213,12 @@ class Run:
         variables = jax.device_get(self.averaged())
         weights = Weights(spec=job.spec, names=job.names, variables=variables, source={**job.source, **facts})
         save_weights(self.folder / "weights" / name, weights)
+        base = job.source.get("base")
+        if base and job.has_one_phase:
+            kept = self.state.resting_paths - set(base["replaced"])
+            delta = make_delta(base["arrays_sha256"], kept, weights, self.state.averages)
+            if delta.share <= _DELTA_SHARE:
+                save_delta(self.folder / "weights" / f"{name}{DELTA}", delta)
 
     def _trained(self) -> Tree:
         """A copy of what trains."""
@@ -354,18 +362,6 @@ def _check_data(job: Job, folder: Path) -> None:
             )
         if record["sha256"] != before[split]["sha256"]:
             log.warning("%s: its %s images or boxes are not those that the run began with", job.data.file, split)
-
-
-def read_settings(folder: Path) -> TrainSettings:
-    """The settings that a run was started with."""
-    content = read_yaml(folder / SETTINGS)
-    freeze = tuple(map(str, content.pop("freeze", ["0"])))
-    return dataclasses.replace(from_mapping(TrainSettings, content, folder / SETTINGS), freeze=freeze)
-
-
-def write_settings(settings: TrainSettings, folder: Path) -> None:
-    """Write what ``read_settings`` reads."""
-    write_yaml(folder / SETTINGS, {**dataclasses.asdict(settings), "resume": None, "freeze": list(settings.freeze)})
 
 
 def _folder_to_resume(settings: TrainSettings, given: Set[str]) -> Path:

@@ -9,14 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from yolojax.config import from_mapping, read_yaml
 from yolojax.data.config import DataConfig
 from yolojax.errors import UserError
+from yolojax.files import write_yaml
 from yolojax.flags import at_least, flag, fraction
 
 LARGEST = -1  # a batch size: the most images that fit
 OptimizerName: TypeAlias = Literal["SGD", "Adam", "AdamW"]
 # What an interrupted run may be continued with: where its data and its devices are, and how exactly these compute.
 _MAY_CHANGE = ("data", "data_root", "device", "workers", "project", "deterministic", "steps_per_dispatch")
+
+SETTINGS = "settings.yaml"  # in a run folder, for those who resume
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +76,14 @@ class TrainSettings:
     frozen_bn: Literal["fixed", "track"] = flag(
         "fixed",
         "BatchNorm of frozen layers: fixed = running statistics used and kept; track = batch statistics, as YOLOv5 does",
+    )
+    init_head: Literal["fresh", "boxes", "names"] = flag(
+        "fresh",
+        "what Detect begins with for other classes: fresh = random numbers, as YOLOv5; boxes = the old rows of boxes and objectness; "
+        "names = those of classes of the same name too",
+    )
+    same_as: tuple[str, ...] = flag(
+        (), "with --init-head names: NEW=OLD, classes that are named otherwise in the weights", nargs="+"
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = flag(
         "auto",
@@ -132,6 +144,11 @@ class TrainSettings:
         if self.cache == "device" and (self.rect or self.albumentations):
             name = "--rect" if self.rect else "--albumentations"
             raise UserError(f"--cache device: cannot go with {name}, which is done on the host alone; --cache ram can")
+        if self.same_as and self.init_head != "names":
+            raise UserError("--same-as: says which classes are the same for --init-head names")
+        for pair in self.same_as:
+            if not all(part.strip() for part in pair.split("=", 1)) or "=" not in pair:
+                raise UserError(f"--same-as {pair}: write NEW=OLD, a class of the data set and one of the weights")
         at_least(self, epochs=1, imgsz=32, workers=0, patience=0, seed=0)
         if self.batch_size != LARGEST:
             at_least(self, batch_size=1)
@@ -145,6 +162,11 @@ class TrainSettings:
     def host_cache(self) -> Literal["ram", "disk"] | None:
         """Where images are kept that are read on the host, as those of validation are."""
         return self.cache if self.cache in ("disk", None) else "ram"
+
+    @property
+    def same_as_classes(self) -> dict[str, str]:
+        """``same_as``, by the new name."""
+        return {new.strip(): old.strip() for new, old in (pair.split("=", 1) for pair in self.same_as)}
 
     def resolve(self, data: DataConfig) -> Resolved:
         """What is not given, filled in from the data set, else from YOLOv5's defaults."""
@@ -243,3 +265,16 @@ def train_command(settings: TrainSettings, run: Path) -> list[str]:
     if (run / "settings.yaml").is_file():
         return [*start, "--resume", str(run)]
     return [*start, *train_flags(dataclasses.replace(settings, project=str(run.parent), name=run.name, exist_ok=True))]
+
+
+def read_settings(folder: Path) -> TrainSettings:
+    """The settings that a run was started with."""
+    content = read_yaml(folder / SETTINGS)
+    freeze = tuple(map(str, content.pop("freeze", ["0"])))
+    return dataclasses.replace(from_mapping(TrainSettings, content, folder / SETTINGS), freeze=freeze)
+
+
+def write_settings(settings: TrainSettings, folder: Path) -> None:
+    """Write what ``read_settings`` reads."""
+    values = {**dataclasses.asdict(settings), "resume": None}
+    write_yaml(folder / SETTINGS, {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()})

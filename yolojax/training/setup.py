@@ -48,7 +48,6 @@ from yolojax.weights.store import Weights
 log = logging.getLogger(__name__)
 
 # In a run folder, for those who resume.
-SETTINGS = "settings.yaml"
 HYPERPARAMETERS = "hyp.yaml"
 NETWORK = "network.json"
 # With --multi-scale, where the devices make the batches: so many after another have one size. A power of two.
@@ -116,6 +115,11 @@ class Job:
     def fixed_bn(self, phase: Phase) -> frozenset[str]:
         """The BatchNorm modules that keep their statistics in a phase."""
         return fixed_modules(phase, self.settings.frozen_bn)
+
+    @cached_property
+    def has_one_phase(self) -> bool:
+        """Whether the same parameters train from the first epoch to the last."""
+        return not self.strategy.needs and len(rehearse(self.strategy, self.paths, self.epochs, self.spec.name)) == 1
 
     @property
     def epochs(self) -> int:
@@ -207,11 +211,13 @@ def prepare(settings: TrainSettings) -> tuple[Job, Variables]:
         require_clean(data, ("train", "val"))
     train = open_split(data, "train", single_class=settings.single_cls, needs_boxes=True)
     val = open_split(data, "val", single_class=settings.single_cls)
-    keep = settings.noautoanchor
+    keep = settings.noautoanchor or bool(spec.branches)  # those of a branch belong to the boxes that it was trained on
     spec = with_fitting_anchors(
         spec, weights, train.samples, image_size, hyperparameters, keep=keep, seed=settings.seed
     )
-    variables, source, fresh = start_variables(weights, spec, settings.seed)
+    variables, source, fresh = start_variables(
+        weights, spec, settings.seed, names, settings.init_head, settings.same_as_classes
+    )
     _check_random_layers(settings, strategy, resolved.epochs, spec, tuple(flatten(variables["params"])), fresh)
     resolved = replace(resolved, imgsz=image_size)
     network = NetworkRecord(spec, names, source)

@@ -85,6 +85,18 @@ class TrainState:
         return self.moving._replace(**joined)
 
     @property
+    def averages(self) -> Variables:
+        """The averaged parameters and statistics, adapters beside their kernels."""
+        whole = self.whole
+        return {"params": whole.ema_params, "batch_stats": whole.ema_batch_stats}
+
+    @property
+    def resting_paths(self) -> frozenset[str]:
+        """What rests, with its collection: ``params/model_0/conv/kernel``."""
+        trees = {"params": self.resting.params, "batch_stats": self.resting.batch_stats}
+        return frozenset(path for path, leaf in flatten(trees).items() if leaf is not None)
+
+    @property
     def params(self) -> Tree:
         """All parameters."""
         return merge(self.moving.params, self.resting.params)
@@ -183,8 +195,8 @@ def _start(variables: Variables, labels: Tree, settings: OptimizerSettings, scal
 def enter_phase(variables: Variables, phase: Phase, key: Array) -> Variables:
     """The variables that a phase trains: plain ones, with adapters where it has them."""
     params = merge_adapters(variables["params"])
-    if phase.adapted:
-        params = add_adapters(params, phase.adapted, phase.adapter_rank, key)
+    if phase.adapters:
+        params = add_adapters(params, phase.adapters, key)
     return {**variables, "params": params}
 
 
@@ -204,7 +216,7 @@ def change_phase(
     """
     whole = state.whole
     params, averages = whole.params, whole.ema_params
-    if phase.adapter_rank or any(is_adapter(path) for path in flatten(params)):
+    if phase.adapters or any(is_adapter(path) for path in flatten(params)):
         params, averages = (enter_phase({"params": tree}, phase, key)["params"] for tree in (params, averages))
     fresh = create_state({"params": params, "batch_stats": whole.batch_stats}, phase.tree(), settings, mesh).moving
     kept = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(whole.opt_state)[0]}

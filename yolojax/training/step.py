@@ -13,7 +13,6 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from yolojax.freezing.adapters import merge_adapters
 from yolojax.freezing.labels import fixed_bn, trainable_mask
 from yolojax.freezing.phases import Phase
 from yolojax.freezing.signals import norms
@@ -116,7 +115,7 @@ def make_step_function(
         statistics = merge(moving.batch_stats, resting.batch_stats)
 
         def forward(learned: Tree) -> tuple[Array, tuple[dict[str, Array], Tree]]:
-            variables = {"params": merge_adapters(merge(learned, resting.params)), "batch_stats": statistics}
+            variables = {"params": merge(learned, resting.params), "batch_stats": statistics}
             heads, mutated = network.apply(variables, images, train=True, mutable=["batch_stats"])
             total, parts = compute_loss(heads, batch["boxes"], batch["mask"], network.spec, loss)
             return total, (parts, mutated["batch_stats"])

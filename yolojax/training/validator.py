@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 from yolojax.data.batches import ValidationBatches
 from yolojax.evaluation.evaluator import Evaluation, evaluate
+from yolojax.evaluation.nms import NmsSettings
 from yolojax.mesh import replicated, split
 from yolojax.model.decode import decode
 from yolojax.model.images import normalise
@@ -54,6 +55,7 @@ class Validator:
         self._predict = jax.jit(predict, out_shardings=replicated(mesh))
         self._loss = jax.jit(lambda heads, boxes, mask: compute_loss(heads, boxes, mask, spec, loss)[1])
         self._names = names
+        self._nms = NmsSettings(parts=spec.prediction_parts)
         self._mesh = mesh
 
     def __call__(self, variables: Variables, batches: ValidationBatches, workers: int = 0) -> Evaluation:
@@ -62,6 +64,7 @@ class Validator:
             partial(self._predict, jax.device_put(variables, replicated(self._mesh))),
             batches.iterate(workers),
             self._names,
+            self._nms,
             loss=self._loss,
             place=partial(jax.device_put, device=split(self._mesh)),
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from yolojax.config import configs_root
 from yolojax.errors import UserError
+from yolojax.weights.delta import apply_delta, read_delta
 from yolojax.weights.safetensors import ARRAYS as SAFETENSORS
 from yolojax.weights.safetensors import read_safetensors
 from yolojax.weights.store import Weights, is_weights_folder, read_weights, replaced
@@ -15,20 +16,23 @@ EMBEDDED_WEIGHTS = "yolov5n-shapes"
 _OFFICIAL = "https://github.com/ultralytics/yolov5/releases/download/v7.0"
 
 
-def load_weights(source: str | Path) -> Weights:
+def load_weights(source: str | Path, delta: str | Path | None = None) -> Weights:
     """The weights that a user means.
 
     Args:
       source: a ``.pt`` checkpoint of YOLOv5, a weights directory, a run folder (its best weights, else its last), a ``.safetensors`` file of
         ours or the folder of one, or a name (``yolov5m``) that is looked for in the working directory, in ``weights/``, in the folder
         ``$YOLOJAX_WEIGHTS`` and among the shipped ones.
+      delta: a ``.delta.npz`` of a run that began from them: what it added.
 
     Returns:
       Weights with float32 arrays that fit their architecture.
 
     Raises:
-      UserError: nothing is there, or it is damaged or of another kind; the message says how to get what is missing.
+      UserError: nothing is there, or it is damaged or of another kind; the message says how to get what is missing. Or the delta belongs to others.
     """
+    if delta is not None:
+        return apply_delta(load_weights(source), read_delta(delta), delta)
     path = find_weights(source)
     if path.is_dir():
         return read_weights(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -11,10 +11,13 @@ import numpy as np
 
 from yolojax.data.anchors import AnchorCheck, check_anchors
 from yolojax.data.sample import Sample
+from yolojax.errors import UserError
 from yolojax.hyperparameters import Hyperparameters
 from yolojax.model.network import Variables, init_variables
 from yolojax.model.spec import Anchors, ModelSpec, nearest_shipped
 from yolojax.tree import flatten
+from yolojax.weights.delta import arrays_sha256
+from yolojax.weights.head import InitHead, match_classes, start_head
 from yolojax.weights.store import Weights, transfer
 
 log = logging.getLogger(__name__)
@@ -31,7 +34,12 @@ class RandomArrays:
 
 
 def start_variables(
-    weights: Weights | None, spec: ModelSpec, seed: int
+    weights: Weights | None,
+    spec: ModelSpec,
+    seed: int,
+    names: Sequence[str] = (),
+    init_head: InitHead = "fresh",
+    same_as: Mapping[str, str] | None = None,
 ) -> tuple[Variables, dict[str, object], RandomArrays]:
     """The arrays to start from.
 
@@ -39,15 +47,20 @@ def start_variables(
       weights: to take arrays from, where they fit; without them all are initialised.
       spec: the network that is trained.
       seed: of the initialisation.
+      names: of its classes.
+      init_head: what Detect begins with: ``fresh`` as YOLOv5 (all of it taken over where it fits, else none); see ``OldHead`` for the others.
+      same_as: new class name to old one, for ``init_head="names"``.
 
     Returns:
       Parameters and statistics (NumPy float32), what to record of where they come from, and which of them are random.
 
     Raises:
-      UserError: no array of the weights fits the network.
+      UserError: no array of the weights fits the network, or its Detect not the one that is to begin with it.
     """
     key = jax.random.key(seed)
     if weights is None:
+        if init_head != "fresh":
+            raise UserError(f"--init-head {init_head}: there are no weights whose Detect could be taken over")
         log.info("%s with %d classes starts from random weights", spec.name, spec.classes)
         variables = jax.tree.map(np.asarray, init_variables(spec, key))
         fresh = RandomArrays(tuple(flatten(variables["params"])), "there are no weights to start from")
@@ -64,11 +77,26 @@ def start_variables(
     reason = "they are not in the weights"
     if weights.spec.classes != spec.classes:
         reason = f"{weights.spec.classes} classes before, {spec.classes} now"
-    if moved.initialised:
-        modules = sorted({path.split("/")[0] for path in moved.initialised}, key=lambda name: int(name.split("_")[1]))
+    source: dict[str, object] = {**weights.source, "trained_by": "yolojax", "trained_from": weights.source.get("file")}
+    source.pop("init_head", None)  # of the training that the weights come from
+    variables, initialised = moved.variables, moved.initialised
+    replaced = {path for path in flatten(variables) if path.partition("/")[2] in initialised}
+    if init_head != "fresh":
+        old = match_classes(weights, names, init_head, same_as)
+        variables = start_head(variables, spec, names, weights, old)
+        log.info("%s", old.sentence())
+        source["init_head"] = {"mode": old.mode, "classes": dict(old.classes), "left": list(old.left)}
+        heads = f"model_{spec.detects[0].index}/"
+        initialised = tuple(path for path in initialised if not path.startswith(heads))
+        if old.left:
+            reason = f"class rows of {', '.join(old.left[:8])}"
+            initialised += tuple(path for path in flatten(variables["params"]) if path.startswith(heads))
+        replaced = {*replaced, *(f"params/{path}" for path in flatten(variables["params"]) if path.startswith(heads))}
+    elif initialised:
+        modules = sorted({path.split("/")[0] for path in initialised}, key=lambda name: int(name.split("_")[1]))
         log.info("newly initialised (%s): %s", reason, ", ".join(modules))
-    source = {**weights.source, "trained_by": "yolojax", "trained_from": weights.source.get("file")}
-    return moved.variables, source, RandomArrays(moved.initialised, reason)
+    source["base"] = {"arrays_sha256": arrays_sha256(weights.variables), "replaced": sorted(replaced)}
+    return variables, source, RandomArrays(initialised, reason)
 
 
 def with_fitting_anchors(

@@ -1,0 +1,83 @@
+import jax
+import numpy as np
+import pytest
+
+from yolojax.cli.main import main
+from yolojax.errors import UserError
+from yolojax.model.network import init_variables
+from yolojax.model.spec import load_spec
+from yolojax.tree import flatten
+from yolojax.weights.delta import arrays_sha256, read_delta
+from yolojax.weights.find import load_weights
+from yolojax.weights.store import Weights, save_weights
+
+
+@pytest.fixture(scope="module")
+def base(tiny_model, tmp_path_factory):
+    """A weights directory of three classes; the data has two."""
+    spec = load_spec(tiny_model, 3)
+    variables = jax.tree.map(np.asarray, init_variables(spec, jax.random.key(3)))
+    folder = tmp_path_factory.mktemp("base") / "base"
+    save_weights(folder, Weights(spec=spec, names=("a", "b", "c"), variables=variables, source={"file": "base.pt"}))
+    return folder
+
+
+@pytest.fixture
+def train(base, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        known = ["--weights", str(base), "--data", str(tiny_data), "--img", "64", "--batch", "4", "--epochs", "2"]
+        assert main(["train", *known, "--workers", "0", "--noplots", "--device", "cpu", *words]) == 0
+        return tmp_path / "runs" / "train" / "exp" / "weights"
+
+    return run
+
+
+@pytest.mark.parametrize("freeze", ["adapters.yaml", "6"])
+def test_base_and_delta_are_the_trained_weights(base, train, tmp_path, freeze):
+    (tmp_path / "adapters.yaml").write_text("kind: adapters\nselect: 0-4\ntrain: detect\nrank: 2\nalpha: 4.0\n")
+    weights = train("--freeze", freeze)
+    delta = read_delta(weights / "last.delta.npz")
+    assert delta.base == arrays_sha256(load_weights(base).variables)
+    assert ("params/model_0/conv/adapter/down" in delta.arrays) == (freeze != "6")
+    assert not any(path.endswith("conv/kernel") for path in delta.arrays)
+    assert "params/model_6/m_0/kernel" in delta.arrays
+    trained, again = load_weights(weights / "last"), load_weights(base, weights / "last.delta.npz")
+    assert again.names == trained.names == ("blue", "red")
+    assert again.spec == trained.spec
+    expected, leaves = flatten(trained.variables), flatten(again.variables)
+    assert leaves.keys() == expected.keys()
+    for path, leaf in leaves.items():
+        assert leaf.tobytes() == expected[path].tobytes(), path
+    moved = flatten(load_weights(base).variables)
+    assert (moved["params/model_0/conv/kernel"].tobytes() != leaves["params/model_0/conv/kernel"].tobytes()) == (
+        freeze != "6"
+    )
+
+
+def test_statistics_that_move_are_in_it(base, train):
+    weights = train("--freeze", "6", "--frozen-bn", "track")
+    trained, again = load_weights(weights / "best"), load_weights(base, weights / "best.delta.npz")
+    path = "batch_stats/model_0/bn/mean"
+    assert flatten(again.variables)[path].tobytes() == flatten(trained.variables)[path].tobytes()
+    assert flatten(again.variables)[path].tobytes() != flatten(load_weights(base).variables)[path].tobytes()
+
+
+def test_none_where_it_would_save_nothing(train):
+    weights = train("--freeze", "1")
+    assert (weights / "best").is_dir()
+    assert not (weights / "best.delta.npz").exists()
+
+
+def test_other_weights_and_damage_are_refused(base, train, tmp_path, capsys):
+    weights = train("--freeze", "6")
+    file = str(weights / "best.delta.npz")
+    command = ["val", "--delta", file, "--noplots", "--device", "cpu"]
+    assert main([*command, "--weights", str(weights / "best")]) == 2
+    assert "belongs to other weights than" in capsys.readouterr().err
+    (tmp_path / "half.delta.npz").write_bytes((weights / "best.delta.npz").read_bytes()[:200])
+    with pytest.raises(UserError, match=r"half\.delta\.npz: is no '\*\.delta\.npz' of a run of ours, or is damaged"):
+        read_delta(tmp_path / "half.delta.npz")
+    with pytest.raises(UserError, match="no such file"):
+        read_delta(tmp_path / "none.delta.npz")

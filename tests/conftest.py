@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import logging
 import os
 import sys
 import tempfile
@@ -47,6 +48,16 @@ def forget_programs() -> Iterator[None]:
         gc.collect()
         if glibc_version() > (0, 0):
             ctypes.CDLL(None).malloc_trim(0)  # else the C library keeps most of what was given back
+
+
+@pytest.fixture(autouse=True)
+def forget_log() -> Iterator[None]:
+    """A command that a test calls sends what yolojax logs to its own output; later tests look for it where Python sends it."""
+    yield
+    log = logging.getLogger("yolojax")
+    log.handlers.clear()
+    log.propagate = True
+    log.setLevel(logging.NOTSET)
 
 
 TINY = """

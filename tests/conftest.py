@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import logging
 import os
 import sys
 import tempfile
@@ -47,6 +48,16 @@ def forget_programs() -> Iterator[None]:
         gc.collect()
         if glibc_version() > (0, 0):
             ctypes.CDLL(None).malloc_trim(0)  # else the C library keeps most of what was given back
+
+
+@pytest.fixture(autouse=True)
+def forget_log() -> Iterator[None]:
+    """A command that a test calls sends what yolojax logs to its own output; later tests look for it where Python sends it."""
+    yield
+    log = logging.getLogger("yolojax")
+    log.handlers.clear()
+    log.propagate = True
+    log.setLevel(logging.NOTSET)
 
 
 TINY = """
@@ -162,3 +173,62 @@ def sees_colours():
         return predict
 
     return make_predict
+
+
+# --- What the tests cost: with --durations=N, processor seconds by file and the peak memory of every process --------------------------------------
+
+_spent: dict[str, float] = {}
+_peaks: list[float] = []
+_BEGAN = pytest.StashKey[float]()
+
+
+def peak_memory() -> float:
+    """Most bytes that this process has held at once."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    item.stash[_BEGAN] = sum(os.times()[:4])  # those of processes that ended are among them
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    try:
+        return (yield)
+    finally:
+        item.user_properties.append(("processor_seconds", sum(os.times()[:4]) - item.stash[_BEGAN]))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    file = report.nodeid.partition("::")[0]
+    for name, seconds in report.user_properties if report.when == "teardown" else ():
+        if name == "processor_seconds":
+            _spent[file] = _spent.get(file, 0) + seconds
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["peak_memory"] = peak_memory()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object) -> None:
+    _peaks.append(getattr(node, "workeroutput", {}).get("peak_memory", 0))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if not config.option.durations:
+        return
+    terminalreporter.section(f"{sum(_spent.values()):.0f} processor seconds")
+    for file, seconds in sorted(_spent.items(), key=lambda row: -row[1])[: config.option.durations]:
+        terminalreporter.write_line(f"{seconds:7.1f} s  {file}")
+    peaks = ", ".join(f"{peak / 1e9:.2f}" for peak in _peaks or [peak_memory()])
+    terminalreporter.write_line(f"peak memory of the test processes: {peaks} GB")

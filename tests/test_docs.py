@@ -128,8 +128,12 @@ def test_the_table_of_hyperparameters_is_that_of_the_files():
 def test_the_table_of_parameters_is_that_of_the_networks(row):
     numbers = [int(re.match(r"[\d,]+", cell)[0].replace(",", "")) for cell in row[1:]]
 
+    networks = {
+        classes: abstract_variables(load_spec(f"yolov5{row[0]}", classes=classes))["params"] for classes in (80, 20)
+    }
+
     def parameters(classes: int, first: int = 0) -> int:
-        params = abstract_variables(load_spec(f"yolov5{row[0]}", classes=classes))["params"]
+        params = networks[classes]
         trained = [params[f"model_{layer}"] for layer in range(first, 25) if f"model_{layer}" in params]
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(trained))
 

@@ -1,9 +1,11 @@
 """A folder or file is there complete, or nothing is."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+from yolojax import files
 from yolojax.errors import UserError
 from yolojax.files import complete_file, complete_folder, find_run_folder, new_run_folder, write_json, write_yaml
 
@@ -36,6 +38,25 @@ def test_what_is_there_already_is_left_alone(tmp_path):
         (place / "a.txt").write_text("a")
     assert [file.name for file in target.iterdir()] == ["mine.txt"]
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("replaces", [True, False])
+def test_an_empty_folder_gives_way_on_any_system(tmp_path, monkeypatch, replaces):
+    rename = Path.replace
+
+    def on_windows(unfinished, target):
+        if target.exists():
+            raise PermissionError(target)
+        return rename(unfinished, target)
+
+    if not replaces:
+        monkeypatch.setattr(files, "replaces_folders", lambda: False)
+        monkeypatch.setattr(Path, "replace", on_windows)
+    target = tmp_path / "set"
+    target.mkdir()
+    with complete_folder(target) as place:
+        (place / "a.txt").write_text("a")
+    assert [file.name for file in target.iterdir()] == ["a.txt"]
 
 
 def test_a_file_takes_its_place_at_the_end(tmp_path):

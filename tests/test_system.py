@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -29,6 +30,8 @@ def test_windows():
     assert system.request_signal() == 1
     assert system.detached() == {"creationflags": 512}
     assert system.processors() == 4
+    assert not system.removes_open_files()
+    assert not system.replaces_folders()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has abilities of its own")
@@ -36,6 +39,9 @@ def test_linux_and_macos():
     assert system.replaces_processes()
     assert system.inherits_locks()
     assert system.tracks_shared_memory()
+    assert system.removes_open_files()
+    assert system.replaces_folders()
+    assert system.positioned_writer() is os.pwrite
     assert system.stop_signals() == (signal.SIGINT, signal.SIGTERM)
     assert system.request_signal() == signal.SIGTERM
     assert system.detached() == {"start_new_session": True}
@@ -45,6 +51,14 @@ def test_linux_and_macos():
 def test_a_mac_has_no_glibc(monkeypatch):
     monkeypatch.setattr(os, "confstr_names", {"CS_PATH": 1}, raising=False)
     assert system.glibc_version() == (0, 0)
+
+
+def test_bytes_find_their_place_where_a_file_has_one_position(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "pwrite", raising=False)
+    write = system.positioned_writer()
+    with (tmp_path / "file").open("wb", buffering=0) as file, ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda place: write(file.fileno(), bytes([place]) * 100, place * 100), reversed(range(50))))
+    assert (tmp_path / "file").read_bytes() == b"".join(bytes([place]) * 100 for place in range(50))
 
 
 def test_a_detached_process_can_be_asked_to_stop():

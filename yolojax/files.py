@@ -9,13 +9,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from yolojax.errors import UserError
+from yolojax.system import replaces_folders
 
 
 @contextmanager
@@ -33,6 +34,9 @@ def complete_folder(folder: Path) -> Iterator[Path]:
     try:
         yield unfinished
         unfinished.chmod(0o755)
+        if not replaces_folders():
+            with suppress(FileNotFoundError):
+                folder.rmdir()
         unfinished.replace(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

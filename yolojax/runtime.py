@@ -65,7 +65,7 @@ def huge_pages_problem() -> str | None:
     if f"{_HUGE_PAGES}=0" in os.environ.get("GLIBC_TUNABLES", ""):
         return "GLIBC_TUNABLES switches them off"
     kernel = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    if not kernel.is_file() or "[never]" in kernel.read_text():
+    if not kernel.is_file() or "[never]" in kernel.read_text(encoding="ascii"):
         return f"the kernel gives none ({kernel})"
     return None
 

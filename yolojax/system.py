@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from collections.abc import Callable
+from threading import Lock
 from typing import Any
+
+_moving = Lock()
 
 
 def replaces_processes() -> bool:
@@ -52,6 +57,34 @@ def detached() -> dict[str, Any]:
 def inherits_locks() -> bool:
     """Whether a lock on a file can be handed to a process that is started, and ends with the last one that holds it."""
     return os.name == "posix"
+
+
+def removes_open_files() -> bool:
+    """Whether a file that is open can be removed; on Windows it has to be closed first."""
+    return os.name == "posix"
+
+
+def replaces_folders() -> bool:
+    """Whether a folder can be renamed to the name of an empty one; on Windows that one has to go first."""
+    return os.name == "posix"
+
+
+def tells_shared_pages_apart() -> bool:
+    """Whether the system can tell which part of its memory a process shares with others."""
+    return sys.platform == "linux"
+
+
+def positioned_writer() -> Callable[[int, Any, int], Any]:
+    """What writes bytes at a place of an open file: ``writer(handle, content, offset)``, from several threads at once."""
+    if hasattr(os, "pwrite"):
+        return os.pwrite
+
+    def write(handle: int, content: Any, offset: int) -> int:  # Windows: by way of the file's one position
+        with _moving:
+            os.lseek(handle, offset, os.SEEK_SET)
+            return os.write(handle, content)
+
+    return write
 
 
 def tracks_shared_memory() -> bool:

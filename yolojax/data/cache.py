@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import IO, Literal
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from yolojax.data.geometry import resize_long_side, resized_shape
 from yolojax.data.sample import ImageError, Pixels, Sample
 from yolojax.files import complete_file
 from yolojax.runtime import cache_folder
+from yolojax.system import positioned_writer
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +163,7 @@ def _fill(
     handle: int, samples: Sequence[Sample], room: NDArray[np.int64], size: int | None, smooth: bool
 ) -> NDArray[np.int32]:
     """Write the images into the open file; their (height, width), zeros where one cannot be read."""
-    shapes = np.zeros((len(samples), 2), np.int32)
+    shapes, write_at = np.zeros((len(samples), 2), np.int32), positioned_writer()
 
     def write(index: int) -> None:
         try:
@@ -171,7 +173,7 @@ def _fill(
         if size:
             image = resize_long_side(image, size, smooth=smooth)
         if image.nbytes <= room[index + 1] - room[index]:  # else the file has changed since it was listed
-            os.pwrite(handle, np.ascontiguousarray(image).data, int(room[index]))
+            write_at(handle, np.ascontiguousarray(image).data, int(room[index]))
             shapes[index] = image.shape[:2]
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -197,13 +199,10 @@ def _roomy(folder: Path, total: int) -> Path:
 
 def available_memory() -> int:
     """Bytes of memory that this process may still use, the limit of its container included."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    free = psutil.virtual_memory().available
     with contextlib.suppress(OSError, ValueError):
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        free = min(free, limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+        free = min(free, limit - int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii")))
     return free
 
 

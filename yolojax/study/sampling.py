@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any
 
 import psutil
+
+from yolojax.system import tells_shared_pages_apart
 
 COLUMNS = ("seconds", "epochs", "cpu_percent", "memory_bytes", "gpu_percent", "gpu_memory_bytes")
 
@@ -67,7 +68,7 @@ class Sampler:
 
 
 def _memory(process: psutil.Process) -> int:
-    if sys.platform == "linux":
+    if tells_shared_pages_apart():
         return process.memory_full_info().pss
     return process.memory_info().rss
 

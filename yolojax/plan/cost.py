@@ -86,7 +86,7 @@ class StepCost:
 def step_cost(spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Device) -> StepCost:
     """Compile the training step of a phase for a device, which may be absent, and read what it costs."""
     started = time.perf_counter()
-    state, compiled, memory = _compile(spec, phase, shape, device)
+    state, compiled, memory = compile_step(spec, phase, shape, device)
     seconds = time.perf_counter() - started
     sizes = {path: leaf.size for path, leaf in flatten(state.params).items()}
     return StepCost(
@@ -102,7 +102,7 @@ def step_cost(spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Devic
 
 def step_memory(spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Device) -> Memory | None:
     """The memory of a step alone, as ``StepCost.memory``."""
-    return _compile(spec, phase, shape, device)[2]
+    return compile_step(spec, phase, shape, device)[2]
 
 
 def step_flops(spec: ModelSpec, phase: Phase, shape: StepShape) -> float:
@@ -151,7 +151,7 @@ def _bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _compile(
+def compile_step(
     spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Device
 ) -> tuple[TrainState, Any, Memory | None]:
     """The abstract state, the compiled step and its memory; without a step where the compiler refuses it for its memory."""

@@ -14,15 +14,22 @@ from dataclasses import dataclass, field
 _BITS = {"pred": 8, "token": 0, "opaque": 0, "bf16": 16, "c64": 64, "c128": 128}
 # A GPU reads its memory in pieces of this size.
 SECTOR = 32
+# fmt: off
 _FREE = frozenset(
-    "parameter constant get-tuple-element tuple bitcast opt-barrier after-all iota partition-id replica-id"
-    " copy-done async-done async-update all-reduce-done all-gather-done".split()
+    {
+        "parameter", "constant", "get-tuple-element", "tuple", "bitcast", "opt-barrier", "after-all", "iota",
+        "partition-id", "replica-id", "copy-done", "async-done", "async-update", "all-reduce-done", "all-gather-done",
+    }
 )
 _TAKES_A_PART = ("gather", "slice", "dynamic-slice")
 _ONE_BY_ONE = frozenset(
-    "convert add subtract multiply divide maximum minimum select compare and or not negate abs sign floor ceil clamp power sqrt rsqrt exponential"
-    " exponential-minus-one log log-plus-one logistic tanh".split()
+    {
+        "convert", "add", "subtract", "multiply", "divide", "maximum", "minimum", "select", "compare", "and", "or",
+        "not", "negate", "abs", "sign", "floor", "ceil", "clamp", "power", "sqrt", "rsqrt", "exponential",
+        "exponential-minus-one", "log", "log-plus-one", "logistic", "tanh",
+    }
 )
+# fmt: on
 _IN_PLACE = ("scatter", "dynamic-update-slice")
 
 
@@ -214,7 +221,7 @@ def _kernels(program: Program, name: str, times: int) -> Iterator[Kernel]:
         if instruction.opcode in ("call", "async-start"):
             yield from _kernels(program, _text(r"(?:to_apply|calls)=%?([^\s,]+)", instruction.attributes), times)
         elif instruction.opcode == "while":
-            rounds = _text(r'known_trip_count\D*?(\d+)', instruction.attributes)
+            rounds = _text(r"known_trip_count\D*?(\d+)", instruction.attributes)
             body = _text(r"body=%?([^\s,]+)", instruction.attributes)
             yield from _kernels(program, body, times * int(rounds or 1))
         elif instruction.opcode == "conditional":

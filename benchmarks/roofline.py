@@ -45,12 +45,8 @@ class Chip:
 # (SXM), "T4 70W low profile PCIe GPU accelerator", "V100 Tensor Core GPU" (SXM2); from Google Cloud's page "TPU v5e". T4 and V100 have no bfloat16
 # and no TF32; a TPU multiplies float32 as bfloat16 by default.
 CHIPS = {
-    "cuda:h100": Chip(
-        kinds=("NVIDIA H100",), tensor={"bf16": 989e12, "f16": 989e12, "f32": 494e12}, bandwidth=3.35e12
-    ),
-    "cuda:h200": Chip(
-        kinds=("NVIDIA H200",), tensor={"bf16": 989e12, "f16": 989e12, "f32": 494e12}, bandwidth=4.8e12
-    ),
+    "cuda:h100": Chip(kinds=("NVIDIA H100",), tensor={"bf16": 989e12, "f16": 989e12, "f32": 494e12}, bandwidth=3.35e12),
+    "cuda:h200": Chip(kinds=("NVIDIA H200",), tensor={"bf16": 989e12, "f16": 989e12, "f32": 494e12}, bandwidth=4.8e12),
     "cuda:a100": Chip(
         kinds=("NVIDIA A100",), tensor={"bf16": 312e12, "f16": 312e12, "f32": 156e12}, bandwidth=2.039e12
     ),
@@ -161,7 +157,13 @@ def compiled_row(options: argparse.Namespace, freeze: int, stem: str) -> dict[st
         (options.hlo / f"{options.target.replace(':', '-')}-{freeze}-{stem}.hlo").write_text(text, encoding="utf-8")
     longest = sorted(listed, key=lambda kernel: -seconds(kernel, chip))[: options.top]
     row["longest"] = [
-        {"kernel": k.name, "ms": 1e3 * seconds(k, chip), "gflop": k.flop / 1e9, "mbytes": k.bytes / 1e6, "at": k.op_name}
+        {
+            "kernel": k.name,
+            "ms": 1e3 * seconds(k, chip),
+            "gflop": k.flop / 1e9,
+            "mbytes": k.bytes / 1e6,
+            "at": k.op_name,
+        }
         for k in longest
     ]
     return row
@@ -243,7 +245,9 @@ def main() -> None:
     rows = []
     for row in measure(options, words):
         rows.append(row)
-        print(f"compiled freeze {row['freeze']}, {row['stem']} stem, in {row['compile_seconds']:.0f} s", file=sys.stderr)
+        print(
+            f"compiled freeze {row['freeze']}, {row['stem']} stem, in {row['compile_seconds']:.0f} s", file=sys.stderr
+        )
     print(tables(rows))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")

@@ -1,6 +1,7 @@
 """What is read from HLO, on small programs written by hand; the figures are counted by hand."""
 
 import pytest
+
 from benchmarks.hlo import kernels, parse, shapes
 
 CONVOLUTION = """

@@ -40,7 +40,9 @@ def sentence(model: str, figures: Mapping[str, Any]) -> str:
 def main() -> None:
     """Validate, and print one line more."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--weights", type=Path, required=True, help="official .pt of YOLOv5 v7.0, or what was converted from it")
+    parser.add_argument(
+        "--weights", type=Path, required=True, help="official .pt of YOLOv5 v7.0, or what was converted from it"
+    )
     parser.add_argument("--model", choices=PUBLISHED, help="which one it is (default: by the name of the file)")
     parser.add_argument("--data", default="coco", help="data set (default: %(default)s)")
     options, others = parser.parse_known_args()

@@ -6,8 +6,8 @@
     python -m pip install --no-index --no-deps --target site FOLDER/*.whl              # there
     PYTHONPATH=site python -m benchmarks.accelerator --minutes 8
 
-Expected there: JAX with its plugin, flax, optax, orbax-checkpoint, OpenCV, matplotlib, rich, PyYAML, Pillow; PyTorch for the original's part. tensorflow-datasets is
-left out: only data sets named ``tfds:`` need it. The project's wheel brings the embedded weights and data.
+Expected there: JAX with its plugin, flax, optax, orbax-checkpoint, OpenCV, matplotlib, rich, PyYAML, Pillow; PyTorch for the original's part.
+tensorflow-datasets is left out: only data sets named ``tfds:`` need it. The project's wheel brings the embedded weights and data.
 """
 
 import argparse
@@ -29,7 +29,16 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    fetch = ["download", "--no-deps", "--only-binary", ":all:", "--implementation", "cp", "--python-version", options.python]
+    fetch = [
+        "download",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--implementation",
+        "cp",
+        "--python-version",
+        options.python,
+    ]
     platforms = [word for name in PLATFORMS for word in ("--platform", name)]
     subprocess.run([*pip, *fetch, *platforms, "--dest", str(options.folder), *PACKAGES], check=True)
     checkout = Path(__file__).resolve().parents[1]
@@ -40,7 +49,9 @@ def main() -> None:
     weight = sum(file.stat().st_size for file in wheels)
     print(f"{weight / 1e6:6.1f} MB")
     if weight > LIMIT:
-        sys.exit(f"{options.folder}: {weight / 1e6:.0f} MB, more than the {LIMIT / 1e6:.0f} MB that are meant to be carried")
+        sys.exit(
+            f"{options.folder}: {weight / 1e6:.0f} MB, more than the {LIMIT / 1e6:.0f} MB that are meant to be carried"
+        )
 
 
 if __name__ == "__main__":

@@ -42,6 +42,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/accelerator"), help="folder (default: %(default)s)")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # as for Ctrl-C, the case that runs ends too
     if options.case:
         _run_case(json.loads(options.case))
         return

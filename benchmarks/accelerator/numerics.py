@@ -84,7 +84,7 @@ def _norm(tree: Mapping[str, np.ndarray]) -> float:
 
 def frozen(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Some steps; frozen leaves and their averages keep every bit, trained ones all move."""
-    bench = make_bench(case | {"dtype": half_precision()})
+    bench = make_bench({**case, "dtype": half_precision()})
     names = ("params", "ema_params", "batch_stats", "ema_batch_stats")
     before = {
         name: flatten(tree) for name, tree in jax.device_get(bench.state.whole)._asdict().items() if name in names
@@ -93,7 +93,8 @@ def frozen(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     jax.block_until_ready(bench.run(program, STEPS))
     after = {name: flatten(tree) for name, tree in jax.device_get(bench.state.whole)._asdict().items() if name in names}
 
-    moved, still = [], []
+    moved: list[str] = []
+    still: list[str] = []
     for name, leaves in before.items():
         for path, leaf in leaves.items():
             trains = bench.phase.trains(path) if "params" in name else path.rpartition("/")[0] not in bench.fixed
@@ -122,7 +123,7 @@ def _names(place: tuple[Any, ...]) -> str:
 
 def determinism(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The same steps on crowded boxes three times, the third in a process of its own: are the parameters the same to the bit?"""
-    bench = make_bench(case | {"dtype": half_precision(), "crowded": True})
+    bench = make_bench({**case, "dtype": half_precision(), "crowded": True})
     program, start = bench.lower().compile(), jax.device_get(bench.state)
     first = _digest(bench, program)
     if case.get("once"):

@@ -28,7 +28,7 @@ class Part:
     function: str
     seconds: int
     cases: Sequence[Mapping[str, Any]]
-    judge: Callable[[list[Row]], Iterable[dict[str, Any]]] = lambda rows: ()
+    judge: Callable[[Sequence[Row]], Iterable[dict[str, Any]]] = lambda rows: ()
 
 
 def parts(small: bool, torch_python: str = "") -> list[Part]:
@@ -134,7 +134,7 @@ def parts(small: bool, torch_python: str = "") -> list[Part]:
     ]
 
 
-def _ratios(rows: list[Row]) -> Iterator[dict[str, Any]]:
+def _ratios(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
     """Whether freezing shows on the clock."""
     times = {(row["model"], row["dtype"], row["freeze"]): row["milliseconds"] for row in rows if "milliseconds" in row}
     for model, dtype in dict.fromkeys(key[:2] for key in times):

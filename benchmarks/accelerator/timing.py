@@ -43,7 +43,7 @@ def step(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     chip, parts = chip_of(bench.device.device_kind), [f"{milliseconds:.2f} ms"]
     figures: dict[str, Any] = {}
     if chip is not None:
-        figures = summary(kernels(parse(program.as_text())), chip)
+        figures = summary(kernels(parse(program.as_text() or "")), chip)
         parts.append(f"{milliseconds / figures['roofline_ms']:.2f} x roofline")
     passes = None
     if peak and planned:
@@ -98,7 +98,8 @@ def stem(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         f"stem, {title(case)}",
         f"plain {times['plain']:.2f} ms, folded {times['folded']:.2f} ms, ratio {times['folded'] / times['plain']:.3f}"
         + (" (a CPU folds both)" if bench.device.platform == "cpu" else ""),
-        **times,
+        plain_ms=times["plain"],
+        folded_ms=times["folded"],
         freeze=case["freeze"],
         model=case["model"],
     )

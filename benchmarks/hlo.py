@@ -129,8 +129,8 @@ def parse(text: str) -> Program:
       ValueError: there is no entry computation.
     """
     computations: dict[str, Computation] = {}
-    entry, name, lines = "", "", {}
-    root = ""
+    lines: dict[str, Instruction] = {}
+    entry = name = root = ""
     for line in text.splitlines():
         if name and line.startswith("}"):
             users: dict[str, list[Instruction]] = {}
@@ -140,9 +140,9 @@ def parse(text: str) -> Program:
             computations[name] = Computation(lines, root, users)
             name = ""
         elif name:
-            if instruction := _instruction(line):
-                lines[instruction.name] = instruction
-                root = instruction.name
+            if found := _instruction(line):
+                lines[found.name] = found
+                root = found.name
         elif match := re.match(r"(ENTRY )?%?([^\s(]+) \(.*\{$", line):
             name, lines = match[2], {}
             entry = name if match[1] else entry

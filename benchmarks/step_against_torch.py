@@ -45,6 +45,7 @@ def torch_worker(options: argparse.Namespace) -> None:
     for name, parameter in model.named_parameters():
         parameter.requires_grad = not name.startswith(frozen)
     device = torch.device("cuda" if options.device == "gpu" else options.device)
+    torch.backends.cudnn.benchmark = True  # choose algorithms by timing them, as XLA does
     model.to(device, memory_format=torch.channels_last if device.type == "cuda" else torch.preserve_format).train()
     optimizer, average, compute_loss = (
         smart_optimizer(model, "SGD", 0.01, 0.937, 0.0005),

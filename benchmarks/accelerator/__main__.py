@@ -24,7 +24,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accelerator.parts import Part, parts
+from benchmarks.accelerator.parts import PREALLOCATE, Part, parts
 
 MINUTES = 8
 
@@ -119,6 +119,8 @@ def _run(part: Part, case: Mapping[str, Any], folder: Path, seconds: float) -> l
         return [_row(what, "left out: no time is left", skipped="time")]
     request = {**case, "function": part.function, "folder": str(folder)}
     variables = {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), **case.get("variables", {})}
+    if part.starts_others:
+        variables[PREALLOCATE] = "false"
     with (folder / "output").open("w+") as output, (folder / "errors").open("w+") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.accelerator", "--case", json.dumps(request)],

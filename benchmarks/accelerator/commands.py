@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from benchmarks.accelerator.bench import AbsentError, half_precision, network_of, row
+from benchmarks.accelerator.parts import PREALLOCATE
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 
@@ -198,6 +199,7 @@ def _same_boxes(first: np.ndarray, second: np.ndarray) -> bool:
 
 def _command(words: list[str]) -> None:
     """Run a command of a user; its last lines are the reason where it fails."""
-    run = subprocess.run(words, capture_output=True, text=True, env=os.environ)
+    variables = {name: value for name, value in os.environ.items() if name != PREALLOCATE}
+    run = subprocess.run(words, capture_output=True, text=True, env=variables)
     if run.returncode:
         raise RuntimeError(f"{' '.join(words[2:6])} …: {(run.stderr or run.stdout).strip()[-1500:]}")

@@ -10,6 +10,8 @@ from typing import Any
 Row = Mapping[str, Any]
 # Time of a frozen step, of one that is not: what passes. (The compiled programs promise .51 and .30.)
 RATIOS = (0.60, 0.35)
+# By default the first process that uses a GPU reserves most of its memory.
+PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,7 @@ class Part:
       function: ``module:function`` below this package; it takes a case and yields rows.
       seconds: of eight minutes; what a part does not need is for those behind it.
       cases: each runs in a process of its own.
+      starts_others: whether its cases start processes that need the device too.
       judge: what is asked of all cases together.
     """
 
@@ -28,6 +31,7 @@ class Part:
     function: str
     seconds: int
     cases: Sequence[Mapping[str, Any]]
+    starts_others: bool = False
     judge: Callable[[Sequence[Row]], Iterable[dict[str, Any]]] = lambda rows: ()
 
 
@@ -41,17 +45,19 @@ def parts(small: bool, torch_python: str = "") -> list[Part]:
     narrow = {"dtype": "narrow", **timed}
 
     steps = [large | narrow | {"freeze": freeze} for freeze in depths]
-    steps += [little | narrow | {"freeze": freeze} for freeze in (() if small else depths)]
-    steps += [large | narrow | {"freeze": nothing, "dtype": "float32"}]
     # Every two of the three properties meet in the first four.
     pairs = [(backbone, "fixed", "SGD"), (head, "track", "SGD"), (backbone, "track", "AdamW"), (head, "fixed", "AdamW")]
-    if not small:
+    if small:
+        pairs = [pairs[0], (head, "track", "AdamW")]
+    else:
         pairs += [
             (head, "fixed", "SGD"),
             (backbone, "track", "SGD"),
             (head, "track", "AdamW"),
             (backbone, "fixed", "AdamW"),
         ]
+        steps += [little | narrow | {"freeze": freeze} for freeze in depths]
+        steps += [large | narrow | {"freeze": nothing, "dtype": "float32"}]
     names = ("freeze", "frozen_bn", "optimizer")
     only_deterministic = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_exclude_nondeterministic_ops=true".strip()
     anew = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
@@ -78,15 +84,17 @@ def parts(small: bool, torch_python: str = "") -> list[Part]:
             name="determinism",
             function="numerics:determinism",
             seconds=45,
+            starts_others=True,
             cases=[
                 repeated | {"deterministic": True, "variables": anew | {"XLA_FLAGS": only_deterministic}},
                 repeated | {"deterministic": False, "variables": anew},
-            ],
+            ][: 1 if small else 2],
         ),
         Part(
             name="original",
             function="commands:original",
             seconds=45,
+            starts_others=True,
             cases=[
                 {**original, **timed, "freeze": freeze, "torch_python": torch_python}
                 for freeze in ((nothing,) if small else (nothing, backbone))
@@ -96,13 +104,16 @@ def parts(small: bool, torch_python: str = "") -> list[Part]:
             name="stem",
             function="timing:stem",
             seconds=30,
-            cases=[large | narrow | {"freeze": freeze} for freeze in (head, nothing)],
+            cases=[large | narrow | {"freeze": freeze} for freeze in ((head,) if small else (head, nothing))],
         ),
         Part(
             name="dispatch",
             function="timing:dispatch",
             seconds=25,
-            cases=[little | narrow | {"freeze": freeze, "together": 8} for freeze in (backbone, head)],
+            cases=[
+                little | narrow | {"freeze": freeze, "together": 8}
+                for freeze in ((head,) if small else (backbone, head))
+            ],
         ),
         Part(
             name="profile",
@@ -114,6 +125,7 @@ def parts(small: bool, torch_python: str = "") -> list[Part]:
             name="feeding",
             function="commands:feeding",
             seconds=50,
+            starts_others=True,
             cases=[
                 large | files | {"freeze": backbone, "cache": cache}
                 for cache in ((None, "device") if small else ("device", None, "ram"))
@@ -123,6 +135,7 @@ def parts(small: bool, torch_python: str = "") -> list[Part]:
             name="validation",
             function="commands:validation",
             seconds=10,
+            starts_others=True,
             cases=[{"size": 64 if small else 320, "batch": 32}],
         ),
         Part(

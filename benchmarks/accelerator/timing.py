@@ -172,11 +172,12 @@ def profile(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def _kernel_times(folder: Path) -> Counter[str]:
     """Nanoseconds by kernel, from a trace: of the streams of a GPU, of the lines of operations of a TPU, of XLA's threads on a CPU."""
     times: Counter[str] = Counter()
+    lines = {"/device:GPU": "Stream", "/device:TPU": "XLA Ops", "/host:CPU": "tf_XLAEigen"}
     for file in folder.rglob("*.xplane.pb"):
         for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
-            on_device = plane.name.startswith("/device:")
-            for line in plane.lines:
-                if line.name.startswith(("Stream", "XLA Ops")) if on_device else "XLAEigen" in line.name:
+            begins = next((name for place, name in lines.items() if plane.name.startswith(place)), None)
+            for line in plane.lines if begins else ():
+                if line.name.startswith(str(begins)):
                     for event in line.events:
                         times[event.name] += event.duration_ns
     return times

@@ -166,6 +166,7 @@ ROOT %g = u8[500,3]{1,0} gather(%a, %i), offset_dims={1}, collapsed_slice_dims={
         ("f32[4,1]", "[0:4], [5:6]", 4 * 32),  # one number of each row: a sector
         ("f32[2,128]", "[2:4], [0:128]", 2 * 128 * 4),
         ("f32[4,16]", "[0:4], [0:128:8]", 4 * 16 * 32),  # every eighth number: one of each sector
+        ("f32[4,8]", "[0:4], [0:128:16]", 4 * 8 * 32),  # every other sector
     ],
 )
 def test_a_slice_reads_its_part(result, numbers, read):

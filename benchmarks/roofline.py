@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.hlo import Kernel, kernels, parse
+from benchmarks.hlo import parse
+from benchmarks.kernels import Kernel, kernels
 
 
 @dataclass(frozen=True, kw_only=True)

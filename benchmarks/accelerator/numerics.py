@@ -83,7 +83,7 @@ def _norm(tree: Mapping[str, np.ndarray]) -> float:
 
 
 def frozen(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Some steps; frozen leaves and their averages keep every bit, trained ones all move."""
+    """Some steps; frozen leaves and their averages keep every bit and have no state, trained ones all get a gradient."""
     bench = make_bench({**case, "dtype": half_precision()})
     names = ("params", "ema_params", "batch_stats", "ema_batch_stats")
     before = {
@@ -93,16 +93,22 @@ def frozen(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     jax.block_until_ready(bench.run(program, STEPS))
     after = {name: flatten(tree) for name, tree in jax.device_get(bench.state.whole)._asdict().items() if name in names}
 
+    held: dict[str, bool] = {}  # paths with a state of the optimizer, and whether it has a number in it
+    for place, state in jax.tree_util.tree_flatten_with_path(jax.device_get(bench.state.moving.opt_state))[0]:
+        held[_names(place)] = held.get(_names(place), False) or bool(np.any(state))
     moved: list[str] = []
     still: list[str] = []
     for name, leaves in before.items():
         for path, leaf in leaves.items():
             trains = bench.phase.trains(path) if "params" in name else path.rpartition("/")[0] not in bench.fixed
-            if same_bits(leaf, after[name][path]) == trains:
-                (still if trains else moved).append(f"{name}/{path}")
+            same = same_bits(leaf, after[name][path])
+            if not trains and not same:
+                moved.append(f"{name}/{path}")
+            # A small gradient may be rounded away where it is added to a 1; it is in the optimizer's state then.
+            if trains and same and not held.get(path):
+                still.append(f"{name}/{path}")
     kept = {path for path in before["params"] if not bench.phase.trains(path)}
-    held = jax.tree_util.tree_flatten_with_path(bench.state.moving.opt_state)[0]
-    states = [path for path in kept if any(_names(place) == path for place, _ in held)]
+    states = sorted(kept & set(held))
     yield row(
         f"{STEPS} steps, freeze {case['freeze']}, {case['frozen_bn']}, {case['optimizer']}, {half_precision()}",
         f"{len(kept)} frozen leaves: {len(moved)} moved; {len(before['params']) - len(kept)} trained: {len(still)} stayed; "

@@ -16,7 +16,8 @@ from typing import Any
 import jax
 
 from benchmarks.accelerator.bench import AbsentError, Bench, half_precision, make_bench, row, title
-from benchmarks.hlo import kernels, parse
+from benchmarks.hlo import parse
+from benchmarks.kernels import kernels
 from benchmarks.roofline import chip_of, summary
 from yolojax.model.convolution import folded_stem
 from yolojax.training.state import TrainState

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.hlo import Kernel
+from benchmarks.kernels import Kernel
 from benchmarks.roofline import CHIPS, CONVOLUTIONS, GROUPS, chip_of, group, seconds, summary, tables
 from yolojax.config import configs_root, read_yaml
 from yolojax.errors import UserError

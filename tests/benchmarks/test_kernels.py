@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.hlo import kernels, parse, shapes
+from benchmarks.hlo import parse, shapes
+from benchmarks.kernels import kernels
 
 CONVOLUTION = """
 HloModule jit_step, is_scheduled=true

@@ -88,7 +88,7 @@ def compare(options: argparse.Namespace, data: Path, source: str, size: int) -> 
         *itertools.chain(*((f"--{key}", str(value)) for key, value in words.items())),
     ]
     work = our_batches(options, data, source, size)
-    ours, theirs = take_turns(work, other, options.rounds, options.batches, clock=time.process_time)
+    ours, theirs, _ = take_turns(work, other, options.rounds, options.batches, clock=time.process_time)
     speeds = {"yolojax": spread(options.batch / ours), "original": spread(options.batch / theirs)}
     return {
         "source": source,

@@ -4,35 +4,26 @@ A step is forward pass, loss, backward pass, clip, update and moving average. Th
 interpreter of its own (``tests/goldens/make_goldens.py`` says how to make one):
 
     python benchmarks/step_against_torch.py --torch-python PYTHON
+    python benchmarks/step_against_torch.py --torch-python PYTHON --device gpu --dtype bfloat16 --model yolov5m --size 512 --batch 48
 
 Both sides train the same architecture from random weights on the same batch, and take turns of a few steps, so that a
-machine that is slow for a while is slow for both. Only ratios mean anything.
+machine that is slow for a while is slow for both. Only ratios mean anything. On a GPU the original computes as its training does there: channels last, TF32
+where the card has it, automatic mixed precision for a narrow type, with a scaled loss for float16; both sides wait for the card after every step.
 """
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from batch import batch_of
 from turns import answer, report, spread, take_turns
 
 ROWS = ((0, "track"), (10, "track"), (10, "fixed"), (24, "track"), (24, "fixed"))
-MOST = 32
-
-
-def batch_of(images: int, size: int, classes: int) -> dict[str, np.ndarray]:
-    """Noise with four to ten boxes per image; the same on both sides."""
-    rng = np.random.default_rng(0)
-    boxes = np.zeros((images, MOST, 5), np.float32)
-    mask = np.arange(MOST) < rng.integers(4, 11, (images, 1))
-    boxes[..., 0] = rng.integers(0, classes, (images, MOST))
-    boxes[..., 1:3] = rng.uniform(0.1, 0.9, (images, MOST, 2))
-    boxes[..., 3:] = rng.uniform(0.05, 0.5, (images, MOST, 2))
-    pixels = rng.integers(0, 256, (images, size, size, 3), np.uint8)
-    return {"images": pixels, "boxes": boxes, "mask": mask}
 
 
 def torch_worker(options: argparse.Namespace) -> None:
@@ -53,31 +44,45 @@ def torch_worker(options: argparse.Namespace) -> None:
     frozen = tuple(f"model.{index}." for index in range(options.freeze))
     for name, parameter in model.named_parameters():
         parameter.requires_grad = not name.startswith(frozen)
-    model.train()
+    device = torch.device("cuda" if options.device == "gpu" else options.device)
+    torch.backends.cudnn.benchmark = True  # choose algorithms by timing them, as XLA does
+    model.to(device, memory_format=torch.channels_last if device.type == "cuda" else torch.preserve_format).train()
     optimizer, average, compute_loss = (
         smart_optimizer(model, "SGD", 0.01, 0.937, 0.0005),
         ModelEMA(model),
         ComputeLoss(model),
     )
     batch = batch_of(options.batch, options.size, options.classes)
-    pixels = torch.from_numpy(batch["images"].transpose(0, 3, 1, 2).copy())
+    pixels = torch.from_numpy(batch["images"]).to(device).permute(0, 3, 1, 2)  # channels last
+    if device.type == "cpu":
+        pixels = pixels.contiguous()
     image, place = np.nonzero(batch["mask"])
-    labels = torch.from_numpy(np.hstack([image[:, None], batch["boxes"][image, place]]).astype(np.float32))
+    labels = torch.from_numpy(np.hstack([image[:, None], batch["boxes"][image, place]]).astype(np.float32)).to(device)
+    narrow = getattr(torch, options.dtype)
+    scaler = torch.amp.GradScaler(device.type, enabled=narrow is torch.float16)
 
     def step() -> None:
-        total, _ = compute_loss(model(pixels.float() / 255), labels)
-        total.backward()
+        with torch.autocast(device.type, narrow, enabled=narrow is not torch.float32):
+            total, _ = compute_loss(model(pixels.float() / 255), labels)
+        scaler.scale(total).backward()
+        scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=10.0)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad()
         average.update(model)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
 
-    answer(step, channel)
+    answer(step, channel, last=lambda: torch.cuda.max_memory_allocated() if device.type == "cuda" else None)
 
 
-def jax_step(options: argparse.Namespace, freeze: int, mode: str) -> Callable[[], None]:
-    """A step of this project that updates after each batch, as the other side does."""
+def jax_step(
+    options: argparse.Namespace, freeze: int, mode: str
+) -> tuple[Callable[[], None], Callable[[], int | None]]:
+    """A step of this project that updates after each batch, as the other side does; and what tells its peak of memory, in bytes."""
     import jax
+    import jax.numpy as jnp
 
     from yolojax.freezing.labels import fixed_bn
     from yolojax.freezing.phases import make_phase
@@ -89,37 +94,42 @@ def jax_step(options: argparse.Namespace, freeze: int, mode: str) -> Callable[[]
     from yolojax.training.optimizer import OptimizerSettings
     from yolojax.training.schedule import Schedule
     from yolojax.training.state import create_state
-    from yolojax.training.step import make_train_step
+    from yolojax.training.step import device_peak_bytes, make_train_step
     from yolojax.tree import flatten
 
-    select_devices("cpu")  # where the other side runs
+    device = select_devices(options.device)[0]  # where the other side runs
     hyp, spec = Hyperparameters(), load_spec(options.model, classes=options.classes)
     variables = init_variables(spec, jax.random.key(0))
     labels = make_phase(tuple(flatten(variables["params"])), freeze=freeze).tree()
-    network = Network(spec, fixed_bn=fixed_bn(labels) if mode == "fixed" else frozenset())
+    network = Network(
+        spec, dtype=jnp.dtype(options.dtype), fixed_bn=fixed_bn(labels) if mode == "fixed" else frozenset()
+    )
     optimizer = OptimizerSettings(accumulates=False)
     schedule = Schedule(epochs=100, batches_per_epoch=1000, batch_size=64)
     step = make_train_step(
         network, labels, LossSettings.from_hyperparameters(hyp, spec, options.size), optimizer, schedule
     )
-    batch = batch_of(options.batch, options.size, options.classes)
-    state = create_state(variables, labels, optimizer)
+    batch = jax.device_put(batch_of(options.batch, options.size, options.classes), device)
+    state = create_state(variables, labels, optimizer, fixed_bn=network.fixed_bn, scaled=options.dtype == "float16")
 
     def run() -> None:
         nonlocal state
         state, metrics = step(state, batch)
         jax.block_until_ready((state, metrics))
 
-    return run
+    return run, lambda: device_peak_bytes(device)
 
 
 def compare(options: argparse.Namespace, freeze: int, mode: str) -> dict[str, Any]:
     """Both sides in turns; times in milliseconds."""
     script = [options.torch_python, __file__, "--worker", "--freeze", str(freeze)]
-    for name in ("model", "classes", "batch", "size"):
+    for name in ("model", "classes", "batch", "size", "device", "dtype"):
         script += [f"--{name}", str(getattr(options, name))]
-    ours, theirs = take_turns(jax_step(options, freeze, mode), script, options.rounds, options.steps, pause=0.3)
-    times = {"yolojax": spread(1e3 * ours), "original": spread(1e3 * theirs)}
+    work, peak = jax_step(options, freeze, mode)
+    ours, theirs, their_peak = take_turns(work, script, options.rounds, options.steps, pause=0.3)
+    times: dict[str, Any] = {"yolojax": spread(1e3 * ours), "original": spread(1e3 * theirs)}
+    if their_peak is not None:
+        times["yolojax"]["peak_bytes"], times["original"]["peak_bytes"] = peak(), their_peak
     ratio = times["yolojax"]["median"] / times["original"]["median"]
     return {"freeze": freeze, "frozen_bn": mode, **times, "ratio": ratio}
 
@@ -134,6 +144,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="images per step (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=3, help="steps per turn (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"), help="of both sides (default: %(default)s)")
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the computation; the original's by automatic mixed precision (default: %(default)s)",
+    )
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--freeze", type=int, help="only this depth")
@@ -146,6 +163,8 @@ def main() -> None:
     from yolojax.runtime import use_huge_pages
 
     use_huge_pages()  # as the commands do
+    # The other side needs a part of the card's memory too, and a peak that is reserved in advance says nothing.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     print("milliseconds per step\n", flush=True)
     rows = (compare(options, freeze, mode) for freeze, mode in ROWS if options.freeze in (None, freeze))
     report(("freeze", "frozen_bn"), rows, options.json)

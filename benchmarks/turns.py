@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,10 +28,24 @@ def timed(work: Callable[[], object], count: int, clock: Clock = time.perf_count
     return times
 
 
-def answer(work: Callable[[], object], channel: object, clock: Clock = time.perf_counter) -> None:
-    """Be the other side: for every number that comes on standard input, do so much work and print its times."""
+class Turns(NamedTuple):
+    """Seconds of every piece of work of both sides, and what the other side said at its end."""
+
+    ours: np.ndarray
+    theirs: np.ndarray
+    last: Any
+
+
+def answer(
+    work: Callable[[], object],
+    channel: object,
+    clock: Clock = time.perf_counter,
+    last: Callable[[], object] = lambda: None,
+) -> None:
+    """Be the other side: for every number that comes on standard input, do so much work and print its times; at its end, print ``last``."""
     for line in sys.stdin:
         print(json.dumps(timed(work, int(line), clock)), file=channel, flush=True)  # type: ignore[call-overload]
+    print(json.dumps(last()), file=channel, flush=True)  # type: ignore[call-overload]
 
 
 def take_turns(
@@ -41,8 +55,8 @@ def take_turns(
     count: int,
     pause: float = 0.0,
     clock: Clock = time.perf_counter,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds of our work and of the other's.
+) -> Turns:
+    """Work on both sides, one after the other.
 
     Args:
       work: one piece of ours.
@@ -73,7 +87,8 @@ def take_turns(
             time.sleep(pause)
             theirs += their_turn(count)
         questions.close()
-    return np.array(ours), np.array(theirs)
+        last = json.loads(answers.readline())
+    return Turns(np.array(ours), np.array(theirs), last)
 
 
 def spread(values: np.ndarray) -> dict[str, float]:

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from yolojax.model.convolution import convolve
+from yolojax.model.convolution import convolve, folded_stem
 
 CASES = [
     # height, width, kernel, stride, padding
@@ -77,3 +77,26 @@ def test_accelerators_get_plain_convolutions_and_only_the_gradients_they_need(
     text = jax.jit(run).trace(images, kernel).lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("stablehlo.convolution") == convolutions
     assert "dot_general" not in text
+
+
+@pytest.mark.parametrize(
+    ("side", "stride", "padding", "folds"), [(6, 2, 2, True), (3, 2, 1, False), (1, 1, 0, False), (3, 1, 1, False)]
+)
+def test_a_switch_folds_the_stem_on_accelerators_and_nothing_else(side, stride, padding, folds):
+    images = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((side, side, 3, 4), jnp.float32)
+
+    def lowered():
+        def run(images, kernel):  # traced anew
+            value, pullback = jax.vjp(lambda x, w: convolve(x, w, stride, padding), images, kernel)
+            return value, pullback(jnp.ones_like(value))
+
+        return jax.jit(run).trace(images, kernel).lower(lowering_platforms=("cuda",)).as_text()
+
+    plain = lowered()
+    with folded_stem():
+        folded = lowered()
+    assert lowered() == plain
+    assert plain.count("stablehlo.convolution") == folded.count("stablehlo.convolution") == 3
+    assert ("tensor<2x4x4x12xf32>, tensor<3x3x12x4xf32>" in folded) == folds
+    assert (folded == plain) != folds

@@ -2,6 +2,7 @@
 
 On GPU and TPU a convolution and its two gradients are plain ``lax`` convolutions. XLA's CPU backend is slow at some of them, so there they take another
 form of the same value. Which one is chosen when the program is lowered, by its platform. A program for no platform in particular takes the plain one.
+Whether an accelerator is quicker with a folded stem, as a CPU is, only an accelerator can tell: ``folded_stem`` is for its measurement.
 """
 
 from __future__ import annotations
@@ -32,6 +33,19 @@ def for_any_platform() -> Iterator[None]:
         _FOR_ANY_PLATFORM.reset(token)
 
 
+_FOLDED_STEM = ContextVar("folded_stem", default=False)
+
+
+@contextmanager
+def folded_stem() -> Iterator[None]:
+    """Trace meanwhile, for accelerators too, folded convolutions where a stride lets them fold (in YOLOv5 the first: 6×6×3 becomes 3×3×12)."""
+    token = _FOLDED_STEM.set(True)
+    try:
+        yield
+    finally:
+        _FOLDED_STEM.reset(token)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve(images: Array, kernel: Array, stride: int = 1, padding: int = 0) -> Array:
     """Cross-correlate, as deep learning means convolution.
@@ -45,10 +59,16 @@ def convolve(images: Array, kernel: Array, stride: int = 1, padding: int = 0) ->
     Returns:
       ``(batch, height', width', outputs)`` of the same dtype.
     """
-    plain, on_cpu = (partial(form, stride=stride, padding=padding) for form in (_plain, _on_cpu))
+    default, on_cpu = _forms(stride, padding)
     if _FOR_ANY_PLATFORM.get():
-        return plain(images, kernel)
-    return jax.lax.platform_dependent(images, kernel, cpu=on_cpu, default=plain)
+        return _plain(images, kernel, stride, padding)
+    return jax.lax.platform_dependent(images, kernel, cpu=on_cpu, default=default)
+
+
+def _forms(stride: int, padding: int) -> tuple[partial[Array], partial[Array]]:
+    """The convolution on an accelerator and on a CPU."""
+    default = _folded if _FOLDED_STEM.get() else _plain
+    return partial(default, stride=stride, padding=padding), partial(_on_cpu, stride=stride, padding=padding)
 
 
 def _forward(images: Array, kernel: Array, stride: int, padding: int) -> tuple[Array, tuple[Array, Array]]:
@@ -57,7 +77,7 @@ def _forward(images: Array, kernel: Array, stride: int, padding: int) -> tuple[A
 
 def _backward(stride: int, padding: int, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     images, kernel = residuals
-    plain, on_cpu = (partial(form, stride=stride, padding=padding) for form in (_plain, _on_cpu))
+    default, on_cpu = _forms(stride, padding)
 
     @jax.named_scope(IMAGES_GRADIENT)
     def images_gradient(form: partial[Array], kernel: Array, gradient: Array) -> Array:
@@ -74,8 +94,8 @@ def _backward(stride: int, padding: int, residuals: tuple[Array, Array], gradien
     # Two separate choices, so that a gradient that nobody asks for is dead code.
     choose = jax.lax.platform_dependent
     return (
-        choose(kernel, gradient, cpu=partial(images_gradient, on_cpu), default=partial(images_gradient, plain)),
-        choose(images, gradient, cpu=kernel_gradient_on_cpu, default=partial(kernel_gradient, plain)),
+        choose(kernel, gradient, cpu=partial(images_gradient, on_cpu), default=partial(images_gradient, default)),
+        choose(images, gradient, cpu=kernel_gradient_on_cpu, default=partial(kernel_gradient, default)),
     )
 
 
@@ -91,8 +111,13 @@ def _plain(images: Array, kernel: Array, stride: int, padding: int) -> Array:
 def _on_cpu(images: Array, kernel: Array, stride: int, padding: int) -> Array:
     if kernel.shape[:2] == (1, 1) and stride == 1 and padding == 0:
         return jax.lax.dot_general(images, kernel[0, 0], (((3,), (0,)), ((), ())))
+    # Few channels and large kernels are slow, so blocks of pixels become channels (6×6 on 3 channels: 3×3 on 12).
+    return _folded(images, kernel, stride, padding)
+
+
+def _folded(images: Array, kernel: Array, stride: int, padding: int) -> Array:
+    """Without a stride, over blocks of pixels in the place of pixels; plain where that does not come out even."""
     if _folds(images, kernel, stride, padding):
-        # Few channels and large kernels are slow, so blocks of pixels become channels (6×6 on 3 channels: 3×3 on 12).
         kernel = _fold(kernel.transpose(3, 0, 1, 2), stride).transpose(1, 2, 3, 0)
         return _plain(_fold(images, stride), kernel, 1, padding // stride)
     return _plain(images, kernel, stride, padding)

@@ -91,7 +91,7 @@ class StepCost:
 def step_cost(spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Device) -> StepCost:
     """Compile the training step of a phase for a device, which may be absent, and read what it costs."""
     started = time.perf_counter()
-    state, compiled, memory = _compile(spec, phase, shape, device)
+    state, compiled, memory = compile_step(spec, phase, shape, device)
     seconds = time.perf_counter() - started
     sizes = {path: leaf.size for path, leaf in flatten(state.params).items()}
     return StepCost(
@@ -105,14 +105,9 @@ def step_cost(spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Devic
     )
 
 
-def compiled_step(spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Device) -> Any:
-    """The compiled step of a phase; None where the compiler refuses it for its memory."""
-    return _compile(spec, phase, shape, device)[1]
-
-
 def training_peak(spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Device) -> int | None:
     """Bytes that a training needs at once, in its step or in its validation; None where the compiler refuses one and does not say what it would need."""
-    memory = _compile(spec, phase, shape, device)[2]
+    memory = compile_step(spec, phase, shape, device)[2]
     validating = validation_bytes(spec, phase, shape, device)
     return None if memory is None or validating is None else max(memory.peak, validating)
 
@@ -193,7 +188,7 @@ def _bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _compile(
+def compile_step(
     spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Device
 ) -> tuple[TrainState, Any, Memory | None]:
     """The abstract state, the compiled step and its memory; without a step where the compiler refuses it for its memory."""

@@ -1,0 +1,1 @@
+"""The acceptance of a real accelerator: ``python -m benchmarks.accelerator``."""

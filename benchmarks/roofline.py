@@ -172,9 +172,9 @@ def compiled_row(options: argparse.Namespace, freeze: int, stem: str) -> dict[st
 
 def measure(options: argparse.Namespace, words: list[str]) -> Iterator[dict[str, Any]]:
     """A row for every freeze and stem, each from a process of its own, which is started as the target's compiler asks."""
-    from yolojax.plan.devices import environment, load_target
+    from yolojax.plan.devices import load_target, target_environment
 
-    variables = os.environ | environment(load_target(options.target))
+    variables = os.environ | target_environment(load_target(options.target))
     for freeze in options.freeze:
         for stem in options.stem:
             worker = [sys.executable, "-m", "benchmarks.roofline", *words, "--worker"]

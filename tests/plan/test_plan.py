@@ -17,7 +17,7 @@ from yolojax.freezing.phases import make_phase
 from yolojax.freezing.selectors import layer_of
 from yolojax.model.network import abstract_variables
 from yolojax.model.spec import load_spec
-from yolojax.plan.cost import StepShape, compiled_step, step_cost
+from yolojax.plan.cost import StepShape, compile_step, step_cost
 from yolojax.plan.devices import Target, dtype_on, load_target, open_device, target_environment
 from yolojax.plan.plan import plan
 from yolojax.plan.settings import PlanSettings
@@ -157,7 +157,7 @@ def print_float_scatters():
     shape = StepShape(batch=16, size=320, dtype="bfloat16", boxes=64, frozen_bn="fixed")
     phase = make_phase(tuple(flatten(abstract_variables(spec)["params"])), freeze=24)
     scatters = [
-        line for line in compiled_step(spec, phase, shape, device).as_text().splitlines() if " scatter(" in line
+        line for line in compile_step(spec, phase, shape, device)[1].as_text().splitlines() if " scatter(" in line
     ]
     floats = [line for line in scatters if re.search(r"= \(?(?:f|bf)\d+\[", line)]
     print(json.dumps([len(floats), sum("unique_indices=true" not in line for line in floats)]))

@@ -172,9 +172,12 @@ def settings_to_resume(stored: TrainSettings, asked: TrainSettings, given: Set[s
                 f"--epochs {value}: the run was planned for {before} epochs and can be extended, not shortened"
             )
         if name not in (*_MAY_CHANGE, "epochs"):
-            raise UserError(
-                f"{flag} {_shown(value)}: the run was begun with {_shown(before)}, and --resume goes on with that; leave {flag} out, or begin a new run"
+            words = (
+                f"{flag}: the run was begun without it"
+                if value is True
+                else f"{flag} {_shown(value)}: the run was begun with {_shown(before)}"
             )
+            raise UserError(f"{words}, and --resume goes on with that; leave {flag} out, or begin a new run")
         changes[name] = value
     sentences = [
         f"--{name.replace('_', '-')}: {_shown(value)} instead of {_shown(getattr(stored, name))}"

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         agnostic=settings.agnostic_nms,
     )
     select_devices(settings.device)
-    source = settings.weights or EMBEDDED_WEIGHTS
+    source = EMBEDDED_WEIGHTS if settings.weights is None else settings.weights
     path = find_weights(source)
     weights = load_weights(path)
     form = Form(

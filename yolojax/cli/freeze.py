@@ -63,14 +63,18 @@ def run(arguments: argparse.Namespace) -> int:
         if value is not None and value < 1:
             raise UserError(f"{name} {value}: must be at least 1")
     select_devices("cpu")
-    named = arguments.weights or (None if arguments.cfg else EMBEDDED_WEIGHTS)
+    if arguments.weights == "" and not arguments.cfg:
+        raise UserError("--weights '': names no network; add --cfg yolov5n (or s, m, l, x, or a YAML file)")
+    named = EMBEDDED_WEIGHTS if arguments.weights is None and not arguments.cfg else arguments.weights
     weights = load_weights(named) if named else None
     spec = load_spec(arguments.cfg) if weights is None or arguments.cfg else weights.spec
     spec = spec.with_classes(arguments.nc or spec.classes)
     plain = abstract_variables(spec)["params"]
     strategy = load_strategy(arguments.freeze, sizes=partial(parameter_sizes, spec))
     phases = rehearse(strategy, tuple(flatten(plain)), arguments.epochs, spec.name)
-    fresh = () if weights is None else initialised_parameters(weights, spec)
+    # A --cfg alone says what a network is, and nothing of what it starts from.
+    fresh = initialised_parameters(weights, spec) if weights else tuple(flatten(plain)) if named == "" else ()
+    reason = f"{named} has no arrays of their shape" if named else "there are no weights to start from"
     random = frozen_random((phase for _, phase in phases), fresh)
 
     def parameters_of(phase: Phase) -> dict[str, Any]:
@@ -100,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
     if len(phases) > 1 or set(first.factors.values()) != {1.0}:
         console.print(_phase_table(strategy, phases, summaries, arguments.epochs))
     if random:
-        console.print(random_sentence(strategy, random, f"{named} has no arrays of their shape"), markup=False)
+        console.print(random_sentence(strategy, random, reason), markup=False)
     if arguments.list:
         for path, leaf in sorted(flatten(parameters_of(first)).items(), key=lambda item: layer_of(item[0])):
             console.print(

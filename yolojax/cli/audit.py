@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,22 +12,21 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    kinds = "a .pt, a weights directory, a run folder or a name"
+    kinds = "weights: a .pt, a weights directory, a run folder or a name"
     parser.add_argument("before", metavar="A", help=kinds)
     parser.add_argument("after", metavar="B", help=kinds)
     parser.add_argument(
         "--frozen",
         nargs="+",
-        metavar="TEXT",
-        help="what was frozen between the two, as after --freeze; exit status 1 if any of it moved",
+        metavar="SELECTOR",
+        help="layers that were frozen between the two, as after --freeze; exit status 1 if any moved",
     )
     parser.add_argument(
         "--frozen-bn",
         choices=("fixed", "track"),
         default="fixed",
-        help="track: the running statistics of frozen BatchNorm may have moved",
+        help="BatchNorm of frozen layers: fixed = running statistics used and kept; track = batch statistics, as YOLOv5 does",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -23,7 +23,6 @@ REFUSED = dict.fromkeys(("keras", "optimize", "int8", "per_tensor", "cache", "ml
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add YOLOv5's flags and ours."""
     add_fields(parser, ExportSettings)
-    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures here")
     add_foreign(parser, IGNORED, REFUSED)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 
@@ -11,17 +10,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument(
         "--weights",
-        metavar="TEXT",
-        help="a .pt, a weights directory, a run folder or a name; default: the embedded yolov5n",
+        metavar="WEIGHTS",
+        help="weights: a .pt, a weights directory, a run folder or a name; default: the embedded yolov5n",
     )
-    parser.add_argument("--cfg", metavar="TEXT", help="model YAML (yolov5m, path); default: the network of the weights")
+    parser.add_argument(
+        "--cfg", metavar="MODEL", help="model YAML (yolov5m, path); default: the architecture of the weights"
+    )
     parser.add_argument("--nc", type=int, metavar="N", help="number of classes; default: that of the weights or YAML")
     parser.add_argument(
         "--freeze",
         nargs="+",
         default=("0",),
-        metavar="TEXT",
-        help="10 = layers 0 to 9; 0 1 2; 0-9; 95%% of the parameters; 'model_*/cv1/**'; backbone; a strategy's name or file",
+        metavar="SELECTOR",
+        help="layers to freeze: 10 = layers 0 to 9; 0 1 2; 0-9; 95%% of the parameters; 'model_*/cv1/**'; backbone; a strategy's name or file",
     )
     parser.add_argument(
         "--frozen-bn",
@@ -30,10 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="BatchNorm of frozen layers: fixed = running statistics used and kept; track = batch statistics, as YOLOv5 does",
     )
     parser.add_argument(
-        "--epochs", type=int, default=100, metavar="N", help="length of the run, for strategies in phases"
+        "--epochs", type=int, default=100, metavar="N", help="epochs of the run, for strategies in phases"
     )
-    parser.add_argument("--list", action="store_true", help="also list every parameter")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    parser.add_argument("--list", action="store_true", help="list every parameter")
 
 
 def run(arguments: argparse.Namespace) -> int:

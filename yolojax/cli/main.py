@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from yolojax.errors import UserError
-from yolojax.flags import with_dashes
+from yolojax.flags import add_shared, with_dashes
 from yolojax.runtime import use_huge_pages
 from yolojax.version import __version__
 
@@ -39,7 +39,9 @@ class HelpFormatter(argparse.HelpFormatter):
         what, told, in_words = text.rpartition("; default: ")
         if told:
             return f"{what} (default: {in_words})"
-        if default in (None, False, "", (), argparse.SUPPRESS) or "(default: " in text or not action.option_strings:
+        if default is False or default in (None, "", (), [], argparse.SUPPRESS):
+            return text
+        if "(default: " in text or not action.option_strings:
             return text
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
         return f"{text} (default: {shown})"
@@ -56,7 +58,7 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
         child = commands.add_parser(name, help=summary, description=summary, formatter_class=HelpFormatter)
         if name == command:
             importlib.import_module(f"yolojax.cli.{name}").add_arguments(child)
-            child.add_argument("--debug", action="store_true", help="show the traceback of an error")
+            add_shared(child)
     return parser
 
 

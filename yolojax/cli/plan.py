@@ -18,9 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     add_fields(parser, PlanSettings)
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="also draw memory and operations here (PNG, SVG, PDF)"
+        "--plot", type=Path, metavar="FILE", help="figure of memory and operations to draw (.png, .svg or .pdf)"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -12,16 +12,15 @@ log = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("study", metavar="STUDY", help="study YAML or name: quick, bccd, guide")
+    parser.add_argument("study", metavar="STUDY", help="study YAML or name (quick, bccd, guide)")
     parser.add_argument("--project", type=Path, default=Path("runs/study"), metavar="DIR", help="folder of the studies")
-    parser.add_argument("--name", metavar="TEXT", help="name of the study's folder; default: that of its file")
+    parser.add_argument("--name", metavar="NAME", help="name of the study's folder; default: that of its file")
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="the study's folder, instead of --project and --name"
+        "--output", type=Path, metavar="DIR", help="folder of the study, instead of --project and --name"
     )
-    parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help="these scenarios alone; default: all")
+    parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help="scenarios to run; default: all")
     parser.add_argument("--check", action="store_true", help="check everything and list the runs, but train nothing")
     parser.add_argument("--report", action="store_true", help="write the report of what is there, but train nothing")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures of every scenario here")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -23,7 +23,6 @@ REFUSED = {"save_hybrid": "mixes labels into the predictions, so that mAP means 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add YOLOv5's flags and ours."""
     add_fields(parser, ValSettings)
-    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures here")
     add_foreign(parser, IGNORED, REFUSED)
 
 

@@ -62,7 +62,7 @@ class TrainSettings:
     )
     freeze: tuple[str, ...] = flag(
         ("0",),
-        "what to freeze: 10 = layers 0 to 9; 0 1 2; 0-9; 95%% of the parameters; 'model_*/cv1/**'; backbone; a strategy's name or file",
+        "layers to freeze: 10 = layers 0 to 9; 0 1 2; 0-9; 95%% of the parameters; 'model_*/cv1/**'; backbone; a strategy's name or file",
         nargs="+",
     )
     frozen_bn: Literal["fixed", "track"] = flag(
@@ -72,7 +72,10 @@ class TrainSettings:
     dtype: Literal["float32", "bfloat16"] = flag("float32", "dtype of the computation; parameters stay float32")
     rect: bool = flag(False, "rectangular training: batches of one aspect ratio, no mosaic, no shuffling")
     resume: str | None = flag(
-        None, "continue an interrupted run: its folder, or the latest one", nargs="?", const="latest"
+        None,
+        "interrupted run to continue: its folder or name; the latest one without a value",
+        nargs="?",
+        const="latest",
     )
     nosave: bool = flag(False, "save the final checkpoint only")
     noval: bool = flag(False, "validate after the final epoch only")
@@ -80,7 +83,7 @@ class TrainSettings:
     noplots: bool = flag(False, "write no figures")
     cache: Literal["ram", "disk", "val"] | None = flag(
         None,
-        "cache decoded images: in ram, on disk, or val = those of validation alone, in ram",
+        "decoded images kept: in ram, on disk, or val = those of validation alone, in ram; ram without a value; default: none are",
         nargs="?",
         const="ram",
     )
@@ -90,7 +93,7 @@ class TrainSettings:
     albumentations: bool = flag(
         False, "blur, grey or equalise one image in a hundred each, as YOLOv5 does where Albumentations is installed"
     )
-    device: str = flag("", "cpu, gpu, tpu, or device numbers as in '0,1'; default: all of the best platform")
+    device: str = flag("", "devices: cpu, gpu, tpu, or numbers as in '0,1'; default: all of the best platform")
     multi_scale: bool = flag(False, "vary the image size by +-50 %% over seven sizes; each is compiled once")
     single_cls: bool = flag(False, "treat all classes as one")
     optimizer: Literal["SGD", "Adam", "AdamW"] | None = flag(None, "optimizer; default: the data set's, else SGD")
@@ -99,12 +102,12 @@ class TrainSettings:
     name: str = flag("exp", "name of the run; exp, exp2, … when taken")
     exist_ok: bool = flag(False, "use the run folder even if it exists")
     cos_lr: bool = flag(False, "cosine instead of linear learning rate")
-    label_smoothing: float = flag(0.0, "label smoothing epsilon")
+    label_smoothing: float = flag(0.0, "label smoothing epsilon, 0 to 1")
     patience: int = flag(100, "epochs without improvement before stopping; 0 never stops")
-    save_period: int = flag(-1, "keep a checkpoint every N epochs; below 1: only last and best")
+    save_period: int = flag(-1, "epochs between checkpoints that are kept; below 1: only last and best")
     seed: int = flag(0, "seed of weights, order and augmentation")
     wandb: bool = flag(False, "send metrics and figures to Weights & Biases")
-    entity: str | None = flag(None, "user or team of Weights & Biases")
+    entity: str | None = flag(None, "user or team of Weights & Biases; default: yours")
     strict: bool = flag(
         False,
         "refuse to train when the data check finds anything, or when layers that start from random numbers are frozen",

@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from yolojax.errors import UserError
 
 T = TypeVar("T")
+MOST_PIXELS = 16_384  # of an image's side
+MOST_SEED = 2**32 - 1
 
 # What ``--help`` calls the value of a field; the same in every command. Others: N for a whole number, VALUE for another one, TEXT.
 _METAVARS = {
@@ -141,6 +143,14 @@ def at_least(settings: Any, **smallest: int) -> None:
         value = getattr(settings, name)
         if value is not None and value < limit:
             raise UserError(f"{dashed(name)} {value}: must be at least {limit}")
+
+
+def at_most(settings: Any, **largest: int) -> None:
+    """Raise a UserError that names the flag if a field of ``settings`` is above a limit; ``None`` passes."""
+    for name, limit in largest.items():
+        value = getattr(settings, name)
+        if value is not None and value > limit:
+            raise UserError(f"{dashed(name)} {value}: must be at most {limit}")
 
 
 def fraction(settings: Any, *names: str, below: bool = False) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 
+from yolojax.errors import UserError
 from yolojax.flags import add_fields, add_foreign, given_fields, note_foreign, read_fields
 from yolojax.training.settings import TrainSettings
 
@@ -54,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     settings = read_fields(arguments, TrainSettings)
 
     if arguments.evolve is not None:
+        if arguments.evolve < 1:
+            raise UserError(f"--evolve {arguments.evolve}: must be at least 1")
         from yolojax.evolve.evolve import evolve
 
         print(f"best hyperparameters: {evolve(settings, arguments.evolve, arguments.evolve_freeze)}")

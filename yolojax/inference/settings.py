@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from yolojax.errors import UserError
-from yolojax.flags import at_least, flag, fraction
+from yolojax.flags import MOST_PIXELS, at_least, at_most, flag, fraction
 
 Dtype = Literal["float32", "bfloat16"]
 WAYS = ("float32", "unfused", "bfloat16", "stablehlo", "onnx")
@@ -77,6 +77,7 @@ class ValSettings(_WithDtype):
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""
         at_least(self, batch_size=1, imgsz=32, max_det=1, workers=0)
+        at_most(self, imgsz=MOST_PIXELS)
         fraction(self, "conf_thres", "iou_thres")
 
 
@@ -233,11 +234,14 @@ class BenchSettings:
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""
         at_least(self, batch_size=1, imgsz=32, workers=0)
+        at_most(self, imgsz=MOST_PIXELS)
         for way in self.include:
             if way not in WAYS:
                 raise UserError(f"--include {way}: choose from {', '.join(WAYS)}")
 
 
 def _check_sides(sides: tuple[int, ...] | None) -> None:
-    if sides is not None and not (1 <= len(sides) <= 2 and min(sides) >= 32):
-        raise UserError(f"--imgsz {' '.join(map(str, sides))}: one side, or height and width, of at least 32 pixels")
+    if sides is not None and not (1 <= len(sides) <= 2 and min(sides) >= 32 and max(sides) <= MOST_PIXELS):
+        raise UserError(
+            f"--imgsz {' '.join(map(str, sides))}: one side, or height and width, of 32 to {MOST_PIXELS} pixels"
+        )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from yolojax.errors import UserError
-from yolojax.flags import at_least, flag
+from yolojax.flags import MOST_PIXELS, at_least, at_most, flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,5 +46,6 @@ class PlanSettings:
     def __post_init__(self) -> None:
         """Refuse values that no step can have."""
         at_least(self, nc=1, batch_size=1, imgsz=32, boxes=1, epochs=1)
+        at_most(self, imgsz=MOST_PIXELS)
         if self.weights == "" and not self.cfg:
             raise UserError("--weights '': names no network; --cfg yolov5m plans one without weights")

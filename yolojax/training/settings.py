@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from yolojax.data.config import DataConfig
 from yolojax.errors import UserError
-from yolojax.flags import at_least, flag, fraction
+from yolojax.flags import MOST_PIXELS, MOST_SEED, at_least, at_most, flag, fraction
 
 OptimizerName: TypeAlias = Literal["SGD", "Adam", "AdamW"]
 # What an interrupted run may be continued with: where its data and its devices are.
@@ -120,6 +120,7 @@ class TrainSettings:
         if self.image_weights and self.rect:
             raise UserError("--image-weights: cannot go with --rect, whose batches are in a fixed order")
         at_least(self, epochs=1, batch_size=1, imgsz=32, workers=0, patience=0, seed=0)
+        at_most(self, imgsz=MOST_PIXELS, seed=MOST_SEED)
         fraction(self, "label_smoothing", below=True)
 
     def resolve(self, data: DataConfig) -> Resolved:

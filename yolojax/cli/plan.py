@@ -64,11 +64,11 @@ def _table(rows: Sequence[Row], title: str) -> Any:
     caption = f"{_short(rows[0].memory_bytes, 1e9)} GB are there for a program."
     if rows[0].target.startswith(("cuda", "gpu")):
         caption += " The workspace of cuDNN comes on top of the peak."
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
-    table.add_column("freeze", no_wrap=True)
+    table = Table(title=title, title_justify="left", padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
+    table.add_column("freeze", overflow="fold")
     table.add_column("trainable", justify="right", no_wrap=True)
     for heading in ("GFLOP", "peak GB", "temp. GB", "optim. MB", "weight grads", "max. batch"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             f"{row.freeze}, from epoch {row.start}" if row.start else row.freeze,
@@ -89,4 +89,4 @@ def _short(count: int | None, unit: float = 1) -> str:
     if count is None or unit == 1:
         return "-" if count is None else str(count)
     value = count / unit
-    return f"{value:.2f}" if value >= 0.1 or value == 0 else f"{value:.3f}"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.2f}" if value >= 0.1 or value == 0 else f"{value:.3f}"

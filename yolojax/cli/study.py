@@ -5,9 +5,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from yolojax.study.measurements import Summary
 
 log = logging.getLogger(__name__)
+
+_SHOWN = ("map50", "map50_95", "wall_seconds", "step_seconds", "memory_bytes")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,11 +57,31 @@ def run(arguments: argparse.Namespace) -> int:
             return 0
         failed = run_study(study, output, extents, lambda: print(f"report: {report()}"))
     page = report()
-    print(page.with_suffix(".md").read_text(encoding="utf-8"))
+    summaries = summarise(whole, measure_study(whole, planned_runs(whole, output)))
+    _show(whole.title, summaries)
+    print(f"all figures: {page.with_suffix('.md')}")
     print(f"report: {page}")
     for run in failed:
         print(f"failed: {run.name}; log: {run.folder / 'log.txt'}")
     if arguments.json:
-        measured = measure_study(whole, planned_runs(whole, output))
-        write_json(arguments.json, [dataclasses.asdict(row) for row in summarise(whole, measured)])
+        write_json(arguments.json, [dataclasses.asdict(row) for row in summaries])
     return 1 if failed else 0
+
+
+def _show(title: str, summaries: Sequence[Summary]) -> None:
+    """Print the figures that matter most, which fit into 80 columns; means over the seeds."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from yolojax.study.report import COLUMNS
+
+    columns = [column for column in COLUMNS if column.key in _SHOWN]
+    table = Table("scenario", "BN", "runs", title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.columns[0].overflow = "fold"
+    for column in columns:
+        table.add_column(column.heading.replace(", ", "\n"), justify="right", no_wrap=True)
+    for row in summaries:
+        cells = [column.show(row.mean[column.key]) for column in columns]
+        table.add_row(row.name, row.frozen_bn, str(len(row.seeds)), *cells)
+    Console(highlight=False, markup=False).print(table)

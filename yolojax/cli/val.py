@@ -87,8 +87,9 @@ def _show(evaluation: Evaluation, validation: Validation) -> None:
     from yolojax.inference.validation import describe_settings
 
     table = Table("class", *("images", "instances", "P", "R", "mAP50", "mAP50-95"))
+    table.columns[0].overflow = "fold"
     for column in table.columns[1:]:
-        column.justify = "right"
+        column.justify, column.no_wrap = "right", True
     all_figures = (evaluation.precision, evaluation.recall, evaluation.map50, evaluation.map50_95)
     table.add_row("all", f"{evaluation.images}", f"{evaluation.instances}", *(f"{value:.4f}" for value in all_figures))
     classes = len(validation.names)

@@ -47,12 +47,16 @@ def read_checkpoint(path: str | Path) -> Weights:
     part, model = _choose_model(path, content)
     try:
         tensors = dict(_tensors(model, ""))
-        spec = _spec(path, model, tensors)
-        names = _class_names(path, model, spec.classes)
+        architecture, strides = _architecture(model, tensors)
+        names = _class_names(model)
         _check_layers(path, model)
         counters = {int(tensor) for name, tensor in tensors.items() if name.endswith(".num_batches_tracked")}
     except (AttributeError, KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: its model is not built as YOLOv5 builds it ({error!r})") from error
+    spec = _spec(path, architecture, strides)
+    names = names or tuple(f"class {index}" for index in range(spec.classes))
+    if len(names) != spec.classes:
+        raise UserError(f"{path}: {len(names)} class names for {spec.classes} classes")
     state = _fit(path, spec, tensors)
     source = {
         "file": path.name,
@@ -93,17 +97,25 @@ def _tensors(module: Any, prefix: str) -> Iterator[tuple[str, Any]]:
             yield from _tensors(child, f"{prefix}{name}.")
 
 
-def _spec(path: Path, model: Any, tensors: Mapping[str, Any]) -> ModelSpec:
-    """The architecture; anchors come from Detect's buffer, since automatic anchors differ from those of the ``yaml``."""
+def _architecture(model: Any, tensors: Mapping[str, Any]) -> tuple[dict[str, Any], list[float]]:
+    """What ``ModelSpec.from_dict`` reads, and the strides in the file.
+
+    Anchors come from Detect's buffer, since automatic anchors differ from those of the ``yaml``.
+    """
     content = {key: value for key, value in model.yaml.items() if value not in _HARMLESS.get(key, ())}
     detect = len(content["backbone"]) + len(content["head"]) - 1
     cells = tensors[f"model.{detect}.anchors"].double().numpy()  # levels, anchors, width and height
     strides = model._modules["model"]._modules[str(detect)].stride.double().numpy()
-    pixels = (cells * strides[:, None, None]).tolist()
-    content["anchors"] = [[side for anchor in level for side in anchor] for level in pixels]
+    content["anchors"] = [row.ravel().tolist() for row in cells * strides[:, None, None]]
+    return content, strides.tolist()
+
+
+def _spec(path: Path, content: Mapping[str, Any], strides: list[float]) -> ModelSpec:
+    """The architecture, which has to make the strides in the file."""
     spec = ModelSpec.from_dict({**content, "name": path.stem}, path)
-    if list(spec.strides) != strides.tolist() or spec.with_anchors(pixels) != spec:
-        raise UserError(f"{path}: strides {strides.tolist()} in the file, but its layers make {list(spec.strides)}")
+    pixels = [list(zip(row[::2], row[1::2], strict=True)) for row in content["anchors"]]
+    if list(spec.strides) != strides or spec.with_anchors(pixels) != spec:
+        raise UserError(f"{path}: strides {strides} in the file, but its layers make {list(spec.strides)}")
     return dataclasses.replace(spec, name=_shipped_name(spec) or path.stem)
 
 
@@ -116,12 +128,11 @@ def _shipped_name(spec: ModelSpec) -> str | None:
     return None
 
 
-def _class_names(path: Path, model: Any, classes: int) -> tuple[str, ...]:
-    names = getattr(model, "names", None) or [f"class {index}" for index in range(classes)]
+def _class_names(model: Any) -> tuple[str, ...]:
+    """The names of the classes; empty where the file has none."""
+    names = getattr(model, "names", None) or ()
     if isinstance(names, Mapping):
         names = [names[key] for key in sorted(names, key=int)]
-    if len(names) != classes:
-        raise UserError(f"{path}: {len(names)} class names for {classes} classes")
     return tuple(map(str, names))
 
 

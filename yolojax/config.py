@@ -54,9 +54,10 @@ def find_config(folder: Folder, name: str | Path) -> Path:
     shipped = available.get(stem) or available.get(stem.removeprefix("hyp."))
     if shipped is not None and path.parent.name in ("", "data", "hyps", "models", "configs", folder):
         return shipped
+    what = "is a folder, not a YAML file" if path.is_dir() else "no such file"
     hint = difflib.get_close_matches(stem, available, n=1)
     suggestion = f"did you mean '{hint[0]}'? Shipped" if hint else "shipped"
-    raise UserError(f"{name}: no such file; {suggestion} {folder}: {', '.join(available)}")
+    raise UserError(f"{name}: {what}; {suggestion} {folder}: {', '.join(available)}")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -90,7 +91,8 @@ def _mapping(path: Path, loader: type[yaml.SafeLoader] | type[yaml.BaseLoader]) 
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: is not valid YAML ({getattr(error, 'problem', None) or error})") from error
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())  # some have lines of their own
+        raise UserError(f"{path}{line}: is not valid YAML ({problem})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected 'key: value' lines, found {type(content).__name__}")
     _refuse_endless(path, content)

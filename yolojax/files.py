@@ -67,6 +67,8 @@ def new_run_folder(project: str | Path, name: str, exist_ok: bool = False) -> Pa
     Raises:
       UserError: the folder cannot be created.
     """
+    if not name.strip():
+        raise UserError("--name '': is empty; name the run's folder, or leave the flag out")
     base = Path(project) / name
     number = 1
     try:

@@ -9,11 +9,35 @@ import re
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import field
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from yolojax.errors import UserError
 
 T = TypeVar("T")
+MOST_PIXELS = 16_384  # of an image's side
+MOST_SEED = 2**32 - 1
+
+# What ``--help`` calls the value of a field; the same in every command. Others: N for a whole number, VALUE for another one, TEXT.
+_METAVARS = {
+    "weights": "WEIGHTS",
+    "cfg": "MODEL",
+    "data": "DATA",
+    "data_root": "DIR",
+    "hyp": "HYP",
+    "imgsz": "PIXELS",
+    "line_thickness": "PIXELS",
+    "freeze": "SELECTOR",
+    "resume": "RUN",
+    "device": "DEVICE",
+    "target": "DEVICE",
+    "project": "DIR",
+    "name": "NAME",
+    "source": "SOURCE",
+    "annotations": "FILE",
+    "classes": "CLASS",
+}
+_METAVARS_BY_TYPE = {int: "N", float: "VALUE", str: "TEXT"}
 
 
 def flag(default: Any, help: str, *names: str, nargs: str | None = None, const: Any = None) -> Any:
@@ -55,7 +79,7 @@ def add_fields(parser: argparse.ArgumentParser, settings: type[Any]) -> None:
             options |= {"nargs": 0, "const": True}
         else:
             options["type"] = _element_type(value_type)
-            options["metavar"] = item.metadata.get("metavar") or options["type"].__name__.upper().replace("STR", "TEXT")
+            options["metavar"] = _METAVARS.get(item.name) or _METAVARS_BY_TYPE[options["type"]]
             if get_origin(value_type) is Literal:
                 options["choices"] = get_args(value_type)
                 del options["metavar"]
@@ -64,6 +88,17 @@ def add_fields(parser: argparse.ArgumentParser, settings: type[Any]) -> None:
             if options.get("nargs") == "+":
                 del options["const"]
         parser.add_argument(*names, **options)
+
+
+def add_shared(parser: argparse.ArgumentParser, default: Any = None) -> None:
+    """Add the flags that every command has: ``--json`` and ``--debug``.
+
+    Args:
+      parser: of a command, or of an action of one.
+      default: ``argparse.SUPPRESS`` for an action, so that it does not overwrite what its command was given.
+    """
+    parser.add_argument("--json", type=Path, default=default, metavar="FILE", help="JSON file to write the figures to")
+    parser.add_argument("--debug", action="store_true", default=default or False, help="show the traceback of an error")
 
 
 def add_foreign(parser: argparse.ArgumentParser, *flags: Mapping[str, str]) -> None:
@@ -108,6 +143,14 @@ def at_least(settings: Any, **smallest: int) -> None:
         value = getattr(settings, name)
         if value is not None and value < limit:
             raise UserError(f"{dashed(name)} {value}: must be at least {limit}")
+
+
+def at_most(settings: Any, **largest: int) -> None:
+    """Raise a UserError that names the flag if a field of ``settings`` is above a limit; ``None`` passes."""
+    for name, limit in largest.items():
+        value = getattr(settings, name)
+        if value is not None and value > limit:
+            raise UserError(f"{dashed(name)} {value}: must be at most {limit}")
 
 
 def fraction(settings: Any, *names: str, below: bool = False) -> None:

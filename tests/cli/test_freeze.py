@@ -71,6 +71,12 @@ def test_adapters_count_as_parameters(tmp_path):
         (["--cfg", "yolov5z"], "yolov5z"),
         (["--cfg", "yolov5n", "--nc", "0"], "--nc 0: must be at least 1"),
         (["--weights", "nowhere.pt"], "nowhere.pt"),
+        (["--weights", "", "--freeze", "10"], "--weights '': names no network; add --cfg yolov5n"),
+        (["--cfg", "yolov5n", "--freeze", "120%"], "--freeze 120%: a share is below 100%"),
+        (["--cfg", "yolov5n", "--freeze", "5", "50%"], "'50%', a share of the parameters, stands alone"),
+        (["--cfg", "yolov5n", "--freeze", "[0,", "1"], "--freeze [0, 1"),
+        (["--cfg", "yolov5n", "--freeze", "3-1"], "'3-1' is no layer or range of layers"),
+        (["--cfg", "yolov5n", "--freeze", "model.99."], "'model.99.' matches no parameter of yolov5n"),
     ],
 )
 def test_a_mistake_is_one_line(capsys, words, message):
@@ -113,6 +119,9 @@ def test_a_list_without_quotes(tmp_path):
         (["--nc", "3", "--freeze", "neck_only"], "model_24", "has no arrays of their shape"),
         (["--nc", "3", "--freeze", "24"], None, ""),
         (["--freeze", "detect"], None, ""),
+        (["--nc", "3", "--freeze", "head"], "model_24", "has no arrays of their shape"),
+        (["--nc", "3", "--freeze", "adapters"], None, ""),
+        (["--nc", "3", "--freeze", "bias_only"], None, ""),
     ],
 )
 def test_random_layers_that_are_frozen_are_shown(tmp_path, capsys, words, random, reason):
@@ -121,6 +130,18 @@ def test_random_layers_that_are_frozen_are_shown(tmp_path, capsys, words, random
     assert {path.split("/")[0] for path in figures["frozen_random_paths"]} == ({random} if random else set())
     assert ("start from random numbers" in output or "starts from random numbers" in output) == bool(random)
     assert reason in output
+
+
+@pytest.mark.parametrize(
+    ("freeze_words", "random"),
+    [(["10"], range(10)), (["not:detect"], range(24)), (["bn_only"], range(24)), (["0"], [])],
+)
+def test_without_weights_all_that_is_frozen_is_random(tmp_path, capsys, freeze_words, random):
+    figures = freeze(tmp_path, "--weights", "", "--cfg", "yolov5n", "--freeze", *freeze_words)
+    assert {int(path.split("/")[0][6:]) for path in figures["frozen_random_paths"]} <= set(random)
+    assert bool(figures["frozen_random_paths"]) == bool(random)
+    output = " ".join(capsys.readouterr().out.split())
+    assert ("start from random numbers (there are no weights to start from)" in output) == bool(random)
 
 
 def test_a_network_that_differs_from_the_weights(tmp_path, capsys):

@@ -252,12 +252,13 @@ def test_real_checkpoint(shared_data):
     assert (weights.names[0], weights.names[79]) == ("person", "toothbrush")
 
 
-def test_a_mistake_of_ours_is_not_blamed_on_the_file(builder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("ours", ["expected_state", "ModelSpec.from_dict", "to_variables"])
+def test_a_mistake_of_ours_is_not_blamed_on_the_file(builder, tmp_path, monkeypatch, ours):
     path = builder.save(tmp_path / "a.pt", builder.model())
 
-    def broken(spec):
+    def broken(*arguments):
         raise ValueError("a mistake of ours")
 
-    monkeypatch.setattr("convert.checkpoint.expected_state", broken)
+    monkeypatch.setattr(f"convert.checkpoint.{ours}", broken)
     with pytest.raises(ValueError, match="a mistake of ours"):
         read_checkpoint(path)

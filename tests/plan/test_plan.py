@@ -43,7 +43,6 @@ def test_a_plan_counts_what_each_freeze_costs(tiny_model, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"cfg": "yolov5n", "weights": "yolov5n-shapes"}, "name a network by --cfg or by --weights, not by both"),
         ({"weights": ""}, "--weights '': names no network"),
         ({"cfg": "yolov5n", "batch_size": 0}, "--batch-size 0: must be at least 1"),
     ],

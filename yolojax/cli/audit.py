@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,22 +12,21 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    kinds = "a .pt, a weights directory, a run folder or a name"
+    kinds = "weights: a .pt, a weights directory, a run folder or a name"
     parser.add_argument("before", metavar="A", help=kinds)
     parser.add_argument("after", metavar="B", help=kinds)
     parser.add_argument(
         "--frozen",
         nargs="+",
-        metavar="TEXT",
-        help="what was frozen between the two, as after --freeze; exit status 1 if any of it moved",
+        metavar="SELECTOR",
+        help="layers that were frozen between the two, as after --freeze; exit status 1 if any moved",
     )
     parser.add_argument(
         "--frozen-bn",
         choices=("fixed", "track"),
         default="fixed",
-        help="track: the running statistics of frozen BatchNorm may have moved",
+        help="BatchNorm of frozen layers: fixed = running statistics used and kept; track = batch statistics, as YOLOv5 does",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -77,9 +75,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _table(audit: Audit, title: str) -> Any:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("layer", "parameters", "max change", "relative", "statistics", "max change", "relative"):
         table.add_column(heading, justify="left" if heading in ("parameters", "statistics") else "right")
     for row in audit.layers:
@@ -95,7 +94,16 @@ def _cells(difference: Difference | None) -> tuple[str, str, str]:
         return "identical", "", ""
     if math.isnan(difference.max_abs):
         return "other shape or no number", "", ""
-    return "changed", f"{difference.max_abs:.3g}", f"{difference.relative:.3g}"
+    return "changed", _figure(difference.max_abs), _figure(difference.relative)
+
+
+def _figure(value: float) -> str:
+    """Three digits without an exponent; ``--json`` has them all.
+
+    >>> _figure(0.01234), _figure(512345.6), _figure(1e-9)
+    ('0.0123', '512,346', '< 0.0001')
+    """
+    return "< 0.0001" if value < 1e-4 else f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
 def _rows(audit: Audit) -> list[dict[str, Any]]:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from yolojax.flags import add_fields, add_foreign, note_foreign, read_fields
 from yolojax.inference.settings import BenchSettings
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 REFUSED = {
     "half": "name the way instead: --include bfloat16",
@@ -18,7 +23,6 @@ REFUSED = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add YOLOv5's flags and ours."""
     add_fields(parser, BenchSettings)
-    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures here")
     add_foreign(parser, REFUSED)
 
 
@@ -31,7 +35,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     import jax
     from rich.console import Console
-    from rich.table import Table
 
     from yolojax.files import write_json
     from yolojax.inference.benchmark import measure, prepare_benchmark
@@ -40,14 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     with TemporaryDirectory(prefix="yolojax-bench-") as folder:
         rows = list(measure(validation, tuple(dict.fromkeys(settings.include)), Path(folder)))
 
-    table = Table("way", "MB", "mAP50", "mAP50-95", "ms per image")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in rows:
-        if "problem" not in row:
-            accuracy = f"{row['map50']:.4f}", f"{row['map50_95']:.4f}"
-            table.add_row(row["way"], f"{row['size_mb']:.2f}", *accuracy, f"{row['inference_ms']:.2f}")
-    Console(highlight=False, markup=False).print(table)
+    Console(highlight=False, markup=False).print(_table(rows))
     described = validation.described()
     size, batch = described["image_size"], described["batch_size"]
     sides = f"{size} px, rectangular" if described["rectangular"] else f"{size}x{size} px"
@@ -66,3 +62,17 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json(arguments.json, {"ways": rows, "images": len(validation.samples), "settings": described})
     return 1 if failures and settings.hard_fail is not None else 0
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A row for every way that could be run."""
+    from rich.table import Table
+
+    table = Table("way", "MB", "mAP50", "mAP50-95", "ms per image")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        if "problem" not in row:
+            accuracy = f"{row['map50']:.4f}", f"{row['map50_95']:.4f}"
+            table.add_row(row["way"], f"{row['size_mb']:,.2f}", *accuracy, f"{row['inference_ms']:,.2f}")
+    return table

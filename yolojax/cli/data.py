@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yolojax.errors import UserError
+from yolojax.files import write_json
+from yolojax.flags import add_shared
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -29,36 +32,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     def add(name: str, summary: str) -> argparse.ArgumentParser:
         child = actions.add_parser(name, help=summary, description=summary, formatter_class=parser.formatter_class)
-        child.add_argument("data", help="data set YAML or name, or tfds:NAME")
-        child.add_argument(
-            "--data-root", "--data_root", metavar="DIR", help="folder of the data set, instead of the YAML's path"
-        )
-        child.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show an error's traceback")
+        child.add_argument("data", metavar="DATA", help="data set YAML or name, or tfds:NAME")
+        child.add_argument("--data-root", metavar="DIR", help="folder of the data set, instead of the YAML's path")
+        add_shared(child, argparse.SUPPRESS)
         return child
 
     check = add("check", "decode every image and read every label; 1 if something has to be left out")
-    check.add_argument("--json", metavar="FILE", type=Path, help="also write everything that was found here")
     check.add_argument(
-        "--plot", metavar="FILE", type=Path, help="also draw classes and sizes here (.png, .svg or .pdf)"
+        "--plot", metavar="FILE", type=Path, help="figure of classes and sizes to draw (.png, .svg or .pdf)"
     )
 
     convert = add("convert", "write the data set in another layout, with a data YAML to train with")
-    convert.add_argument("out", metavar="OUT", type=Path, help="folder to write; it must not exist, or be empty")
-    convert.add_argument("--format", required=True, choices=["yolo", "voc", "coco"], help="the layout to write")
-    convert.add_argument("--split", nargs="+", choices=_SPLITS, default=[], help="splits to write (default: all)")
+    convert.add_argument("out", metavar="OUT", type=Path, help="folder to write, which must not exist or be empty")
+    convert.add_argument("--format", required=True, choices=["yolo", "voc", "coco"], help="layout to write")
+    convert.add_argument("--split", nargs="+", choices=_SPLITS, default=[], help="splits to write; default: all")
 
     download = add("download", "fetch a data set that its YAML has addresses for, or official weights (yolov5n.pt)")
-    download.add_argument(
-        "--out", type=Path, metavar="DIR", default=Path(), help="folder for weights (default: this one)"
-    )
+    download.add_argument("--out", type=Path, metavar="DIR", help="folder for weights; default: this one")
 
     show = add("show", "draw images with their boxes, as they are (left) and as training sees them (right)")
     show.add_argument("--split", choices=_SPLITS, default="train", help="split to draw from")
-    show.add_argument("--count", type=int, default=16, metavar="N", help="images")
-    show.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice of images and of augmentation")
-    show.add_argument("--img", type=int, metavar="PIXELS", help="training size (default: the data set's, else 640)")
-    show.add_argument("--hyp", metavar="FILE", help="augmentation (default: the data set's, else scratch-low)")
-    show.add_argument("--out", type=Path, metavar="FILE", help="JPEG file (default: show-DATA-SPLIT.jpg)")
+    show.add_argument("--count", type=int, default=16, metavar="N", help="number of images")
+    show.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the choice of images and of augmentation"
+    )
+    show.add_argument(
+        "--imgsz",
+        "--img",
+        "--img-size",
+        type=int,
+        metavar="PIXELS",
+        help="image side in pixels; default: the data set's, else 640",
+    )
+    show.add_argument(
+        "--hyp",
+        metavar="HYP",
+        help="hyperparameter YAML or name, for augmentation; default: the data set's, else scratch-low",
+    )
+    show.add_argument("--out", type=Path, metavar="FILE", help="JPEG file to write; default: show-DATA-SPLIT.jpg")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -78,7 +89,6 @@ def _check(arguments: argparse.Namespace) -> int:
 
     from yolojax.data.check import check_data
     from yolojax.data.sources import load_data
-    from yolojax.files import write_json
 
     if arguments.plot and arguments.plot.suffix.lower() not in _PLOT_SUFFIXES:
         raise UserError(f"--plot {arguments.plot}: give it one of the endings {', '.join(_PLOT_SUFFIXES)}")
@@ -164,6 +174,8 @@ def _convert(arguments: argparse.Namespace) -> int:
         if needed not in (arguments.split or (needed,)):
             print(f"  '{needed}' was not asked for: in {result.file.name} it is the same as '{arguments.split[0]}'")
     print(f"train with --data {result.file}")
+    if arguments.json:
+        write_json(arguments.json, {**dataclasses.asdict(result), "changes": dict(+result.changes)})
     return 0
 
 
@@ -190,10 +202,12 @@ def _download(arguments: argparse.Namespace) -> int:
             bar.update(tasks[name], completed=done, total=total)
 
         if weights_download(arguments.data):
-            where = download_weights(arguments.data, arguments.out, progress)
+            where = download_weights(arguments.data, arguments.out or Path(), progress)
         else:
             where = download_data(load_data(arguments.data, arguments.data_root), progress)
     print(f"{where}: complete")
+    if arguments.json:
+        write_json(arguments.json, {"path": str(where)})
     return 0
 
 
@@ -204,7 +218,7 @@ def _show(arguments: argparse.Namespace) -> int:
     from yolojax.hyperparameters import load_hyperparameters
 
     config = load_data(arguments.data, arguments.data_root)
-    size = arguments.img or config.defaults.get("img", 640)
+    size = arguments.imgsz or config.defaults.get("img", 640)
     if arguments.count < 1 or not 32 <= size <= 4096:
         raise UserError(f"--count {arguments.count} --img {size}: at least one image, of 32 to 4096 pixels")
     if arguments.seed < 0:
@@ -219,4 +233,6 @@ def _show(arguments: argparse.Namespace) -> int:
     count = min(arguments.count, len(samples))
     draw_examples(samples, config.names, settings, out, size=size, count=count, seed=arguments.seed)
     print(f"{out}: {count} of {len(samples)} images; left as they are, right as training sees them")
+    if arguments.json:
+        write_json(arguments.json, {"path": str(out), "images": count, "image_size": size})
     return 0

@@ -24,7 +24,6 @@ REFUSED = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add YOLOv5's flags and ours."""
     add_fields(parser, DetectSettings)
-    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures here")
     add_foreign(parser, IGNORED, REFUSED)
 
 

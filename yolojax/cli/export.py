@@ -23,7 +23,6 @@ REFUSED = dict.fromkeys(("keras", "optimize", "int8", "per_tensor", "cache", "ml
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add YOLOv5's flags and ours."""
     add_fields(parser, ExportSettings)
-    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures here")
     add_foreign(parser, IGNORED, REFUSED)
 
 
@@ -48,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name in settings.include:
         check_installed(name)
     select_devices(settings.device)
-    source = settings.weights or EMBEDDED_WEIGHTS
+    source = EMBEDDED_WEIGHTS if settings.weights is None else settings.weights
     path = find_weights(source)
     weights = load_weights(path, settings.delta)
     nms = NmsSettings(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 
@@ -11,17 +10,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument(
         "--weights",
-        metavar="TEXT",
-        help="a .pt, a weights directory, a run folder or a name; default: the embedded yolov5n",
+        metavar="WEIGHTS",
+        help="weights: a .pt, a weights directory, a run folder or a name; default: the embedded yolov5n",
     )
-    parser.add_argument("--cfg", metavar="TEXT", help="model YAML (yolov5m, path); default: the network of the weights")
+    parser.add_argument(
+        "--cfg", metavar="MODEL", help="model YAML (yolov5m, path); default: the architecture of the weights"
+    )
     parser.add_argument("--nc", type=int, metavar="N", help="number of classes; default: that of the weights or YAML")
     parser.add_argument(
         "--freeze",
         nargs="+",
         default=("0",),
-        metavar="TEXT",
-        help="10 = layers 0 to 9; 0 1 2; 0-9; 95%% of the parameters; 'model_*/cv1/**'; backbone; a strategy's name or file",
+        metavar="SELECTOR",
+        help="layers to freeze: 10 = layers 0 to 9; 0 1 2; 0-9; 95%% of the parameters; 'model_*/cv1/**'; backbone; a strategy's name or file",
     )
     parser.add_argument(
         "--frozen-bn",
@@ -30,10 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="BatchNorm of frozen layers: fixed = running statistics used and kept; track = batch statistics, as YOLOv5 does",
     )
     parser.add_argument(
-        "--epochs", type=int, default=100, metavar="N", help="length of the run, for strategies in phases"
+        "--epochs", type=int, default=100, metavar="N", help="epochs of the run, for strategies in phases"
     )
-    parser.add_argument("--list", action="store_true", help="also list every parameter")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    parser.add_argument("--list", action="store_true", help="list every parameter")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -63,14 +63,18 @@ def run(arguments: argparse.Namespace) -> int:
         if value is not None and value < 1:
             raise UserError(f"{name} {value}: must be at least 1")
     select_devices("cpu")
-    named = arguments.weights or (None if arguments.cfg else EMBEDDED_WEIGHTS)
+    if arguments.weights == "" and not arguments.cfg:
+        raise UserError("--weights '': names no network; add --cfg yolov5n (or s, m, l, x, or a YAML file)")
+    named = EMBEDDED_WEIGHTS if arguments.weights is None and not arguments.cfg else arguments.weights
     weights = load_weights(named) if named else None
     spec = load_spec(arguments.cfg) if weights is None or arguments.cfg else weights.spec
     spec = spec.with_classes(arguments.nc or spec.classes)
     plain = abstract_variables(spec)["params"]
     strategy = load_strategy(arguments.freeze, sizes=partial(parameter_sizes, spec))
     phases = rehearse(strategy, tuple(flatten(plain)), arguments.epochs, spec.name)
-    fresh = () if weights is None else initialised_parameters(weights, spec)
+    # A --cfg alone says what a network is, and nothing of what it starts from.
+    fresh = initialised_parameters(weights, spec) if weights else tuple(flatten(plain)) if named == "" else ()
+    reason = f"{named} has no arrays of their shape" if named else "there are no weights to start from"
     random = frozen_random((phase for _, phase in phases), fresh)
 
     def parameters_of(phase: Phase) -> dict[str, Any]:
@@ -98,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
     if len(phases) > 1 or set(first.factors.values()) != {1.0}:
         console.print(_phase_table(strategy, phases, summaries, arguments.epochs))
     if random:
-        console.print(random_sentence(strategy, random, f"{named} has no arrays of their shape"), markup=False)
+        console.print(random_sentence(strategy, random, reason), markup=False)
     if arguments.list:
         for path, leaf in sorted(flatten(parameters_of(first)).items(), key=lambda item: layer_of(item[0])):
             console.print(

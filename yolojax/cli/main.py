@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import io
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
 
 from yolojax.errors import UserError
-from yolojax.flags import with_dashes
+from yolojax.flags import add_shared, with_dashes
 from yolojax.runtime import use_huge_pages
 from yolojax.version import __version__
 
@@ -33,6 +36,13 @@ COMMANDS = {
 _COMPUTING = ("train", "val", "detect", "bench")  # many times on large arrays
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says a mistake in one sentence; the list of all flags before it would hide it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; '{self.prog} --help' lists what it takes\n")
+
+
 class HelpFormatter(argparse.HelpFormatter):
     """Shows the default of every flag that has one, in parentheses at the end."""
 
@@ -41,7 +51,9 @@ class HelpFormatter(argparse.HelpFormatter):
         what, told, in_words = text.rpartition("; default: ")
         if told:
             return f"{what} (default: {in_words})"
-        if default in (None, False, "", (), argparse.SUPPRESS) or "(default: " in text or not action.option_strings:
+        if default is False or default in (None, "", (), [], argparse.SUPPRESS):
+            return text
+        if "(default: " in text or not action.option_strings:
             return text
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
         return f"{text} (default: {shown})"
@@ -49,16 +61,14 @@ class HelpFormatter(argparse.HelpFormatter):
 
 def build_parser(command: str | None) -> argparse.ArgumentParser:
     """The parser; only the arguments of ``command`` are built, so that no other command's module is imported."""
-    parser = argparse.ArgumentParser(
-        prog="yolojax", description="YOLOv5 in JAX and Flax, for transfer learning by freezing layers."
-    )
+    parser = _Parser(prog="yolojax", description="YOLOv5 in JAX and Flax, for transfer learning by freezing layers.")
     parser.add_argument("--version", action="version", version=f"yolojax {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
         child = commands.add_parser(name, help=summary, description=summary, formatter_class=HelpFormatter)
         if name == command:
             importlib.import_module(f"yolojax.cli.{name}").add_arguments(child)
-            child.add_argument("--debug", action="store_true", help="show the traceback of an error")
+            add_shared(child)
     return parser
 
 
@@ -73,20 +83,55 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = with_dashes(sys.argv[1:] if argv is None else argv)
     command = next((word for word in words if not word.startswith("-")), None)
-    arguments = build_parser(command).parse_args(words)
+    parser = build_parser(command)
+    arguments, unknown = parser.parse_known_args(words)
     if argv is None and arguments.command in _COMPUTING:
         use_huge_pages()
     _show_log()
     try:
+        if unknown:
+            raise UserError(_unknown(unknown[0], _flags_of(parser)))
+        _check_json(arguments.json)
         return importlib.import_module(f"yolojax.cli.{arguments.command}").run(arguments)
     except UserError as error:
         if arguments.debug:
             raise
         print(f"yolojax {arguments.command}: {error}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        if arguments.debug:
+            raise
+        print(
+            f"yolojax {arguments.command}: there is not enough memory ({error}); smaller images or batches need less",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print(f"\nyolojax {arguments.command}: interrupted", file=sys.stderr)
         return 130
+
+
+def _flags_of(parser: argparse.ArgumentParser) -> set[str]:
+    """Every flag of a parser and of the commands and actions that it has."""
+    flags = set(parser._option_string_actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            flags |= {flag for child in action.choices.values() for flag in _flags_of(child)}
+    return flags
+
+
+def _unknown(word: str, flags: set[str]) -> str:
+    """What is wrong with a word that no flag takes."""
+    if not word.startswith("-"):
+        return f"'{word}' belongs to no flag"
+    near = difflib.get_close_matches(word.partition("=")[0], sorted(flags), n=1)
+    return f"{word.partition('=')[0]}: no such flag" + (f"; did you mean '{near[0]}'?" if near else "")
+
+
+def _check_json(file: Path | None) -> None:
+    """Refuse before the work what could not be written after it."""
+    if file is not None and (file.is_dir() or any(place.is_file() for place in file.parents)):
+        raise UserError(f"--json {file}: is no place for a file, because a folder or a file has that name")
 
 
 def _show_log() -> None:

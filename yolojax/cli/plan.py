@@ -18,9 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     add_fields(parser, PlanSettings)
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="also draw memory and operations here (PNG, SVG, PDF)"
+        "--plot", type=Path, metavar="FILE", help="figure of memory and operations to draw (.png, .svg or .pdf)"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -73,11 +72,11 @@ def _table(rows: Sequence[Row], title: str) -> Any:
     caption = f"{_short(rows[0].memory_bytes, 1e9)} GB are there for a program."
     if rows[0].target.startswith(("cuda", "gpu")):
         caption += " The workspace of cuDNN comes on top of the peak."
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
-    table.add_column("freeze", no_wrap=True)
+    table = Table(title=title, title_justify="left", padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
+    table.add_column("freeze", overflow="fold")
     table.add_column("trainable", justify="right", no_wrap=True)
     for heading in ("GFLOP", "peak GB", "temp. GB", "valid. GB", "optim. MB", "weight grads", "max. batch"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             f"{row.freeze}, from epoch {row.start}" if row.start else row.freeze,
@@ -99,4 +98,4 @@ def _short(count: int | None, unit: float = 1) -> str:
     if count is None or unit == 1:
         return "-" if count is None else str(count)
     value = count / unit
-    return f"{value:.2f}" if value >= 0.1 or value == 0 else f"{value:.3f}"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.2f}" if value >= 0.1 or value == 0 else f"{value:.3f}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from pathlib import Path
 
+from yolojax.errors import UserError
 from yolojax.flags import add_fields, add_foreign, given_fields, note_foreign, read_fields
 from yolojax.training.settings import LARGEST, TrainSettings
 
@@ -35,16 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         const=300,
         metavar="N",
-        help="look for better hyperparameters in N runs, 300 if no number is given",
+        help="runs in which better hyperparameters are looked for; 300 without a value; default: none",
     )
     parser.add_argument(
         "--evolve-freeze",
         nargs="+",
         default=(),
         metavar="SELECTOR",
-        help="with --evolve: choose among these freezes too",
+        help="with --evolve: freezes to choose among too; default: that of --freeze",
     )
-    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the final figures here")
     add_foreign(parser, IGNORED, REFUSED)
 
 
@@ -61,6 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
         settings = with_fitting_batch(settings)
 
     if arguments.evolve is not None:
+        if arguments.evolve < 1:
+            raise UserError(f"--evolve {arguments.evolve}: must be at least 1")
         from yolojax.evolve.evolve import evolve
 
         print(f"best hyperparameters: {evolve(settings, arguments.evolve, arguments.evolve_freeze)}")

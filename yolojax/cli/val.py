@@ -24,7 +24,6 @@ REFUSED = {"save_hybrid": "mixes labels into the predictions, so that mAP means 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add YOLOv5's flags and ours."""
     add_fields(parser, ValSettings)
-    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures here")
     add_foreign(parser, IGNORED, REFUSED)
 
 
@@ -91,8 +90,9 @@ def _show(evaluation: Evaluation, validation: Validation) -> None:
     from yolojax.inference.validation import describe_settings
 
     table = Table("class", *("images", "instances", "P", "R", "mAP50", "mAP50-95"))
+    table.columns[0].overflow = "fold"
     for column in table.columns[1:]:
-        column.justify = "right"
+        column.justify, column.no_wrap = "right", True
     all_figures = (evaluation.precision, evaluation.recall, evaluation.map50, evaluation.map50_95)
     table.add_row("all", f"{evaluation.images}", f"{evaluation.instances}", *(f"{value:.4f}" for value in all_figures))
     classes = len(validation.names)

@@ -148,6 +148,8 @@ def _share_selector(share: float, text: str, sizes: Callable[[], Mapping[str, in
     """The first layers that hold at most a share of the parameters; its text says how many they are."""
     if sizes is None:
         raise UserError(f"{text}: what holds this share depends on the network; name layers instead")
+    if share > 1:
+        raise UserError(f"{text}: a share is below 100%")
     count = layers_within(share, sizes())
     return Selector(f"{text} (the first {count} layers)", (Term(str(count), layers=range(count)),))
 

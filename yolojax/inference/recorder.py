@@ -85,12 +85,13 @@ def read_annotations(path: str) -> dict[str, Any]:
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        complete = {"images", "annotations", "categories"} <= content.keys()
-    except (OSError, ValueError, AttributeError) as error:
+    except OSError as error:
+        raise UserError(f"--annotations {path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
         raise UserError(f"--annotations {path}: cannot be read as JSON ({error})") from error
-    if not complete:
+    if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
         raise UserError(f"--annotations {path}: no COCO file: images, annotations or categories are missing")
-    return content
+    return dict(content)
 
 
 def write_coco(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from yolojax.errors import UserError
-from yolojax.flags import at_least, flag, fraction
+from yolojax.flags import MOST_PIXELS, at_least, at_most, flag, fraction
 
 Dtype = Literal["float32", "bfloat16"]
 WAYS = ("float32", "unfused", "bfloat16", "stablehlo", "onnx")
@@ -37,7 +37,7 @@ class ValSettings(_WithDtype):
 
     weights: tuple[str, ...] | None = flag(
         None,
-        "a .pt, a weights directory, a run folder or a name; several make an ensemble; default: the embedded yolov5n",
+        "weights: a .pt, a weights directory, a run folder or a name; several make an ensemble; default: the embedded yolov5n",
         nargs="+",
     )
     delta: str | None = flag(
@@ -59,27 +59,27 @@ class ValSettings(_WithDtype):
     imgsz: int | None = flag(
         None, "image side in pixels; default: the data set's, else 640", "--imgsz", "--img", "--img-size"
     )
-    conf_thres: float = flag(0.001, "a detection's score must exceed it")
-    iou_thres: float = flag(0.6, "a detection is dropped if its IoU with a better one exceeds it")
+    conf_thres: float = flag(0.001, "score that a detection must exceed, 0 to 1")
+    iou_thres: float = flag(0.6, "IoU with a better detection above which one is dropped, 0 to 1")
     max_det: int = flag(300, "detections of an image at most")
     task: Literal["val", "train", "test", "speed", "study"] = flag(
         "val",
-        "val, train, test = that split; speed = times at confidence .25, IoU .45, square images; "
+        "task: val, train, test = that split; speed = times at confidence .25, IoU .45, square images; "
         "study = the val split at 256 to 1536 pixels",
     )
-    device: str = flag("", "cpu, gpu, tpu, or device numbers as in '0,1'; default: all of the best platform")
+    device: str = flag("", "devices: cpu, gpu, tpu, or numbers as in '0,1'; default: all of the best platform")
     workers: int = flag(8, "data loading processes at most; 0 loads in this process")
     single_cls: bool = flag(False, "treat all classes as one")
     augment: bool = flag(False, "test-time augmentation: predict at three sizes, once mirrored")
-    verbose: bool = flag(False, "the table per class also for 50 classes and more")
+    verbose: bool = flag(False, "show the table per class also for 50 classes and more")
     save_txt: bool = flag(False, "write detections as labels/*.txt: class x y w h, as fractions of the image")
-    save_conf: bool = flag(False, "with --save-txt: the score at the end of each line")
+    save_conf: bool = flag(False, "with --save-txt: write the score at the end of each line")
     save_json: bool = flag(False, "write detections as COCO results and measure COCO's own AP")
     annotations: str | None = flag(
         None, "with --save-json: COCO annotations to measure against; default: the labels of the data set"
     )
     dtype: Literal["float32", "bfloat16"] = flag("float32", "dtype of the computation")
-    half: bool = flag(False, "the same as --dtype bfloat16")
+    half: bool = flag(False, "compute in bfloat16, as --dtype bfloat16")
     noplots: bool = flag(False, "write no figures")
     project: str = flag("runs/val", "folder of the runs")
     name: str = flag("exp", "name of the run; exp, exp2, … when taken")
@@ -92,6 +92,7 @@ class ValSettings(_WithDtype):
         if self.split is not None and self.trunk is None:
             raise UserError("--split: says where --head begins, and there is no --trunk and --head")
         at_least(self, batch_size=1, imgsz=32, max_det=1, workers=0)
+        at_most(self, imgsz=MOST_PIXELS)
         fraction(self, "conf_thres", "iou_thres")
 
 
@@ -104,7 +105,7 @@ class InferenceSettings(_WithDtype):
 
     weights: tuple[str, ...] | None = flag(
         None,
-        "a .pt, a weights directory, a run folder or a name; several make an ensemble; default: the embedded yolov5n",
+        "weights: a .pt, a weights directory, a run folder or a name; several make an ensemble; default: the embedded yolov5n",
         nargs="+",
     )
     delta: str | None = flag(
@@ -115,22 +116,22 @@ class InferenceSettings(_WithDtype):
     )
     imgsz: tuple[int, ...] | None = flag(
         None,
-        "pixels that images are scaled into: a side, or height and width; default: what the weights were trained at where they tell, else 640",
+        "image size in pixels, one side, or height and width; default: what the weights were trained at where they tell, else 640",
         "--imgsz",
         "--img",
         "--img-size",
         nargs="+",
     )
-    conf_thres: float = flag(0.25, "a detection's score must exceed it")
-    iou_thres: float = flag(0.45, "a detection is dropped if its IoU with a better one exceeds it")
+    conf_thres: float = flag(0.25, "score that a detection must exceed, 0 to 1")
+    iou_thres: float = flag(0.45, "IoU with a better detection above which one is dropped, 0 to 1")
     max_det: int = flag(1000, "detections of an image at most")
-    classes: tuple[str, ...] | None = flag(None, "detect only these: indices or names", nargs="+")
-    agnostic_nms: bool = flag(False, "boxes of different classes suppress each other")
+    classes: tuple[str, ...] | None = flag(None, "classes to detect, by index or name; default: all", nargs="+")
+    agnostic_nms: bool = flag(False, "let boxes of different classes suppress each other")
     augment: bool = flag(False, "test-time augmentation: predict at three sizes, once mirrored")
     dtype: Literal["float32", "bfloat16"] = flag("float32", "dtype of the computation")
-    half: bool = flag(False, "the same as --dtype bfloat16")
-    batch_size: int = flag(1, "images computed at once; more pay on GPU and TPU", "--batch-size", "--batch")
-    device: str = flag("", "cpu, gpu, tpu or a device number; default: the first of the best platform")
+    half: bool = flag(False, "compute in bfloat16, as --dtype bfloat16")
+    batch_size: int = flag(1, "images per batch; more pay on GPU and TPU", "--batch-size", "--batch")
+    device: str = flag("", "device: cpu, gpu, tpu or a number; default: the first of the best platform")
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""
@@ -147,18 +148,18 @@ class DetectSettings(InferenceSettings):
 
     source: str | None = flag(
         None,
-        "image, video, folder, glob, .txt list of those, camera number or stream address; default: a few drawn images, for weights that know them",
+        "source: image, video, folder, glob, .txt list of those, camera number or stream address; default: a few drawn images, for weights that know them",
     )
     save_txt: bool = flag(False, "write detections as labels/*.txt: class x y w h, as fractions of the image")
-    save_conf: bool = flag(False, "with --save-txt: the score at the end of each line")
+    save_conf: bool = flag(False, "with --save-txt: write the score at the end of each line")
     save_csv: bool = flag(False, "write all detections into predictions.csv")
     save_crop: bool = flag(False, "write what is in each box as crops/CLASS/*.jpg")
     nosave: bool = flag(False, "write no annotated images and videos")
     view_img: bool = flag(False, "also show annotated images in a window, where there is a display")
-    line_thickness: int | None = flag(None, "of boxes, in pixels; default: what suits the size of the image")
+    line_thickness: int | None = flag(None, "thickness of drawn boxes in pixels; default: what suits the image size")
     hide_labels: bool = flag(False, "draw boxes without labels")
     hide_conf: bool = flag(False, "draw labels without scores")
-    vid_stride: int = flag(1, "look at every N-th frame of a video; the annotated one keeps its duration")
+    vid_stride: int = flag(1, "frames from one that is looked at to the next; the annotated video keeps its duration")
     project: str = flag("runs/detect", "folder of the runs")
     name: str = flag("exp", "name of the run; exp, exp2, … when taken")
     exist_ok: bool = flag(False, "use the run folder even if it exists")
@@ -174,7 +175,7 @@ class ExportSettings(_WithDtype):
     """The flags of ``yolojax export``, where they can be under the names of YOLOv5's export.py."""
 
     weights: str | None = flag(
-        None, "a .pt, a weights directory, a run folder or a name; default: the embedded yolov5n"
+        None, "weights: a .pt, a weights directory, a run folder or a name; default: the embedded yolov5n"
     )
     delta: str | None = flag(
         None,
@@ -184,28 +185,30 @@ class ExportSettings(_WithDtype):
     )
     include: tuple[str, ...] = flag(
         ("stablehlo",),
-        "stablehlo, onnx, torch (a .pt for YOLOv5 and its own exports), safetensors (a folder for the Hugging Face Hub)",
+        "formats: stablehlo, onnx, torch (a .pt for YOLOv5 and its own exports), safetensors (a folder for the Hugging Face Hub)",
         nargs="+",
     )
     imgsz: tuple[int, ...] | None = flag(
         None,
-        "pixels: a side, or height and width; default: what the weights were trained at where they tell, else 640",
+        "image size in pixels, one side, or height and width; default: what the weights were trained at where they tell, else 640",
         "--imgsz",
         "--img",
         "--img-size",
         nargs="+",
     )
-    batch_size: int = flag(1, "images of a batch", "--batch-size", "--batch")
-    dynamic: bool = flag(False, "batches of any size")
+    batch_size: int = flag(1, "images per batch", "--batch-size", "--batch")
+    dynamic: bool = flag(False, "take batches of any size")
     nms: bool = flag(False, "end in NMS (StableHLO)")
     agnostic_nms: bool = flag(False, "with --nms: boxes of different classes suppress each other")
-    conf_thres: float = flag(0.25, "with --nms: a detection's score must exceed it")
-    iou_thres: float = flag(0.45, "with --nms: a detection is dropped if its IoU with a better one exceeds it")
+    conf_thres: float = flag(0.25, "with --nms: score that a detection must exceed, 0 to 1")
+    iou_thres: float = flag(0.45, "with --nms: IoU with a better detection above which one is dropped, 0 to 1")
     max_det: int = flag(100, "with --nms: detections of an image at most", "--max-det", "--topk-all")
     dtype: Literal["float32", "bfloat16"] = flag("float32", "dtype of the computation")
-    half: bool = flag(False, "the same as --dtype bfloat16")
+    half: bool = flag(False, "compute in bfloat16, as --dtype bfloat16")
     opset: int = flag(18, "version of ONNX's operators")
-    device: str = flag("", "where the files are checked: cpu, gpu, tpu or a device number")
+    device: str = flag(
+        "", "device that the files are checked on: cpu, gpu, tpu or a number; default: the first of the best platform"
+    )
     project: str = flag("runs/export", "folder of the exports")
     name: str = flag("exp", "name of the folder; exp, exp2, … when taken")
     exist_ok: bool = flag(False, "use the folder even if it exists; files of the same names are replaced")
@@ -230,7 +233,7 @@ class BenchSettings:
     """The flags of ``yolojax bench``, under the names of YOLOv5's benchmarks.py."""
 
     weights: str | None = flag(
-        None, "a .pt, a weights directory, a run folder or a name; default: the embedded yolov5n"
+        None, "weights: a .pt, a weights directory, a run folder or a name; default: the embedded yolov5n"
     )
     data: str = flag("shapes-pretraining", "data set YAML or name, or tfds:NAME; default: that of the embedded weights")
     data_root: str | None = flag(None, "folder of the data set, instead of the YAML's path")
@@ -238,16 +241,19 @@ class BenchSettings:
     imgsz: int | None = flag(
         None, "image side in pixels; default: the data set's, else 640", "--imgsz", "--img", "--img-size"
     )
-    batch_size: int = flag(1, "images of a batch", "--batch-size", "--batch")
+    batch_size: int = flag(1, "images per batch", "--batch-size", "--batch")
     rect: bool = flag(
         False,
-        "batches as 'yolojax val' makes them; exports then need images of one aspect ratio; default: square images",
+        "use batches as 'yolojax val' makes them; exports then need images of one aspect ratio",
     )
-    device: str = flag("", "cpu, gpu, tpu or a device number; ONNX Runtime is measured on the CPU in any case")
+    device: str = flag(
+        "",
+        "device: cpu, gpu, tpu or a number; ONNX Runtime is measured on the CPU in any case; default: the first of the best platform",
+    )
     workers: int = flag(8, "data loading processes at most; 0 loads in this process")
     hard_fail: float | None = flag(
         None,
-        "exit with status 1 if a way cannot be run, or its mAP50-95 is below this; 0 if no number is given",
+        "least mAP50-95: exit with status 1 if a way is below it or cannot be run; 0 without a value; default: none",
         nargs="?",
         const=0.0,
     )
@@ -255,11 +261,14 @@ class BenchSettings:
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""
         at_least(self, batch_size=1, imgsz=32, workers=0)
+        at_most(self, imgsz=MOST_PIXELS)
         for way in self.include:
             if way not in WAYS:
                 raise UserError(f"--include {way}: choose from {', '.join(WAYS)}")
 
 
 def _check_sides(sides: tuple[int, ...] | None) -> None:
-    if sides is not None and not (1 <= len(sides) <= 2 and min(sides) >= 32):
-        raise UserError(f"--imgsz {' '.join(map(str, sides))}: one side, or height and width, of at least 32 pixels")
+    if sides is not None and not (1 <= len(sides) <= 2 and min(sides) >= 32 and max(sides) <= MOST_PIXELS):
+        raise UserError(
+            f"--imgsz {' '.join(map(str, sides))}: one side, or height and width, of 32 to {MOST_PIXELS} pixels"
+        )

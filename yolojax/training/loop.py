@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import shlex
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Set
@@ -66,7 +67,7 @@ def train(settings: TrainSettings, given: Set[str] | None = None) -> dict[str, A
             meter = _train_epoch(run, step, workers, interrupt)
             if interrupt:
                 run.pause(meter, time.perf_counter() - started)
-                log.info("saved; continue with: python train.py --resume %s", run.folder)
+                log.info("saved; continue with: python train.py --resume %s", shlex.quote(str(run.folder)))
                 raise SystemExit(interrupt.status)
             evaluation = validate(run.averaged(), job.validation) if run.validates else None
             run.advance(meter, evaluation, time.perf_counter() - started)

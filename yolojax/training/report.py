@@ -229,6 +229,7 @@ def _show_best(run: Run, evaluation: Evaluation) -> None:
     table = Table(title=f"best epoch ({run.position.best_epoch + 1}), averaged weights", box=box.SIMPLE_HEAD)
     for column in ("class", "instances", "precision", "recall", "mAP50", "mAP50-95"):
         table.add_column(column, justify="left" if column == "class" else "right")
+    table.columns[0].overflow = "fold"
     whole = {
         "name": "all",
         "instances": evaluation.instances,

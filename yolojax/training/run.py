@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Set
 from contextlib import closing, contextmanager, nullcontext, suppress
@@ -245,6 +246,8 @@ def open_run(settings: TrainSettings, given: Set[str]) -> Iterator[Run]:
             read_settings(folder), settings, given - {"weights"} if own_weights else given
         )
         _refuse_finished(folder, now, extended="epochs" in given)
+        if "data" not in given and Path(now.data).is_absolute() and not Path(now.data).is_file():
+            raise UserError(f"{now.data}: the data set of this run is not there any more; --data names where it is now")
         if has_checkpoint(folder):
             job = prepare_to_resume(now, folder)
         else:
@@ -393,7 +396,8 @@ def _refuse_finished(folder: Path, settings: TrainSettings, extended: bool) -> N
     epochs, early = results["epochs"], results.get("stopped_early", False)
     if epochs >= (settings.epochs or 0) or (early and not extended):
         reason = f"no improvement for {settings.patience} epochs" if early else "all that were planned"
+        command = ["python", "train.py", "--weights", str(folder), "--data", settings.data]
         raise UserError(
-            f"{folder}: this run is finished, after {epochs} epochs ({reason}); --epochs with a larger number extends it, "
-            f"and a new run begins from its weights with: python train.py --weights {folder} --data {settings.data}"
+            f"{folder}: this run is finished, after {epochs} epoch{'s' if epochs != 1 else ''} ({reason}); "
+            f"--epochs with a larger number extends it, and a new run begins from its weights with: {shlex.join(command)}"
         )

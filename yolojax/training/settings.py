@@ -13,7 +13,7 @@ from yolojax.config import from_mapping, read_yaml
 from yolojax.data.config import DataConfig
 from yolojax.errors import UserError
 from yolojax.files import write_yaml
-from yolojax.flags import at_least, flag, fraction
+from yolojax.flags import MOST_PIXELS, MOST_SEED, at_least, at_most, flag, fraction
 
 LARGEST = -1  # a batch size: the most images that fit
 OptimizerName: TypeAlias = Literal["SGD", "Adam", "AdamW"]
@@ -70,7 +70,7 @@ class TrainSettings:
     )
     freeze: tuple[str, ...] = flag(
         ("0",),
-        "what to freeze: 10 = layers 0 to 9; 0 1 2; 0-9; 95%% of the parameters; 'model_*/cv1/**'; backbone; a strategy's name or file",
+        "layers to freeze: 10 = layers 0 to 9; 0 1 2; 0-9; 95%% of the parameters; 'model_*/cv1/**'; backbone; a strategy's name or file",
         nargs="+",
     )
     frozen_bn: Literal["fixed", "track"] = flag(
@@ -91,7 +91,10 @@ class TrainSettings:
     )
     rect: bool = flag(False, "rectangular training: batches of one aspect ratio, no mosaic, no shuffling")
     resume: str | None = flag(
-        None, "continue an interrupted run: its folder, or the latest one", nargs="?", const="latest"
+        None,
+        "interrupted run to continue: its folder or name; the latest one without a value",
+        nargs="?",
+        const="latest",
     )
     nosave: bool = flag(False, "save the final checkpoint only")
     noval: bool = flag(False, "validate after the final epoch only")
@@ -99,8 +102,8 @@ class TrainSettings:
     noplots: bool = flag(False, "write no figures")
     cache: Literal["auto", "device", "ram", "disk", "val"] | None = flag(
         None,
-        "cache decoded images: on the device, which then makes the batches, in ram, on disk, or val = those of validation alone, in ram; "
-        "alone: auto = on a GPU where they fit, else in ram",
+        "decoded images kept: device = on the devices, which then make the batches; ram; disk; val = those of validation alone, in ram; "
+        "auto, also without a value = device on a GPU where they fit, else ram; default: none are",
         nargs="?",
         const="auto",
     )
@@ -110,7 +113,7 @@ class TrainSettings:
     albumentations: bool = flag(
         False, "blur, grey or equalise one image in a hundred each, as YOLOv5 does where Albumentations is installed"
     )
-    device: str = flag("", "cpu, gpu, tpu, or device numbers as in '0,1'; default: all of the best platform")
+    device: str = flag("", "devices: cpu, gpu, tpu, or numbers as in '0,1'; default: all of the best platform")
     multi_scale: bool = flag(False, "vary the image size by +-50 %% over seven sizes; each is compiled once")
     single_cls: bool = flag(False, "treat all classes as one")
     optimizer: Literal["SGD", "Adam", "AdamW"] | None = flag(None, "optimizer; default: the data set's, else SGD")
@@ -119,9 +122,9 @@ class TrainSettings:
     name: str = flag("exp", "name of the run; exp, exp2, … when taken")
     exist_ok: bool = flag(False, "use the run folder even if it exists; a finished run in it is replaced")
     cos_lr: bool = flag(False, "cosine instead of linear learning rate")
-    label_smoothing: float = flag(0.0, "label smoothing epsilon")
+    label_smoothing: float = flag(0.0, "label smoothing epsilon, 0 to 1")
     patience: int = flag(100, "epochs without improvement before stopping; 0 never stops")
-    save_period: int = flag(-1, "keep a checkpoint every N epochs; below 1: only last and best")
+    save_period: int = flag(-1, "epochs between checkpoints that are kept; below 1: only last and best")
     deterministic: bool = flag(
         False, "on a GPU, leave out operations whose bits differ from run to run, so that a run can be repeated exactly"
     )
@@ -131,7 +134,7 @@ class TrainSettings:
     )
     seed: int = flag(0, "seed of weights, order and augmentation")
     wandb: bool = flag(False, "send metrics and figures to Weights & Biases")
-    entity: str | None = flag(None, "user or team of Weights & Biases")
+    entity: str | None = flag(None, "user or team of Weights & Biases; default: yours")
     strict: bool = flag(
         False,
         "refuse to train when the data check finds anything, or when layers that start from random numbers are frozen",
@@ -150,6 +153,7 @@ class TrainSettings:
             if not all(part.strip() for part in pair.split("=", 1)) or "=" not in pair:
                 raise UserError(f"--same-as {pair}: write NEW=OLD, a class of the data set and one of the weights")
         at_least(self, epochs=1, imgsz=32, workers=0, patience=0, seed=0)
+        at_most(self, imgsz=MOST_PIXELS, seed=MOST_SEED)
         if self.batch_size != LARGEST:
             at_least(self, batch_size=1)
         fraction(self, "label_smoothing", below=True)
@@ -228,9 +232,12 @@ def settings_to_resume(stored: TrainSettings, asked: TrainSettings, given: Set[s
                 f"--epochs {value}: the run was planned for {before} epochs and can be extended, not shortened"
             )
         if name not in (*_MAY_CHANGE, "epochs"):
-            raise UserError(
-                f"{flag} {_shown(value)}: the run was begun with {_shown(before)}, and --resume goes on with that; leave {flag} out, or begin a new run"
+            words = (
+                f"{flag}: the run was begun without it"
+                if value is True
+                else f"{flag} {_shown(value)}: the run was begun with {_shown(before)}"
             )
+            raise UserError(f"{words}, and --resume goes on with that; leave {flag} out, or begin a new run")
         changes[name] = value
     sentences = [
         f"--{name.replace('_', '-')}: {_shown(value)} instead of {_shown(getattr(stored, name))}"

@@ -49,6 +49,8 @@ def load_weights(source: str | Path, delta: str | Path | None = None) -> Weights
 
 def find_weights(source: str | Path) -> Path:
     """The file or weights directory that a user means; arguments and errors as of ``load_weights``."""
+    if not str(source):
+        raise UserError("--weights '': names no weights here; leave the flag out for the embedded ones")
     path = Path(source).expanduser()
     if path.is_file():
         return path

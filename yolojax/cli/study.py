@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run what is missing, and write tables, plots and the report; 1 if a run failed."""
     from yolojax.files import write_json
-    from yolojax.study.measurements import measure_study
+    from yolojax.study.measurements import measure_study, summarise_runs
     from yolojax.study.report import write_report
     from yolojax.study.runner import planned_runs, run_study
     from yolojax.study.scenarios import check_study, load_study
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
             return 0
         failed = run_study(study, output, extents, lambda: print(f"report: {report()}"))
     page = report()
-    summaries = summarise(whole, measure_study(whole, planned_runs(whole, output)))
+    summaries = summarise_runs(whole, measure_study(whole, planned_runs(whole, output)))
     _show(whole.title, summaries)
     print(f"all figures: {page.with_suffix('.md')}")
     print(f"report: {page}")

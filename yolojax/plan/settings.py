@@ -48,7 +48,5 @@ class PlanSettings:
         """Refuse values that no step can have."""
         at_least(self, nc=1, batch_size=1, imgsz=32, boxes=1, epochs=1, images=1)
         at_most(self, imgsz=MOST_PIXELS)
-        if (self.weights is not None) and self.cfg:
-            raise UserError("name a network by --cfg or by --weights, not by both")
         if self.weights == "" and not self.cfg:
             raise UserError("--weights '': names no network; --cfg yolov5m plans one without weights")

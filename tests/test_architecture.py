@@ -12,7 +12,7 @@ GROUND = 0
 FLOORS = [
     {
         *("errors", "text", "version", "files", "flags", "tree", "mesh"),
-        *("interrupts", "lock", "processes", "drawing", "figures", "runtime", "system"),
+        *("interrupts", "lock", "processes", "drawing", "figures", "runtime", "system", "scores"),
         *("config", "hyperparameters"),
     },
     {"model", "freezing", "data", "evaluation"},

@@ -35,6 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from yolojax.files import write_json
     from yolojax.inference.benchmark import measure, prepare_benchmark
+    from yolojax.scores import shown_score
 
     validation = prepare_benchmark(settings)
     with TemporaryDirectory(prefix="yolojax-bench-") as folder:
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         column.justify = "right"
     for row in rows:
         if "problem" not in row:
-            accuracy = f"{row['map50']:.4f}", f"{row['map50_95']:.4f}"
+            accuracy = shown_score(row["map50"], 4), shown_score(row["map50_95"], 4)
             table.add_row(row["way"], f"{row['size_mb']:.2f}", *accuracy, f"{row['inference_ms']:.2f}")
     Console(highlight=False, markup=False).print(table)
     described = validation.described()
@@ -60,8 +61,10 @@ def run(arguments: argparse.Namespace) -> int:
         print(failure)
     if settings.hard_fail is not None:
         for row in rows:
-            if "problem" not in row and row["map50_95"] < settings.hard_fail:
-                failures.append(f"{row['way']}: mAP50-95 {row['map50_95']:.4f} is below {settings.hard_fail:g}")
+            if "problem" not in row and (row["map50_95"] is None or row["map50_95"] < settings.hard_fail):
+                failures.append(
+                    f"{row['way']}: mAP50-95 {shown_score(row['map50_95'], 4)} is below {settings.hard_fail:g}"
+                )
                 print(failures[-1])
     if arguments.json:
         write_json(arguments.json, {"ways": rows, "images": len(validation.samples), "settings": described})

@@ -91,7 +91,7 @@ def open_split(config: DataConfig, split: SplitName, *, single_class: bool = Fal
     for line in opened.report.lines():
         log.info(line)
     if not opened.report.boxes:
-        log.warning("%s: not one box: precision, recall and mAP of it mean nothing", split)
+        log.warning("%s: not one box: there will be no precision, recall and mAP of it", split)
     if single_class:
         samples = [dataclasses.replace(sample, boxes=_as_one_class(sample.boxes)) for sample in opened.samples]
         opened = Split(tuple(samples), opened.report)

@@ -52,3 +52,4 @@ def test_a_program_without_main_guard_runs_once(tmp_path, way):
     done = subprocess.run([sys.executable, *words], input=source, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines() == ["started", "[0, 1, 2, 3, 4, 5]"]
+    assert not done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -14,9 +15,11 @@ from typing import Any, Generic, Protocol, TypeVar
 import cv2
 import grain
 from absl import flags
+from grain.multiprocessing import SharedMemoryArray
 
 from yolojax.data.workers import leave_program_out
 
+_PATIENCE = 5.0  # seconds
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 
@@ -64,8 +67,18 @@ class Prefetch(Generic[T]):
         return batch
 
     def close(self) -> None:
-        """Stop making batches."""
+        """Stop making batches, and give their shared memory back."""
         self._iterator.close()
+        if self.workers:
+            gc.collect()
+            _wait_for_freed_memory()
+
+
+def _wait_for_freed_memory() -> None:
+    """Let Grain's thread that frees shared memory finish: the end of a process does not wait for it, and Python would warn of what is left."""
+    freeing = getattr(SharedMemoryArray, "_del_thread_pool", None)
+    if freeing is not None:
+        freeing.apply_async(int).wait(_PATIENCE)  # it has one thread, so that this comes last
 
 
 def _start_quiet_tracker() -> None:

@@ -50,6 +50,7 @@ def struck(tiny_model, tiny_data, tmp_path):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="has no limit of file sizes")
 def test_a_disk_that_fills_up_is_told_last_and_alone(struck, tmp_path):
     done = struck(0)

@@ -38,6 +38,29 @@ def started(monkeypatch):
     return started
 
 
+FORKED = """
+import multiprocessing, jax
+def child():
+    from yolojax.errors import UserError
+    from yolojax.runtime import select_devices
+    try:
+        print(select_devices("cpu"))
+    except UserError as error:
+        print(error, flush=True)
+jax.numpy.ones(3).block_until_ready()
+process = multiprocessing.get_context("fork").Process(target=child)
+process.start()
+process.join(60)
+process.kill()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are told apart on Linux")
+def test_a_fork_of_a_process_that_uses_jax_is_told_instead_of_waiting_for_ever():
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED], capture_output=True, text=True, timeout=120)
+    assert "start it with multiprocessing.get_context('spawn')" in done.stdout
+
+
 def test_a_process_starts_again_as_it_was_called(started, monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", ["python", "-P", "train.py", "--freeze", "10"])
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=4")

@@ -122,7 +122,7 @@ def check_keys(where: str | Path, content: Mapping[str, Any], known: Sequence[st
 
 def nearest_key(key: str, known: Sequence[str]) -> str | None:
     """The known key that a misspelt one probably means, or None where none is near."""
-    return next(iter(difflib.get_close_matches(key, known, n=1)), None)
+    return next(iter(difflib.get_close_matches(key, known, n=1, cutoff=0.65)), None)
 
 
 def from_mapping(settings: type[T], content: Mapping[str, Any], where: str | Path) -> T:

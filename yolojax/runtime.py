@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import re
 import sys
@@ -151,7 +152,8 @@ def select_devices(device: str = "", deterministic: bool = False) -> list[jax.De
       Devices that this command uses, over all hosts.
 
     Raises:
-      UserError: the platform or a number does not exist here; the message lists what does. Or ``deterministic`` comes too late.
+      UserError: the platform or a number does not exist here; the message lists what does. Or ``deterministic`` comes too late, or JAX cannot work in
+        this process.
     """
     import jax
     from jax._src.xla_bridge import backends_are_initialized
@@ -160,6 +162,11 @@ def select_devices(device: str = "", deterministic: bool = False) -> list[jax.De
     if deterministic and not late:
         exclude_nondeterminism()
 
+    if _lost_its_threads():
+        raise UserError(
+            "this process was forked from one in which JAX had started, and would wait for ever: "
+            "start it with multiprocessing.get_context('spawn'), or before the other one uses JAX"
+        )
     name = device.strip().lower().removeprefix("cuda:")
     if (reason := why_absent(_PLATFORMS.get(name, "cpu"))) is not None:
         raise UserError(f"--device {device}: {reason}")
@@ -235,6 +242,15 @@ def all_digits() -> AbstractContextManager[object]:
     import jax
 
     return nullcontext() if jax.default_backend() == "cpu" else jax.default_matmul_precision("highest")
+
+
+def _lost_its_threads() -> bool:
+    """Whether this is a fork of a process in which JAX had started: its threads are not copied. False where the system does not tell."""
+    bridge, tasks = sys.modules.get("jax._src.xla_bridge"), Path("/proc/self/task")
+    spawned = multiprocessing.parent_process() is None or "--multiprocessing-fork" in sys.orig_argv
+    if spawned or not tasks.is_dir() or not getattr(bridge, "backends_are_initialized", bool)():
+        return False
+    return not any("XLA" in (task / "comm").read_text(errors="replace") for task in tasks.iterdir())
 
 
 @contextmanager

@@ -173,6 +173,23 @@ def test_names_that_are_no_numbers_are_in_the_results(val, data, tmp_path, capsy
     assert figures["coco_map50"] == pytest.approx(1)
 
 
+def test_without_one_box_there_is_nothing_to_measure(val, data, tmp_path, capsys):
+    shutil.copytree(data.parent / "images", tmp_path / "own" / "images")
+    yaml = tmp_path / "own.yaml"
+    yaml.write_text(data.read_text().replace("path: .", "path: own"))
+    status, figures, folder = val("--save-json", "--data", str(yaml))
+    assert status == 0
+    out = capsys.readouterr().out
+    assert "val: not one box" in out
+    assert "not one of these images has a box: nothing to measure precision, recall and mAP with" in out
+    assert "all 5 0 - - - -" in " ".join(out.replace("│", " ").split())
+    assert "AP as COCO defines it: mAP50 -, mAP50-95 -" in out
+    for name in ("precision", "recall", "map50", "map50_95", "coco_map50", "coco_map50_95"):
+        assert figures[name] is None
+    assert json.loads((folder / "results.json").read_text()) == figures
+    assert (folder / "PR_curve.png").is_file()
+
+
 def test_a_threshold_that_spoils_the_figures_is_told(val, capsys):
     assert val("--noplots", "--conf-thres", "0.25")[0] == 0
     assert "--conf-thres 0.25: the curves end where detections are cut off" in " ".join(capsys.readouterr().out.split())

@@ -159,3 +159,22 @@ def test_real_photos(shared_data, name, expected):
     assert [images for images, _ in counts] == [images for images, _ in expected]
     assert all(boxes in (None, count) for (_, count), (_, boxes) in zip(counts, expected, strict=True))
     assert check.leaks == ()
+
+
+def test_a_test_split_that_an_export_names_and_lacks_does_not_stop_the_check(yolo_folder, caplog):
+    config = replace(yolo_folder({"a.png": ["0 0.5 0.5 0.5 0.5"]}), test=("../test/images",))
+    check = check_data(config)
+    assert check.clean
+    assert set(check.splits) == {"train"}
+    assert "does not exist" in caplog.text
+    assert "the others are checked without it" in caplog.text
+    with pytest.raises(UserError, match="does not exist"):
+        check_data(config, ("test",))
+
+
+def test_the_check_counts_labels_without_images_and_images_without_labels(yolo_folder):
+    config = yolo_folder({"a.png": ["0 0.5 0.5 0.5 0.5"], "b.png": None, "c.png": None})
+    (config.root / "Labels").mkdir()
+    (config.root / "Labels" / "b.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    line = check_data(config).lines()[0]
+    assert "1 label files belong to no image, and 2 images have no label file" in line

@@ -58,6 +58,16 @@ def test_boxes_outlines_and_backgrounds(coco):
     assert split.report.problems == ()
 
 
+def test_an_id_that_two_images_have_is_an_error(coco):
+    config = coco([box([10, 5, 20, 40])])
+    file = next(config.root.rglob("*.json"))
+    content = json.loads(file.read_text())
+    content["images"].append(content["images"][0])
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"has the id of images\[0\] .*; give every image an id of its own"):
+        open_split(config, "train")
+
+
 def test_crowds_duplicates_empty_and_unknown_boxes(coco):
     good = box([10, 5, 20, 40])
     config = coco(
@@ -65,8 +75,11 @@ def test_crowds_duplicates_empty_and_unknown_boxes(coco):
     )
     split = open_split(config, "train")
     assert len(split.samples[0].boxes) == 1
-    assert [problem.kind for problem in split.report.problems] == ["duplicate row", "empty box", "unknown class"]
-    assert split.report.problems[0].where.endswith("instances_tiny.json, annotations[2]")
+    assert [problem.kind for problem in split.report.problems] == [
+        *("crowd box", "duplicate row", "empty box", "unknown class")
+    ]
+    assert "; 1 boxes of crowds are left out" in split.report.lines()[0]
+    assert split.report.problems[1].where.endswith("instances_tiny.json, annotations[2]")
 
 
 @pytest.mark.parametrize(

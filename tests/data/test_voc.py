@@ -54,6 +54,29 @@ def test_difficult_boxes_are_left_out_unless_asked_for(voc):
     config = voc({"a": entry("red", (1, 1, 9, 9)) + entry("red", (1, 1, 20, 20), difficult=1)})
     assert len(open_split(config, "train").samples[0].boxes) == 1
     assert len(open_split(replace(config, options={"difficult": True}), "train").samples[0].boxes) == 2
+    report = open_split(config, "train").report
+    assert report.lines() == ["train: 1 images, 1 boxes, 0 backgrounds; 1 boxes marked difficult are left out"]
+    assert report.problems[0].where.endswith("a.xml, object 2")
+
+
+def test_without_one_box_the_error_says_where_annotations_are_looked_for(voc):
+    config = voc({"a": entry("red", (1, 1, 9, 9))})
+    file = config.root / "Annotations" / "a.xml"
+    file.rename(file.with_suffix(".XML"))
+    with pytest.raises(UserError, match=r"key 'train': not one box .* is looked for as Annotations/a\.xml"):
+        open_split(config, "train", needs_boxes=True)
+    file.with_suffix(".XML").rename(file)
+    file.write_text(file.read_text().replace("<difficult>0", "<difficult>1"))
+    with pytest.raises(UserError, match="hold none to use, and 1 that are left out"):
+        open_split(config, "train", needs_boxes=True)
+
+
+def test_separators_of_windows_are_taken(voc):
+    config = voc({"a": entry("red", (1, 1, 9, 9))})
+    (config.root.parent / config.root.name / "in").mkdir()
+    for name in ("Annotations", "ImageSets", "JPEGImages"):
+        (config.root / name).rename(config.root / "in" / name)
+    assert open_split(replace(config, train=("in\\train",)), "train").report.boxes == 1
 
 
 def test_corners_are_clipped_and_empty_boxes_named(voc):

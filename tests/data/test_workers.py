@@ -43,12 +43,23 @@ def test_a_daemon_takes_a_thread(tmp_path, monkeypatch):
     assert "daemon" in reason
 
 
-@pytest.mark.parametrize("way", ["script", "stdin", "-c"])
+@pytest.mark.parametrize("way", ["script", "stdin", "-c", pytest.param("-i", marks=pytest.mark.slow)])
 def test_a_program_without_main_guard_runs_once(tmp_path, way):
     script = tmp_path / "program.py"
     script.write_text(PROGRAM)
-    words = {"script": [str(script)], "stdin": ["-"], "-c": ["-c", PROGRAM]}[way]
-    source = PROGRAM if way == "stdin" else None
+    words = {"script": [str(script)], "stdin": ["-"], "-c": ["-c", PROGRAM], "-i": ["-q", "-i"]}[way]
+    source = PROGRAM if way in ("stdin", "-i") else None
     done = subprocess.run([sys.executable, *words], input=source, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines() == ["started", "[0, 1, 2, 3, 4, 5]"]
+    assert not done.stderr.replace(">>>", "").strip()
+
+
+@pytest.mark.slow
+def test_a_notebook_runs_once():
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(PROGRAM)])
+    nbclient.NotebookClient(notebook, timeout=120).execute()
+    assert {output["name"] for output in notebook.cells[0].outputs} == {"stdout"}
+    text = "".join(output["text"] for output in notebook.cells[0].outputs)
+    assert text == "started\n[0, 1, 2, 3, 4, 5]\n"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,16 @@ def test_a_run_that_fails_is_passed_over_unless_it_is_the_first(tried, tmp_path,
     broken = "001"
     with pytest.raises(UserError, match="the first run failed: it is broken"):
         evolve(settings_in(tmp_path, tiny_data), 3)
+
+
+def test_there_must_be_something_to_choose_by(tmp_path, tiny_data):
+    shutil.copytree(tiny_data.parent / "images", tmp_path / "images")
+    shutil.copytree(tiny_data.parent / "labels" / "train", tmp_path / "labels" / "train")
+    file = tmp_path / "squares.yaml"
+    file.write_text("train: images/train\nval: images/val\nnames: [blue, red]\n")
+    with pytest.raises(UserError, match="key 'val': not one box, so that --evolve has nothing to choose by"):
+        evolve(settings_in(tmp_path / "runs", file), 3)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_there_must_be_something_to_resume(tmp_path, tiny_data):

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -135,3 +136,20 @@ def test_to_supervision(three, monkeypatch):
     annotated = supervision.BoxAnnotator().annotate(three[0].image.copy(), three[0].to_supervision())
     assert (annotated != three[0].image).any()
     assert len(three[0].to_supervision()[three[0].to_supervision().confidence > 0.6]) == 1
+
+
+def test_to_fiftyone(three, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fiftyone", None)
+    with pytest.raises(UserError, match="pip install fiftyone"):
+        three[0].to_fiftyone()
+    made = SimpleNamespace(Detection=lambda **values: values, Detections=lambda detections: detections)
+    monkeypatch.setitem(sys.modules, "fiftyone", made)
+    height, width = three[0].image.shape[:2]
+    for entry, label, box, score in zip(
+        three[0].to_fiftyone(), three[0].labels, three[0].boxes, three[0].scores, strict=True
+    ):
+        left, top, wide, high = entry["bounding_box"]
+        np.testing.assert_allclose(
+            [left * width, top * height, (left + wide) * width, (top + high) * height], box, rtol=1e-5
+        )
+        assert (entry["label"], entry["confidence"]) == (label, pytest.approx(float(score)))

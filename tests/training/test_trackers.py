@@ -1,6 +1,7 @@
-"""What TensorBoard and Weights & Biases are told."""
+"""What TensorBoard, Weights & Biases and MLflow are told."""
 
 import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -90,7 +91,60 @@ def test_an_offline_run_of_weights_and_biases_stays_in_the_run_folder(tmp_path, 
     assert b"metrics/mAP_0.5" in written.read_bytes()
 
 
-def test_a_missing_package_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"pip install 'yolojax\[wandb\]'"):
-        open_trackers(TrainSettings(wandb=True), tmp_path, 0)
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_missing_package_is_named(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match=rf"pip install 'yolojax\[{name}\]'"):
+        open_trackers(TrainSettings(**{name: True}), tmp_path, 0)
+
+
+def test_mlflow_gets_figures_settings_and_pictures_in_its_local_store(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    run = tmp_path / "exp"
+    run.mkdir()
+    settings = TrainSettings(mlflow=True, freeze=("10", "12"), project="runs/cells")
+    for epoch in (0, 1):  # the second time it is resumed
+        trackers = open_trackers(settings, run, epoch)
+        trackers.write({"epoch": epoch, "train/box_loss": 0.5, "metrics/mAP_0.5:0.95": 0.25 + epoch})
+        cv2.imwrite(str(run / "results.png"), np.zeros((8, 8, 3), np.uint8))
+        trackers.close(run)
+    client = mlflow.MlflowClient()
+    (found,) = client.search_runs([client.get_experiment_by_name("cells").experiment_id])
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == "exp"
+    assert found.data.params["freeze"] == "10 12"
+    history = client.get_metric_history(found.info.run_id, "metrics/mAP_0.5_0.95")
+    assert [(point.step, point.value) for point in history] == [(0, 0.25), (1, 1.25)]
+    assert [file.path for file in client.list_artifacts(found.info.run_id)] == ["results.png"]
+
+
+class FakeClient:
+    """In the place of ``mlflow.MlflowClient``."""
+
+    def __init__(self, uri):
+        self.calls = [("uri", uri)]
+
+    def __getattr__(self, name):
+        def call(*arguments, **options):
+            self.calls.append((name, arguments, options))
+            return SimpleNamespace(experiment_id="1", info=SimpleNamespace(run_id="abc"))
+
+        return call
+
+
+def test_mlflow_is_told_the_columns_by_names_that_it_takes(tmp_path, monkeypatch):
+    exceptions = SimpleNamespace(MlflowException=ValueError)
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(MlflowClient=FakeClient, exceptions=exceptions))
+    monkeypatch.setitem(sys.modules, "mlflow.exceptions", exceptions)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://here")
+    trackers = open_trackers(TrainSettings(mlflow=True), tmp_path, 0)
+    trackers.write({"epoch": 3, "metrics/mAP_0.5:0.95": 0.25})
+    trackers.close(tmp_path)
+    client, identity = trackers.mlflow
+    assert identity == "abc" == (tmp_path / "mlflow.id").read_text()
+    assert client.calls[0] == ("uri", "http://here")
+    assert ("log_metric", ("abc", "metrics/mAP_0.5_0.95", 0.25), {"step": 3}) in client.calls
+    assert client.calls[-1][0] == "set_terminated"

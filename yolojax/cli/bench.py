@@ -38,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from yolojax.files import write_json
     from yolojax.inference.benchmark import measure, prepare_benchmark
+    from yolojax.scores import shown_score
 
     validation = prepare_benchmark(settings)
     with TemporaryDirectory(prefix="yolojax-bench-") as folder:
@@ -56,8 +57,10 @@ def run(arguments: argparse.Namespace) -> int:
         print(failure)
     if settings.hard_fail is not None:
         for row in rows:
-            if "problem" not in row and row["map50_95"] < settings.hard_fail:
-                failures.append(f"{row['way']}: mAP50-95 {row['map50_95']:.4f} is below {settings.hard_fail:g}")
+            if "problem" not in row and (row["map50_95"] is None or row["map50_95"] < settings.hard_fail):
+                failures.append(
+                    f"{row['way']}: mAP50-95 {shown_score(row['map50_95'], 4)} is below {settings.hard_fail:g}"
+                )
                 print(failures[-1])
     if arguments.json:
         write_json(arguments.json, {"ways": rows, "images": len(validation.samples), "settings": described})
@@ -68,11 +71,13 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """A row for every way that could be run."""
     from rich.table import Table
 
+    from yolojax.scores import shown_score
+
     table = Table("way", "MB", "mAP50", "mAP50-95", "ms per image")
     for column in table.columns[1:]:
         column.justify = "right"
     for row in rows:
         if "problem" not in row:
-            accuracy = f"{row['map50']:.4f}", f"{row['map50_95']:.4f}"
+            accuracy = shown_score(row["map50"], 4), shown_score(row["map50_95"], 4)
             table.add_row(row["way"], f"{row['size_mb']:,.2f}", *accuracy, f"{row['inference_ms']:,.2f}")
     return table

@@ -36,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     from yolojax.inference.recorder import Recorder, read_annotations, write_coco
     from yolojax.inference.validation import prepare_validation
     from yolojax.runtime import all_digits, select_devices
+    from yolojax.scores import known_scores
 
     annotations = read_annotations(settings.annotations) if settings.annotations else None
     validation = prepare_validation(settings, select_devices(settings.device))
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         recorder = Recorder(validation, folder)
         with nullcontext() if settings.task == "speed" else all_digits():
             evaluation = validation.run(observe=recorder)
-        figures = {**evaluation.figures(), "settings": validation.described()}
+        figures = {**known_scores(evaluation.figures()), "settings": validation.described()}
         _show(evaluation, validation)
         if settings.save_json:
             coco = write_coco(recorder.images, validation.names, annotations, folder / "predictions.json")
@@ -72,7 +73,7 @@ def _study(validation: Validation, folder: Path) -> dict[str, Any]:
 
     rows = []
     for row in measure_sizes(validation, STUDY_SIZES):
-        print("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+        print("  ".join(f"{name} {'-' if value is None else format(value, '.4g')}" for name, value in row.items()))
         rows.append(row)
     write_table(folder / "study.csv", rows)
     described = validation.described() | {"image_size": list(STUDY_SIZES)}
@@ -88,13 +89,15 @@ def _show(evaluation: Evaluation, validation: Validation) -> None:
 
     from yolojax.evaluation.metrics import CONFIDENCES
     from yolojax.inference.validation import describe_settings
+    from yolojax.scores import SCORES, known_scores, shown_score
 
     table = Table("class", *("images", "instances", "P", "R", "mAP50", "mAP50-95"))
     table.columns[0].overflow = "fold"
     for column in table.columns[1:]:
         column.justify, column.no_wrap = "right", True
-    all_figures = (evaluation.precision, evaluation.recall, evaluation.map50, evaluation.map50_95)
-    table.add_row("all", f"{evaluation.images}", f"{evaluation.instances}", *(f"{value:.4f}" for value in all_figures))
+    figures = known_scores(evaluation.figures())
+    scores = (shown_score(figures[name], 4) for name in SCORES)
+    table.add_row("all", f"{evaluation.images}", f"{evaluation.instances}", *scores)
     classes = len(validation.names)
     if classes > 1 and (classes < MANY_CLASSES or validation.settings.verbose):
         table.add_section()
@@ -103,7 +106,10 @@ def _show(evaluation: Evaluation, validation: Validation) -> None:
             table.add_row(row["name"], "", f"{row['instances']}", *(f"{value:.4f}" for value in values))
     Console(highlight=False, markup=False).print(table)
     print(describe_settings(validation.described()))
-    print(f"P and R at confidence {CONFIDENCES[evaluation.curves.best]:.3f}, where the mean F1 score is highest")
+    if evaluation.instances:
+        print(f"P and R at confidence {CONFIDENCES[evaluation.curves.best]:.3f}, where the mean F1 score is highest")
+    else:
+        print("not one of these images has a box: nothing to measure precision, recall and mAP with")
     speed = evaluation.speed_ms
     print(
         f"per image: {speed['preprocess']:.1f} ms pre-process, {speed['inference']:.1f} ms inference, "
@@ -113,11 +119,14 @@ def _show(evaluation: Evaluation, validation: Validation) -> None:
 
 def _show_coco(figures: Mapping[str, Any]) -> None:
     """AP as COCO defines it, and what tells the images of ``predictions.json`` apart."""
-    print(f"AP as COCO defines it: mAP50 {figures['coco_map50']:.4f}, mAP50-95 {figures['coco_map50_95']:.4f}")
+    from yolojax.scores import shown_score
+
+    scores = (shown_score(figures[name], 4) for name in ("coco_map50", "coco_map50_95"))
+    print("AP as COCO defines it: mAP50 {}, mAP50-95 {}".format(*scores))
     if "official_tool" in figures:
         official = f"mAP50 {figures['official_map50']:.4f}, mAP50-95 {figures['official_map50_95']:.4f}"
         print(f"by {figures['official_tool']}: {official}")
-    else:
+    elif figures["coco_map50"] is not None:
         print("for COCO's own code install the extra coco: pip install 'yolojax[coco]'")
     if not figures["numbered"]:
         print("predictions.json: not every name is a number of its own, so image_id counts from 1; see file_name")

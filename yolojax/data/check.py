@@ -144,7 +144,8 @@ def check_data(
 
     Args:
       config: the data set.
-      splits: which ones; all that the data set has unless given. A split that is another one under a second name is left out.
+      splits: which ones; all that the data set has unless given, and a test split that is not there is only told. A split that is another
+        one under a second name is left out.
       progress: called with the split's name, images done and images in all.
 
     Raises:
@@ -160,7 +161,14 @@ def check_data(
     images: dict[str, dict[str, list[str]]] = {}
     seen: dict[str, str] = {}
     for name in entries.values():
-        checks[name], images[name] = _check_split(config, name, remembered, seen, progress)
+        try:
+            checks[name], images[name] = _check_split(config, name, remembered, seen, progress)
+        except UserError as error:
+            if splits or name != "test":
+                raise
+            log.warning(
+                "%s; the others are checked without it", error
+            )  # exports often name a test split that they lack
     if not seen.keys() <= remembered.keys():
         _remember(memory, remembered | seen)
     leaks = [
@@ -221,6 +229,7 @@ def _check_split(
         backgrounds=int((counts == 0).sum()),
         boxes=len(boxes),
         problems=tuple(problems),
+        unlabelled=split.report.unlabelled,
     )
     check = SplitCheck(
         report=report,

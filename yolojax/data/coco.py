@@ -59,7 +59,7 @@ def open_coco(config: DataConfig, split: str, entries: Sequence[str]) -> Split:
     samples: list[Sample] = []
     listed = 0
     for entry in entries:
-        file = config.root / entry
+        file = config.root / system_path(entry)
         content = _read(config, split, file)
         rows = _entries(config, file, content, problems)
         listed += len(content["images"])
@@ -110,8 +110,15 @@ def _entries(
     for number, annotation in enumerate(content["annotations"]):
         rows[_key(annotation["image_id"])].append((number, annotation))
     names = [system_path(str(image["file_name"])) for image in content["images"]]
-    identifiers = {_key(image.get("id")) for image in content["images"]}
-    for identifier in rows.keys() - identifiers:
+    identifiers: dict[Any, int] = {}
+    for number, image in enumerate(content["images"]):
+        first = identifiers.setdefault(identifier := _key(image.get("id")), number)
+        if first != number and identifier in rows:
+            raise UserError(
+                f"{file}: images[{number}] has the id of images[{first}] ({identifier}), so that nobody can tell whose the annotations "
+                "are; give every image an id of its own"
+            )
+    for identifier in rows.keys() - identifiers.keys():
         for number, _ in rows[identifier]:
             message = f"image_id {identifier} is not among the images"
             problems.append(Problem("no such image", f"{file}, annotations[{number}]", message, "box"))
@@ -168,6 +175,7 @@ def _read_sample(classes: Mapping[Any, int | str], entry: _Entry) -> tuple[Sampl
     for number, annotation in entry.annotations:
         where = f"{entry.where}, annotations[{number}]"
         if annotation.get("iscrowd"):
+            problems.append(Problem("crowd box", where, "is the box of a crowd, and not used"))
             continue
         label = classes.get(_key(annotation.get("category_id")), f"category_id {annotation.get('category_id')}")
         corners = _corners(annotation.get("bbox"), limit)

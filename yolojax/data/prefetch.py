@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from typing import Any, Generic, Protocol, TypeVar
@@ -14,9 +16,11 @@ from typing import Any, Generic, Protocol, TypeVar
 import cv2
 import grain
 from absl import flags
+from grain.multiprocessing import SharedMemoryArray
 
 from yolojax.data.workers import leave_program_out
 
+_PATIENCE = 5.0  # seconds
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 
@@ -45,27 +49,43 @@ class Prefetch(Generic[T]):
         source: Any = grain.MapDataset.source(batches).slice(slice(number, len(batches)))
         if workers == 0:
             options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-            self._iterator = iter(source.to_iter_dataset(options))
+            iterator = iter(source.to_iter_dataset(options))
         else:
             unbuffered = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
             leave_program_out()
             _start_quiet_tracker()
             processes = grain.MultiprocessingOptions(min(workers, max(len(source), 1)), per_worker_buffer_size=2)
-            self._iterator = iter(
-                source.to_iter_dataset(unbuffered).mp_prefetch(processes, worker_init_fn=_start_worker)
-            )
+            iterator = iter(source.to_iter_dataset(unbuffered).mp_prefetch(processes, worker_init_fn=_start_worker))
+        # Grain's iterators cannot be taken apart while Python ends, and say so: they go before, closed or not.
+        self._held = [iterator]
+        self._let_go = weakref.finalize(self, _close, self._held)
 
     def __iter__(self) -> Iterator[T]:
         return self
 
     def __next__(self) -> T:
-        batch: T = next(self._iterator)
+        batch: T = next(self._held[0])
         self.number += 1
         return batch
 
     def close(self) -> None:
-        """Stop making batches."""
-        self._iterator.close()
+        """Stop making batches, and give their shared memory back."""
+        self._let_go()
+        if self.workers:
+            _wait_for_freed_memory()
+
+
+def _close(held: list[Any]) -> None:
+    """Close the iterator in a list and forget it, with what refers to itself in it."""
+    held.pop().close()
+    gc.collect()
+
+
+def _wait_for_freed_memory() -> None:
+    """Let Grain's thread that frees shared memory finish: the end of a process does not wait for it, and Python would warn of what is left."""
+    freeing = getattr(SharedMemoryArray, "_del_thread_pool", None)
+    if freeing is not None:
+        freeing.apply_async(int).wait(_PATIENCE)  # it has one thread, so that this comes last
 
 
 def _start_quiet_tracker() -> None:

@@ -28,6 +28,8 @@ Item = TypeVar("Item")
 
 NO_SUCH_CLASS = "no such class"  # the problem that is an error: labels and names of the data set do not belong together
 UNUSED_LABEL = "unused label file"  # the problem of labels where nobody looks for them
+# Boxes that a format marks as not to be learned, and how the summary calls them; a data set with such boxes has no fault.
+SET_ASIDE = {"difficult box": "marked difficult", "crowd box": "of crowds"}
 
 
 class ImageError(Exception):
@@ -111,16 +113,19 @@ class Report:
     def lines(self, most: int = 20) -> list[str]:
         """The report for a terminal: a summary, then the problems by kind, at most ``most`` of each."""
         left_out = self.found - self.images
-        unused = sum(problem.kind == UNUSED_LABEL for problem in self.problems)
+        totals = Counter(problem.kind for problem in self.problems)
+        unused = totals[UNUSED_LABEL]
         lines = [
             f"{self.split}: {self.images} images, {self.boxes} boxes, {self.backgrounds} backgrounds"
             + (f"; {left_out} of {self.found} images left out" if left_out else "")
             + (f"; {unused} label files belong to no image" if unused else "")
             + (f", and {self.unlabelled} images have no label file" if unused and self.unlabelled else "")
+            + "".join(f"; {totals[kind]} boxes {what} are left out" for kind, what in SET_ASIDE.items() if totals[kind])
         ]
         shown: Counter[str] = Counter()
-        totals = Counter(problem.kind for problem in self.problems)
         for problem in self.problems:
+            if problem.kind in SET_ASIDE:
+                continue
             shown[problem.kind] += 1
             if shown[problem.kind] <= most:
                 lines.append(f"  {problem}")

@@ -10,7 +10,7 @@ from typing import Literal
 from yolojax.data.coco import open_coco
 from yolojax.data.config import DataConfig, load_data_config
 from yolojax.data.listing import label_path
-from yolojax.data.sample import NO_SUCH_CLASS, UNUSED_LABEL, Boxes, Split
+from yolojax.data.sample import NO_SUCH_CLASS, SET_ASIDE, UNUSED_LABEL, Boxes, Split
 from yolojax.data.shapes.files import prepare_shapes
 from yolojax.data.tfds import PREFIX, open_tfds, tfds_config
 from yolojax.data.voc import open_voc
@@ -91,7 +91,7 @@ def open_split(config: DataConfig, split: SplitName, *, single_class: bool = Fal
     for line in opened.report.lines():
         log.info(line)
     if not opened.report.boxes:
-        log.warning("%s: not one box: precision, recall and mAP of it mean nothing", split)
+        log.warning("%s: not one box: there will be no precision, recall and mAP of it", split)
     if single_class:
         samples = [dataclasses.replace(sample, boxes=_as_one_class(sample.boxes)) for sample in opened.samples]
         opened = Split(tuple(samples), opened.report)
@@ -107,8 +107,14 @@ def _as_one_class(boxes: Boxes) -> Boxes:
 def _why_no_box(config: DataConfig, opened: Split) -> str:
     """Where labels were looked for, and what lies there or near."""
     report = opened.report
+    if report.unlabelled == report.images and config.format == "voc":
+        stem = Path(opened.samples[0].name).stem
+        return f"no image has an annotation: that of {opened.samples[0].name} is looked for as Annotations/{stem}.xml"
     if config.format not in ("yolo", "shapes"):
-        return f"the annotations of its {report.images} images hold none"
+        set_aside = sum(problem.kind in SET_ASIDE for problem in report.problems)
+        why = f", and {set_aside} that are left out ({', '.join(SET_ASIDE.values())})" if set_aside else ""
+        first = next((f"; {problem}" for problem in report.problems if problem.left_out), "")
+        return f"the annotations of its {report.images} images hold none to use{why}{first}"
     if report.unlabelled < report.images:
         empty = report.images - report.unlabelled
         nothing = f"{empty} of its {report.images} images have a label file, and no row of them can be used"

@@ -217,15 +217,14 @@ def _read_boxes(
     corners = np.array(objects["bbox"], np.float64).reshape(-1, 4)
     if not np.isfinite(corners).all():
         return no_boxes(), [Problem("bad annotation", where, "has a box that is not four numbers", "image")]
-    hidden = np.zeros(len(corners), bool)
-    for mark in ("is_crowd",) if config.options.get("difficult") else ("is_crowd", "is_difficult"):
-        hidden |= np.array(objects.get(mark, hidden), bool)
+    marks = {"is_crowd": "crowd box"} | ({} if config.options.get("difficult") else {"is_difficult": "difficult box"})
+    hidden = {kind: np.array(objects[mark], bool) for mark, kind in marks.items() if mark in objects}
     contents = Objects()
     for row, (label, box) in enumerate(zip(objects["label"], corners.clip(0, 1), strict=True)):
-        if hidden[row]:
-            continue
         class_index, item = classes[int(label)], f"{where}, object {row}"
-        if isinstance(class_index, str):
+        if set_aside := next((kind for kind, rows in hidden.items() if rows[row]), None):
+            contents.problems.append(Problem(set_aside, item, "is marked so, and not used"))
+        elif isinstance(class_index, str):
             contents.problems.append(
                 Problem("unknown class", item, f"class '{class_index}' is not in {config.file}", "box")
             )

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolojax.config import check_keys
-from yolojax.data.config import DataConfig
+from yolojax.data.config import DataConfig, system_path
 from yolojax.data.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES, probe_image, read_image
 from yolojax.data.sample import (
     ImageError,
@@ -62,7 +62,7 @@ def open_voc(config: DataConfig, split: str, entries: Sequence[str]) -> Split:
     problems: list[Problem] = []
     rows: list[_Entry] = []
     for entry in entries:
-        rows += _rows(config, split, entry, problems)
+        rows += _rows(config, split, system_path(entry), problems)
     missing = len(problems)
     if not rows:
         first = f"; {problems[0].where}: {problems[0].message}" if problems else ""
@@ -72,7 +72,9 @@ def open_voc(config: DataConfig, split: str, entries: Sequence[str]) -> Split:
     unknown = sum(problem.kind == "unknown class" for problem in problems)
     if unknown and not any(len(sample.boxes) for sample in samples):
         raise UserError(f"{config.file}: key 'names': no object has one of these classes; {problems[-1]}")
-    return make_split(split, len(rows) + missing, samples, problems)
+    used = {sample.name for sample in samples}
+    unlabelled = sum(str(row.image) in used and not row.annotation.is_file() for row in rows)
+    return make_split(split, len(rows) + missing, samples, problems, unlabelled)
 
 
 def _rows(config: DataConfig, split: str, entry: str, problems: list[Problem]) -> list[_Entry]:
@@ -180,6 +182,7 @@ def read_annotation(path: Path, size: tuple[int, int], config: DataConfig) -> tu
         name = (item.findtext("name") or "").strip()
         corners = np.array([_number(item, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")])
         if _number(item, "difficult") == 1 and not config.options.get("difficult", False):
+            objects.problems.append(Problem("difficult box", where, "is marked difficult, and not used"))
             continue
         if name not in index:
             objects.problems.append(

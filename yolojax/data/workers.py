@@ -41,10 +41,11 @@ def affordable_workers(workers: int, batch_bytes: int, shared_memory: Path = SHA
 
 
 def leave_program_out() -> None:
-    """Let the processes that Grain starts not import the program that started this one.
+    """Let the processes that Grain starts import this package in the place of the program that started this one.
 
-    A worker needs nothing of it, and would run it again: a script without ``if __name__ == "__main__"`` once per worker, and a program that
-    comes from standard input cannot be read a second time. Grain starts them from threads of its own, and they are known by their names.
+    A worker needs nothing of that program, and would run it again: a script without ``if __name__ == "__main__"`` once per worker, and a
+    program that comes from standard input cannot be read a second time. The package comes first because it says how JAX starts, which Grain
+    imports. Grain starts workers from threads of its own, and they are known by their names.
     """
     if getattr(spawn.get_preparation_data, "leaves_program_out", False):
         return
@@ -53,8 +54,8 @@ def leave_program_out() -> None:
     def prepare_worker(name: str) -> dict[str, Any]:
         data = prepare(name)
         if name.startswith("grain-"):
-            data.pop("init_main_from_name", None)
             data.pop("init_main_from_path", None)
+            data["init_main_from_name"] = __name__
         return data
 
     prepare_worker.leaves_program_out = True  # type: ignore[attr-defined]

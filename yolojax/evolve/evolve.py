@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from yolojax.data.sources import load_data
+from yolojax.data.sources import load_data, read_split
 from yolojax.errors import UserError
 from yolojax.evolve.results import BEST, run_figures, run_folder, write_results
 from yolojax.evolve.space import BEGINNING, FREEZE, beginning, search_space
@@ -89,7 +89,10 @@ def _open(settings: TrainSettings, freezes: Sequence[str]) -> tuple[Path, Any]:
         if not (folder / JOURNAL).is_file():
             raise UserError(f"--resume {folder}: holds no {JOURNAL}, so there is no evolution to go on with")
     else:
-        settings = settings.with_defaults(load_data(settings.data, settings.data_root))
+        data = load_data(settings.data, settings.data_root)
+        if not read_split(data, "val").report.boxes:
+            raise UserError(f"{data.file}: key 'val': not one box, so that --evolve has nothing to choose by")
+        settings = settings.with_defaults(data)
         base = dataclasses.asdict(load_hyperparameters(settings.hyp or "scratch-low"))
         folder = new_run_folder(project, settings.name, settings.exist_ok)
         if (folder / JOURNAL).exists():

@@ -26,6 +26,7 @@ from yolojax.model.decode import decode
 from yolojax.model.images import normalise
 from yolojax.model.network import Network
 from yolojax.runtime import select_devices
+from yolojax.scores import SCORES, known_scores
 from yolojax.weights.store import Weights
 
 
@@ -58,7 +59,8 @@ def measure(validation: Validation, ways: tuple[str, ...], folder: Path) -> Iter
       folder: for exported files.
 
     Yields:
-      ``way size_mb precision recall map50 map50_95 inference_ms``; for a way that cannot be run ``way problem``.
+      ``way size_mb precision recall map50 map50_95 inference_ms``; for a way that cannot be run ``way problem``. Scores are None where there is
+      no box to find.
     """
     for way in ways:
         try:
@@ -67,13 +69,11 @@ def measure(validation: Validation, ways: tuple[str, ...], folder: Path) -> Iter
             yield {"way": way, "problem": str(error).removeprefix(f"--include {way}: ")}
             continue
         evaluation = validation.run(predict=predict)
+        figures = known_scores(evaluation.figures())
         yield {
             "way": way,
             "size_mb": size / 1e6,
-            "precision": evaluation.precision,
-            "recall": evaluation.recall,
-            "map50": evaluation.map50,
-            "map50_95": evaluation.map50_95,
+            **{name: figures[name] for name in SCORES},
             "inference_ms": evaluation.speed_ms["inference"],
         }
 

@@ -106,7 +106,8 @@ def write_coco(
       path: JSON file to write.
 
     Returns:
-      ``coco_map50 coco_map50_95 numbered``; where COCO's own code is installed also ``official_tool official_map50 official_map50_95``.
+      ``coco_map50 coco_map50_95 numbered``; where COCO's own code is installed also ``official_tool official_map50 official_map50_95``. AP is
+      None where there is no box to find.
 
     Raises:
       UserError: the annotations lack an image or a class, or the file cannot be written.
@@ -122,11 +123,11 @@ def write_coco(
     ap = coco_average_precision(images, len(names))
     measured = ~np.isnan(ap[:, 0])
     figures = {
-        "coco_map50": float(ap[measured, 0].mean()) if measured.any() else 0.0,
-        "coco_map50_95": float(ap[measured].mean()) if measured.any() else 0.0,
+        "coco_map50": float(ap[measured, 0].mean()) if measured.any() else None,
+        "coco_map50_95": float(ap[measured].mean()) if measured.any() else None,
         "numbered": annotations is not None or numbered([image.name for image in images]),
     }
-    official = official_figures(truth, results) or {}
+    official = (official_figures(truth, results) or {}) if measured.any() else {}
     return figures | {f"official_{name}": value for name, value in official.items()}
 
 

@@ -152,6 +152,26 @@ class Detections:
             data={"class_name": np.array(self.labels, dtype=str)},
         )
 
+    def to_fiftyone(self) -> Any:
+        """The same as ``fiftyone.Detections``, the value of a field of a FiftyOne sample.
+
+        Raises:
+          UserError: the package is not installed.
+        """
+        try:
+            import fiftyone
+        except ImportError as error:
+            raise UserError("to_fiftyone needs fiftyone: pip install fiftyone") from error
+        height, width = self.image.shape[:2]
+        corners = self.boxes.astype(float) / [width, height, width, height]
+        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)  # left, top, width, height
+        return fiftyone.Detections(
+            detections=[
+                fiftyone.Detection(label=label, bounding_box=box, confidence=float(score))
+                for label, box, score in zip(self.labels, boxes.tolist(), self.scores, strict=True)
+            ]
+        )
+
     def crops(self) -> list[Pixels]:
         """What is in each box, with a margin of some pixels; uint8 RGB."""
         return [crop_box(self.image, box) for box in self.boxes]

@@ -27,6 +27,7 @@ from yolojax.inference.predictor import make_predict, suppressed_parts
 from yolojax.inference.settings import ValSettings
 from yolojax.mesh import make_mesh, split
 from yolojax.model.spec import whole_strides
+from yolojax.scores import SCORES, known_scores
 from yolojax.weights.find import EMBEDDED_WEIGHTS, load_weights
 from yolojax.weights.join import graft
 from yolojax.weights.store import Weights
@@ -146,20 +147,18 @@ def describe_settings(described: Mapping[str, Any]) -> str:
     return f"{' + '.join(described['weights'])} on {described['data']} ({described['split']}), {', '.join(options)}"
 
 
-def measure_sizes(validation: Validation, sizes: Iterable[int]) -> Iterator[dict[str, float]]:
+def measure_sizes(validation: Validation, sizes: Iterable[int]) -> Iterator[dict[str, Any]]:
     """Measure at one image size (pixels) after the other.
 
     Yields:
-      ``image_size precision recall map50 map50_95 preprocess_ms inference_ms nms_ms``.
+      ``image_size precision recall map50 map50_95 preprocess_ms inference_ms nms_ms``; scores are None where there is no box to find.
     """
     for size in sizes:
         evaluation = validation.run(image_size=size)
+        figures = known_scores(evaluation.figures())
         yield {
             "image_size": size,
-            "precision": evaluation.precision,
-            "recall": evaluation.recall,
-            "map50": evaluation.map50,
-            "map50_95": evaluation.map50_95,
+            **{name: figures[name] for name in SCORES},
             **{f"{part}_ms": value for part, value in evaluation.speed_ms.items()},
         }
 

@@ -26,14 +26,17 @@ class CheckpointError(Exception):
     """A checkpoint that cannot be read; says which, and why."""
 
 
+def _shown(_: logging.LogRecord) -> bool:
+    """Whether Orbax may log: its threads do so with the traceback of an error that ``save`` and ``wait`` raise as well; --debug shows it."""
+    return logging.getLogger("yolojax").isEnabledFor(logging.DEBUG)
+
+
 class Checkpoints:
     """The resumable checkpoints of one run folder; the newest two are kept."""
 
     def __init__(self, folder: Path) -> None:
         """Open (and create) ``folder/checkpoints``."""
-        # Its threads log the traceback of an error that ``save`` and ``wait`` raise as well; --debug shows them.
-        quiet = not logging.getLogger("yolojax").isEnabledFor(logging.DEBUG)
-        logging.getLogger("absl").setLevel(logging.CRITICAL if quiet else logging.WARNING)
+        logging.getLogger("absl").addFilter(_shown)  # a level would not do: absl sets its own again
         self.folder = folder.absolute() / "checkpoints"
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
         self._manager = ocp.CheckpointManager(self.folder, options=options)

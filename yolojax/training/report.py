@@ -25,6 +25,7 @@ from yolojax.evaluation.evaluator import Evaluation
 from yolojax.evaluation.plots import plot_evaluation
 from yolojax.files import write_file, write_json, write_yaml
 from yolojax.freezing.summary import BN_MODES, summarise
+from yolojax.scores import SCORES, known_scores, shown_score
 from yolojax.training import plots
 from yolojax.training.progress import EpochMeter
 from yolojax.training.run import RESULTS, Run, write_settings
@@ -53,6 +54,9 @@ COLUMNS = (
     "x/lr0",
     "x/lr1",
     "x/lr2",
+)
+SCORE_COLUMNS = dict(
+    zip(SCORES, ("metrics/precision", "metrics/recall", "metrics/mAP_0.5", "metrics/mAP_0.5:0.95"), strict=True)
 )
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "opencv-python-headless", "pillow")
 
@@ -89,6 +93,11 @@ def beginning(run: Run) -> Trackers:
     if job.settings.multi_scale:
         log.info("--multi-scale: %s px, each compiled once", ", ".join(map(str, job.image_sizes)))
     log.info("freeze %s: %s", job.strategy.name, _share(run))
+    if not any(len(sample.boxes) for sample in job.validation.images.samples):
+        log.warning(
+            "no box to validate with: weights/best follows the newest weights, and --patience %d never ends the run",
+            job.settings.patience,
+        )
     if run.phase.frozen:
         log.info(BN_MODES[job.settings.frozen_bn])
     log.info("run folder: %s", run.folder)
@@ -142,13 +151,9 @@ def _epoch_row(job: Job, number: int, meter: EpochMeter, evaluation: Evaluation 
     rates = job.schedule.rates((number + 1) * job.schedule.batches_per_epoch - 1)
     row: dict[str, float] = {"epoch": number, **{f"train/{name}_loss": value for name, value in meter.losses.items()}}
     if evaluation is not None:
-        row |= {
-            "metrics/precision": evaluation.precision,
-            "metrics/recall": evaluation.recall,
-            "metrics/mAP_0.5": evaluation.map50,
-            "metrics/mAP_0.5:0.95": evaluation.map50_95,
-            **{f"val/{name}_loss": value for name, value in evaluation.losses.items()},
-        }
+        row |= {f"val/{name}_loss": value for name, value in evaluation.losses.items()}
+        scores = known_scores(evaluation.figures())
+        row |= {column: scores[name] for name, column in SCORE_COLUMNS.items() if scores[name] is not None}
     return row | {
         "x/lr0": float(rates.bias_learning_rate),
         "x/lr1": float(rates.learning_rate),
@@ -161,13 +166,9 @@ def _epoch_line(run: Run, meter: EpochMeter, evaluation: Evaluation | None) -> s
     losses = "  ".join(f"{name} {value:.4f}" for name, value in meter.losses.items())
     parts = [f"epoch {run.position.epoch:>3}/{run.job.epochs}  {losses}"]
     if evaluation is not None:
-        metrics = {
-            "P": evaluation.precision,
-            "R": evaluation.recall,
-            "mAP50": evaluation.map50,
-            "mAP50-95": evaluation.map50_95,
-        }
-        parts.append("  ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
+        scores = known_scores(evaluation.figures())
+        names = zip(("P", "R", "mAP50", "mAP50-95"), SCORES, strict=True)
+        parts.append("  ".join(f"{name} {shown_score(scores[key], 3)}" for name, key in names))
     speed = f"{run.position.timings[-1]['seconds']:.0f} s"
     if meter.images_per_second is not None:
         speed = f"{meter.images_per_second:.1f} images/s, {meter.waited:.1%} waiting for data, {speed}"
@@ -197,6 +198,7 @@ def end(run: Run, trackers: Trackers, validate: Validator) -> dict[str, Any]:
     unreadable = list(dict.fromkeys([*job.stream.unreadable, *job.validation.unreadable]))
     if unreadable:
         log.warning("%d images could not be decoded and were left out: results.json names them", len(unreadable))
+    best = position.best or position.final  # without a box to find the newest weights are the best ones
     results = {
         "run": str(run.folder),
         "weights": str(weights),
@@ -214,9 +216,9 @@ def end(run: Run, trackers: Trackers, validate: Validator) -> dict[str, Any]:
         "device_peak_bytes": device_peak_bytes(job.mesh.local_devices[0]),
         "programs": position.programs,
         "timings": position.timings,
-        "best_epoch": position.best_epoch,
+        "best_epoch": best["epoch"],
         "unreadable_images": unreadable,
-        "best": position.best,
+        "best": best,
         "final": position.final,
     }
     if jax.process_index() == 0:

@@ -29,6 +29,7 @@ from yolojax.freezing.signals import movement
 from yolojax.lock import locked
 from yolojax.mesh import replicated
 from yolojax.model.network import Variables
+from yolojax.scores import known_scores
 from yolojax.training.checkpoints import CheckpointError, Checkpoints, has_checkpoint
 from yolojax.training.progress import EpochMeter
 from yolojax.training.settings import TrainSettings, read_settings, settings_to_resume, write_settings
@@ -152,7 +153,7 @@ class Run:
             self.epoch_start = self._trained()
         if job.settings.image_weights:
             # By what the last validation found badly; classes that have no label count as all together.
-            maps = [position.final.get("map50_95", 0.0)] * len(job.names)
+            maps = [position.final.get("map50_95") or 0.0] * len(job.names)
             for row in position.final.get("per_class", ()):
                 maps[row["class"]] = row["map50_95"]
             job.stream.draw(position.epoch, image_weights(job.stream.images.samples, maps))
@@ -169,16 +170,17 @@ class Run:
         """Count an epoch that was trained, and validated if it was; nothing is saved yet."""
         job, position, epoch = self.job, self.position, self.position.epoch
         rate = float(job.schedule.rates((epoch + 1) * job.schedule.batches_per_epoch - 1).learning_rate)
-        score = None if evaluation is None else fitness(evaluation.map50, evaluation.map50_95)
+        figures = {} if evaluation is None else known_scores(evaluation.figures())
+        score = fitness(figures["map50"], figures["map50_95"]) if figures.get("instances") else None
         moved = {} if self.epoch_start is None else movement(self.epoch_start, self._trained())
         record = EpochRecord(fitness=score, loss=sum(meter.losses.values()), learning_rate=rate, movement=moved)
         position.history = dataclasses.replace(position.history, records=(*position.history.records, record))
         position.epoch, position.batch, position.sums = epoch + 1, 0, {}
         position.seconds += seconds
         position.timings.append({"seconds": seconds, **meter.figures()})
-        if evaluation is None or score is None:
+        position.final = {"epoch": epoch, "fitness": score, **figures} if figures else position.final
+        if score is None:  # no validation, or not one box to find: nothing is better or worse than before
             return
-        position.final = {"epoch": epoch, "fitness": score, **evaluation.figures()}
         if score >= position.best_fitness:
             position.best_fitness, position.best_epoch, position.best = score, epoch, position.final
             self.best = evaluation
@@ -192,7 +194,9 @@ class Run:
             return
         self._save_weights("last")
         if not position.best or position.best_epoch == position.epoch - 1:
-            self._save_weights("best")  # before the first validation (--noval) the newest weights are the best ones
+            self._save_weights(
+                "best"
+            )  # before anything is measured (--noval, no box) the newest weights are the best ones
         if settings.save_period > 0 and position.epoch % settings.save_period == 0:
             self._save_weights(f"epoch{position.epoch - 1}")
         self._save_state()

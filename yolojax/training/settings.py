@@ -135,6 +135,7 @@ class TrainSettings:
     seed: int = flag(0, "seed of weights, order and augmentation")
     wandb: bool = flag(False, "send metrics and figures to Weights & Biases")
     entity: str | None = flag(None, "user or team of Weights & Biases; default: yours")
+    mlflow: bool = flag(False, "send metrics and figures to MLflow: to MLFLOW_TRACKING_URI, else into ./mlruns")
     strict: bool = flag(
         False,
         "refuse to train when the data check finds anything, or when layers that start from random numbers are frozen",

@@ -15,7 +15,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-PACKAGES = ("grain", "array-record", "importlib-resources", "psutil", "packaging", "flatbuffers", "nvidia-ml-py")
+PACKAGES = (
+    "grain",
+    "array-record",
+    "cloudpickle",
+    "portpicker",
+    "importlib-resources",
+    "psutil",
+    "packaging",
+    "flatbuffers",
+    "nvidia-ml-py",
+)
 # pip takes a tag as it is written, so that older ones are named too.
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 LIMIT = 60_000_000  # bytes

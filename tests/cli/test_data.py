@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 from yolojax.cli.main import main
 
@@ -80,6 +82,33 @@ def test_convert_writes_a_data_set_that_checks_clean(tiny_data, tmp_path, capsys
 def test_convert_says_which_split_stands_in_for_another(tiny_data, tmp_path, capsys):
     assert main(["data", "convert", str(tiny_data), str(tmp_path / "out"), "--format", "voc", "--split", "val"]) == 0
     assert "'train' was not asked for" in capsys.readouterr().out
+
+
+def test_what_convert_writes_is_read_as_it_stands(tiny_data, tmp_path, monkeypatch):
+    """The original takes a relative ``path`` for one inside its package, and label folders for those beside images."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "convert", str(tiny_data), "out", "--format", "yolo", "--json", "figures.json"]) == 0
+    content = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())
+    root = Path(content["path"])
+    assert root == tmp_path / "out"  # absolute, though the folder was named by a relative path
+    for split, count in (("train", 10), ("val", 4)):
+        images = sorted((root / content[split]).iterdir())
+        assert len(images) == count
+        assert all(Path(str(file).replace("/images/", "/labels/")).with_suffix(".txt").is_file() for file in images)
+    assert list(content["names"].values() if isinstance(content["names"], dict) else content["names"]) == [
+        "blue",
+        "red",
+    ]
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert (figures["images"], figures["changes"]) == ({"train": 10, "val": 4}, {})
+    assert figures["file"] == str(Path("out") / "data.yaml")
+
+
+def test_show_tells_what_it_drew_as_json(tiny_data, tmp_path):
+    words = ["--count", "2", "--img", "64", "--out", str(tmp_path / "a.jpg"), "--json", str(tmp_path / "a.json")]
+    assert main(["data", "show", str(tiny_data), *words]) == 0
+    figures = json.loads((tmp_path / "a.json").read_text())
+    assert figures == {"path": str(tmp_path / "a.jpg"), "images": 2, "image_size": 64}
 
 
 def test_show_draws_every_image_twice(tiny_data, tmp_path):

@@ -102,7 +102,9 @@ def find_sources(text: str) -> tuple[list[Source], list[str]]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--source {text}: the list cannot be read ({error.strerror or error})") from error
+        raise UserError(
+            f"--source {text}: the list cannot be read ({getattr(error, 'strerror', None) or error})"
+        ) from error
     found: dict[str, Source] = {}
     problems = []
     for number, line in enumerate(lines, 1):

@@ -189,6 +189,6 @@ def change_colours(planes: Planes, gains: Array) -> Planes:
         place = sixth + start
         place = jnp.where(place >= 6, place - 6, place)
         missing = jnp.clip(jnp.minimum(place, 4 - place), 0, 1)
-        return jnp.round(value * (1 - strength * missing))
+        return jnp.floor(value * (1 - strength * missing))  # OpenCV cuts off here, but for the last pixels of a row
 
     return channel(5), channel(3), channel(1)

@@ -239,7 +239,7 @@ def test_draws_have_the_distributions_of_the_host():
 def compare_devices() -> None:
     """The same batches on 1, 2 and 8 devices; run in a process that has them."""
     batches = [
-        batch_maker(split(), mesh=mesh)(1, 8) for mesh in (None, *(make_mesh(jax.devices()[:n]) for n in (1, 2, 8)))
+        batch_maker(split(), mesh=mesh)(1, 8) for mesh in (make_mesh(jax.devices()[:count]) for count in (1, 2, 8))
     ]
     for other in batches[1:]:
         jax.tree.map(np.testing.assert_array_equal, batches[0], other)

@@ -30,8 +30,10 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_a_plan_counts_what_each_freeze_costs(tiny_model, tmp_path):
     file = tmp_path / "plan.json"
     words = ["plan", "--cfg", str(tiny_model), "--img", "64", "--batch", "2", "--freeze", "0", "5", "--quick"]
-    assert main([*words, "--json", str(file)]) == 0
-    everything, detect = json.loads(file.read_text())["rows"]
+    assert main([*words, "--images", "10", "--json", str(file)]) == 0
+    content = json.loads(file.read_text())
+    everything, detect = content["rows"]
+    assert content["device_cache_bytes"] == 10 * 4 * 65**2
     assert [everything["freeze"], detect["freeze"]] == ["0", "5"]
     assert everything["parameters"] == everything["trainable"] > detect["trainable"] > 0
     # Layer 5 is one convolution, layer 6 (Detect) has one per level.

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from yolojax.augmentation.draws import DeviceAugmentation, Draws
-from yolojax.augmentation.layout import FAR, Layout, make_layout, make_motion
+from yolojax.augmentation.layout import FAR, Layout, Parts, make_layout, make_motion
 
 Planes = tuple[Array, Array, Array]  # red, green, blue
 
@@ -65,40 +65,63 @@ def _each(function: Callable[..., Array], *planes: Planes) -> Planes:
 
 def _warp(draws: Draws, images: Array, sizes: Array, settings: DeviceAugmentation) -> Array:
     """Every view of every image, flipped where the image is: words ``(B, V, S, S)``."""
-    size = settings.image_size
-    shape = (len(draws.mosaic) * settings.views, size, size)
+    places, x_share, y_share = neighbours(draws, sizes, settings, images.shape[1])
+    flat = images.reshape(len(images), -1)
 
-    def flat(*views: Array) -> Array:
-        """Of every view a number, for each of its pixels."""
-        return jnp.broadcast_to(jnp.stack(views, 1).reshape(-1, 1, 1), shape).reshape(-1, 1)
-
-    views = []
-    for view in range(settings.views):
-        motion = make_motion(draws, size, view)
-        planes = [plane.flip(draws.flip_left_right, draws.flip_up_down, size) for plane in motion.backward()]
-        views.append((make_layout(draws, sizes, size, view), planes, motion.centre))
-    layout, (x_plane, y_plane, depth_plane), centre = jax.tree.map(flat, *views)
-    row, column = (jax.lax.broadcasted_iota(jnp.float32, shape, axis).reshape(-1, 1) for axis in (1, 2))
-    x, y, depth = (plane.column * column + plane.row * row + plane.start for plane in (x_plane, y_plane, depth_plane))
-    if settings.hyperparameters.perspective:
-        x, y = x / depth, y / depth
-    # Made once for every pixel; all that follows from them is cheaper to compute anew for each of four neighbours than to keep.
-    x, y = jax.lax.optimization_barrier((x + centre, y + centre))
-    left, top = jnp.floor(x), jnp.floor(y)
-    x_share, y_share = x - left, y - top
-    # A tilted plane reaches far beyond what integers hold.
-    left, top = (jnp.clip(value, -2, 2 * size + 1).astype(jnp.int32) for value in (left, top))
-    columns = [_on_canvas(left + step, layout.x, layout.side) for step in (0, 1)]
-    rows = [_on_canvas(top + step, layout.y, layout.side) for step in (0, 1)]
-    corners = [_read(images, layout, *place) for place in itertools.product(rows, columns)]
-    x_share, y_share = x_share[..., None], y_share[..., None]
+    def read(place: Array) -> Planes:
+        dimensions = jax.lax.GatherDimensionNumbers(offset_dims=(1, 2), collapsed_slice_dims=(), start_index_map=(0, 1))
+        in_bounds = jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS
+        return _unpack(jax.lax.gather(flat, place, dimensions, (1, 1), mode=in_bounds))
 
     def blend(upper_left: Array, upper_right: Array, lower_left: Array, lower_right: Array) -> Array:
         upper = upper_left + x_share * (upper_right - upper_left)
         lower = lower_left + x_share * (lower_right - lower_left)
         return jnp.round(upper + y_share * (lower - upper))
 
-    return _pack(_each(blend, *corners)).reshape(-1, settings.views, size, size)
+    return _pack(_each(blend, *map(read, places))).reshape(-1, settings.views, *(settings.image_size,) * 2)
+
+
+def neighbours(draws: Draws, sizes: Array, settings: DeviceAugmentation, side: int) -> tuple[list[Array], Array, Array]:
+    """Where the pixels of a batch come from.
+
+    Args:
+      draws: of B images.
+      sizes: int32 ``(N, 2)``, (height, width) of the samples.
+      settings: of the batches.
+      side: L, of the images that are read.
+
+    Returns:
+      For each of the ``P = B * V * S * S`` pixels of all views its upper left, upper right, lower left and lower right neighbour, int32 ``(P, 2)``:
+      sample and place among its ``L * L`` pixels; and where it lies between them in x and y, float32 ``(P, 1, 1)``, 0 to 1. These shapes are those
+      of the gather, so that the compiler for GPUs makes one program of all that is done for a pixel.
+    """
+    size = settings.image_size
+    shape = (len(draws.mosaic) * settings.views, size, size)
+
+    def every(*views: Array) -> Array:
+        """Of every view a number, for each of its pixels."""
+        return jnp.broadcast_to(jnp.stack(views, 1).reshape(-1, 1, 1), shape)
+
+    views = []
+    for view in range(settings.views):
+        motion = make_motion(draws, size, view)
+        planes = [plane.flip(draws.flip_left_right, draws.flip_up_down, size) for plane in motion.backward()]
+        views.append((make_layout(draws, sizes, size, view), planes, motion.centre))
+    layout, (x_plane, y_plane, depth_plane), centre = jax.tree.map(every, *views)
+    row, column = (jax.lax.broadcasted_iota(jnp.float32, shape, axis) for axis in (1, 2))
+    x, y, depth = (plane.column * column + plane.row * row + plane.start for plane in (x_plane, y_plane, depth_plane))
+    if settings.hyperparameters.perspective:
+        x, y = x / depth, y / depth
+    # Made once for every pixel; all that follows from them is cheaper to compute anew for each of four neighbours than to keep.
+    x, y = jax.lax.optimization_barrier((x + centre, y + centre))
+    layout, x, y = jax.tree.map(lambda values: values.reshape(-1, 1), (layout, x, y))
+    left, top = jnp.floor(x), jnp.floor(y)
+    x_share, y_share = (x - left)[..., None], (y - top)[..., None]
+    # A tilted plane reaches far beyond what integers hold.
+    left, top = (jnp.clip(value, -2, 2 * size + 1).astype(jnp.int32) for value in (left, top))
+    columns = [_on_canvas(left + step, layout.x, layout.side) for step in (0, 1)]
+    rows = [_on_canvas(top + step, layout.y, layout.side) for step in (0, 1)]
+    return [_in_part(layout, side, *place) for place in itertools.product(rows, columns)], x_share, y_share
 
 
 def _on_canvas(place: Array, point: Array, side: Array) -> tuple[Array, Array]:
@@ -111,31 +134,23 @@ def _on_canvas(place: Array, point: Array, side: Array) -> tuple[Array, Array]:
     return place, jnp.clip(place - point + 1, 0, 1)
 
 
-def _read(images: Array, layout: Layout, row: tuple[Array, Array], column: tuple[Array, Array]) -> Planes:
-    """The pixels of the canvas at some places: of the part that lies there, else grey."""
+def _in_part(layout: Layout, side: int, row: tuple[Array, Array], column: tuple[Array, Array]) -> Array:
+    """Where the part that lies at some places of the canvas is read; where none is, its grey border."""
     (y, low), (x, right) = row, column
     both = low * right
 
-    def of_part(parts: tuple[Array, ...]) -> Array:
+    def of_part(parts: Parts) -> Array:
         first, second, third, fourth = parts
         return first + right * (second - first) + low * (third - first) + both * (fourth - third - second + first)
 
-    side = images.shape[1]
     last = jnp.uint32(side - 1)  # row and column are grey, and so is all between them and the image
     y, x = (
         jnp.minimum((place + of_part(offsets)).astype(jnp.uint32), last).astype(jnp.int32)
         for place, offsets in ((y, layout.y_offsets), (x, layout.x_offsets))
     )
-    # Two indices, because one would not hold the pixels of a large split.
-    place = jnp.concatenate([of_part(layout.samples), y * side + x], -1)
-    words = jax.lax.gather(
-        images.reshape(len(images), -1),
-        place,
-        jax.lax.GatherDimensionNumbers(offset_dims=(1, 2), collapsed_slice_dims=(), start_index_map=(0, 1)),
-        (1, 1),
-        mode=jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS,
-    )
-    return _unpack(words)
+    return jnp.concatenate(
+        [of_part(layout.samples), y * side + x], -1
+    )  # one number would not hold all of a large split
 
 
 def change_colours(planes: Planes, gains: Array) -> Planes:
@@ -174,6 +189,6 @@ def change_colours(planes: Planes, gains: Array) -> Planes:
         place = sixth + start
         place = jnp.where(place >= 6, place - 6, place)
         missing = jnp.clip(jnp.minimum(place, 4 - place), 0, 1)
-        return jnp.round(value * (1 - strength * missing))
+        return jnp.floor(value * (1 - strength * missing))  # OpenCV cuts off here, but for the last pixels of a row
 
     return channel(5), channel(3), channel(1)

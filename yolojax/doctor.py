@@ -14,13 +14,13 @@ from typing import Any
 import psutil
 from packaging.requirements import Requirement
 
+from yolojax.augmentation.feeding import RESIDENT_SHARE
 from yolojax.augmentation.resident import image_bytes
 from yolojax.data.cache import available_memory
 from yolojax.data.sources import load_data
 from yolojax.errors import UserError
 from yolojax.runtime import absent_accelerators, cache_folder, computation_dtype, huge_pages_problem, select_devices
 from yolojax.system import processors
-from yolojax.training.feeding import RESIDENT_SHARE
 from yolojax.training.settings import TrainSettings
 from yolojax.version import __version__
 

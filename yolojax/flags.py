@@ -35,6 +35,10 @@ _METAVARS = {
     "name": "NAME",
     "source": "SOURCE",
     "annotations": "FILE",
+    "delta": "FILE",
+    "trunk": "WEIGHTS",
+    "head": "WEIGHTS",
+    "same_as": "NEW=OLD",
     "classes": "CLASS",
 }
 _METAVARS_BY_TYPE = {int: "N", float: "VALUE", str: "TEXT"}

@@ -16,7 +16,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="folders to show or clear, as 'show' names them; all")
     parser.add_argument("--yes", action="store_true", help="clear without asking")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
 
 
 def run(arguments: argparse.Namespace) -> int:

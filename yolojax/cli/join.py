@@ -32,7 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A:NAME,NAME",
         help="classes that a network brings, by name or number; may be given for each; default: all",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -42,15 +42,17 @@ class ValSettings(_WithDtype):
     )
     delta: str | None = flag(
         None,
-        "*.delta.npz of a run: what it added to --weights, which must be those that it began from",
+        "delta of a run, *.delta.npz: what it added to --weights, which must be those that it began from; default: none",
         "--delta",
         "--adapters",
     )
     trunk: str | None = flag(
-        None, "with --head, instead of --weights: the network that gives the layers before the head"
+        None, "weights of the layers before the head, with --head and instead of --weights; default: none"
     )
-    head: str | None = flag(None, "with --trunk: the network that gives the other layers, anchors and classes")
-    split: int | None = flag(None, "with --head: its first layer; default: Detect")
+    head: str | None = flag(
+        None, "weights of the other layers, with their anchors and classes, with --trunk; default: none"
+    )
+    split: int | None = flag(None, "layer that the head begins with, with --head; default: Detect")
     data: str = flag("shapes", "data set YAML or name, or tfds:NAME; default: the embedded shapes")
     data_root: str | None = flag(None, "folder of the data set, instead of the YAML's path")
     batch_size: int | None = flag(
@@ -110,7 +112,7 @@ class InferenceSettings(_WithDtype):
     )
     delta: str | None = flag(
         None,
-        "*.delta.npz of a run: what it added to --weights, which must be those that it began from",
+        "delta of a run, *.delta.npz: what it added to --weights, which must be those that it began from; default: none",
         "--delta",
         "--adapters",
     )
@@ -179,7 +181,7 @@ class ExportSettings(_WithDtype):
     )
     delta: str | None = flag(
         None,
-        "*.delta.npz of a run: what it added to --weights, which must be those that it began from",
+        "delta of a run, *.delta.npz: what it added to --weights, which must be those that it began from; default: none",
         "--delta",
         "--adapters",
     )

@@ -39,7 +39,9 @@ class PlanSettings:
         "BatchNorm of frozen layers: fixed = running statistics used and kept; track = batch statistics, as YOLOv5 does",
     )
     optimizer: Literal["SGD", "Adam", "AdamW"] = flag("SGD", "optimizer")
-    images: int | None = flag(None, "training images, to say what --cache device takes for them beside the step")
+    images: int | None = flag(
+        None, "training images, to say what --cache device takes for them beside the step; default: not said"
+    )
     epochs: int = flag(100, "epochs of the run, for strategies in phases")
     phases: bool = flag(False, "show a row for every phase of a strategy, not the first one alone")
     quick: bool = flag(False, "do not look for the largest batch that fits, which compiles two or three times more")

@@ -79,11 +79,11 @@ class TrainSettings:
     )
     init_head: Literal["fresh", "boxes", "names"] = flag(
         "fresh",
-        "what Detect begins with for other classes: fresh = random numbers, as YOLOv5; boxes = the old rows of boxes and objectness; "
+        "start of Detect for other classes: fresh = random numbers, as YOLOv5; boxes = the old rows of boxes and objectness; "
         "names = those of classes of the same name too",
     )
     same_as: tuple[str, ...] = flag(
-        (), "with --init-head names: NEW=OLD, classes that are named otherwise in the weights", nargs="+"
+        (), "classes that are named otherwise in the weights, with --init-head names; default: none", nargs="+"
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = flag(
         "auto",

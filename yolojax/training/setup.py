@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
+from yolojax.augmentation.feeding import Stream, cache_in_use, open_stream
 from yolojax.augmentation.stream import DeviceStream
 from yolojax.config import configs_root
 from yolojax.data.batches import StreamSettings, ValidationBatches, validation_batches
@@ -33,7 +34,6 @@ from yolojax.mesh import make_mesh
 from yolojax.model.network import Variables, abstract_variables, parameter_sizes
 from yolojax.model.spec import ModelSpec, load_spec, whole_strides
 from yolojax.runtime import computation_dtype, select_devices
-from yolojax.training.feeding import Stream, cache_in_use, open_stream
 from yolojax.training.loss import LossSettings
 from yolojax.training.optimizer import OptimizerSettings
 from yolojax.training.schedule import Schedule
@@ -283,7 +283,7 @@ def _make_job(
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         ),
-        settings,
+        settings.cache,
         mesh,
     )
     validation = validation_batches(
@@ -303,7 +303,7 @@ def _make_job(
         cosine=settings.cos_lr,
     )
     return Job(
-        settings=replace(settings, **asdict(resolved), dtype=dtype, cache=cache_in_use(settings, stream)),
+        settings=replace(settings, **asdict(resolved), dtype=dtype, cache=cache_in_use(settings.cache, stream)),
         data=data,
         hyperparameters=hyperparameters,
         spec=spec,

@@ -18,10 +18,10 @@ from yolojax.data.cache import available_memory
 from yolojax.data.sample import Sample
 from yolojax.data.stream import TrainingStream, training_stream
 from yolojax.hyperparameters import Hyperparameters
-from yolojax.training.settings import TrainSettings
 
 log = logging.getLogger(__name__)
 
+CacheName: TypeAlias = Literal["auto", "device", "ram", "disk", "val"]
 Stream: TypeAlias = TrainingStream | DeviceStream
 
 # Of the memory of a device that is free before training: images may take so much, the step needs the rest.
@@ -32,7 +32,7 @@ def open_stream(
     samples: Sequence[Sample],
     hyperparameters: Hyperparameters,
     stream: StreamSettings,
-    settings: TrainSettings,
+    cache: CacheName | None,
     mesh: Mesh,
 ) -> Stream:
     """The training batches of a run, made where ``--cache`` says.
@@ -41,12 +41,12 @@ def open_stream(
       samples: of the training split.
       hyperparameters: how to augment.
       stream: sizes, seed and share; its cache is decided here.
-      settings: the user's.
+      cache: the value of ``--cache``.
       mesh: the devices.
 
     Where the devices cannot make them, the host does, and a warning says why.
     """
-    asked = settings.cache == "device" or (settings.cache == "auto" and mesh.devices.flat[0].platform == "gpu")
+    asked = cache == "device" or (cache == "auto" and mesh.devices.flat[0].platform == "gpu")
     reason = _host_alone(samples, hyperparameters, stream, mesh) if asked else None
     if asked and reason is None:
         needed = resident_bytes(samples, stream.image_size)
@@ -54,15 +54,15 @@ def open_stream(
         return DeviceStream(Images(samples, stream.image_size, False), hyperparameters, stream, mesh)
     if reason:
         log.warning("device cache: %s: making batches on the host, as with --cache ram", reason)
-    cache = None if settings.cache == "val" else settings.host_cache
-    return training_stream(samples, hyperparameters, dataclasses.replace(stream, cache=cache))
+    on_host: Literal["ram", "disk"] | None = None if cache in ("val", None) else "disk" if cache == "disk" else "ram"
+    return training_stream(samples, hyperparameters, dataclasses.replace(stream, cache=on_host))
 
 
-def cache_in_use(settings: TrainSettings, stream: Stream) -> Literal["auto", "device", "ram", "disk", "val"] | None:
+def cache_in_use(cache: CacheName | None, stream: Stream) -> CacheName | None:
     """The value of ``--cache`` that means what a run does, so that it goes on with the same batches where it is resumed."""
     if isinstance(stream, DeviceStream):
         return "device"
-    return "ram" if settings.cache in ("auto", "device") else settings.cache
+    return "ram" if cache in ("auto", "device") else cache
 
 
 def _host_alone(

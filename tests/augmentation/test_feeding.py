@@ -8,6 +8,8 @@ import jax
 import numpy as np
 import pytest
 
+from yolojax.augmentation import feeding
+from yolojax.augmentation.feeding import cache_in_use, open_stream
 from yolojax.augmentation.stream import DeviceStream
 from yolojax.data.batches import StreamSettings
 from yolojax.data.sample import Sample
@@ -15,8 +17,6 @@ from yolojax.data.stream import TrainingStream
 from yolojax.errors import UserError
 from yolojax.hyperparameters import Hyperparameters
 from yolojax.mesh import make_mesh
-from yolojax.training import feeding
-from yolojax.training.feeding import cache_in_use, open_stream
 from yolojax.training.loop import train
 from yolojax.training.run import Run, read_settings
 from yolojax.training.settings import TrainSettings
@@ -32,9 +32,8 @@ OUTLINED = dataclasses.replace(SAMPLE, polygons=(np.array([[0.2, 0.2], [0.8, 0.2
 
 
 def opened(cache, samples=(SAMPLE,) * 3, stream=STREAM, hyperparameters=None):
-    settings = TrainSettings(cache=cache)
-    made = open_stream(samples, hyperparameters or Hyperparameters(), stream, settings, make_mesh(jax.devices()[:1]))
-    return made, cache_in_use(settings, made)
+    made = open_stream(samples, hyperparameters or Hyperparameters(), stream, cache, make_mesh(jax.devices()[:1]))
+    return made, cache_in_use(cache, made)
 
 
 @pytest.mark.parametrize(("cache", "kept"), [(None, False), ("val", False), ("ram", True), ("auto", True)])
@@ -52,7 +51,7 @@ def test_on_a_gpu_a_cache_without_a_name_is_that_of_the_device_where_it_fits(fre
     monkeypatch.setattr(feeding, "free_bytes", lambda device: free)
     monkeypatch.setattr(feeding, "DeviceStream", lambda *arguments: "on the device")
     monkeypatch.setattr(feeding, "training_stream", lambda *arguments: "on the host")
-    assert open_stream([SAMPLE] * 3, Hyperparameters(), STREAM, TrainSettings(cache="auto"), mesh) == expected
+    assert open_stream([SAMPLE] * 3, Hyperparameters(), STREAM, "auto", mesh) == expected
 
 
 @pytest.mark.parametrize(

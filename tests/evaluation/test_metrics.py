@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from yolojax.evaluation.confusion import confusion
 from yolojax.evaluation.metrics import IOU_THRESHOLDS, box_iou, fitness, match, precision_recall_curves
 
 
@@ -132,6 +133,20 @@ def test_match_equals_an_obvious_one(seed):
     expected = obvious_match(found, true)
     assert expected.any()
     np.testing.assert_array_equal(match(found, true), expected)
+
+
+def test_many_images_at_once_are_matched_as_one_by_one(scenes):
+    empty = scene(np.random.default_rng(0), 3, 5, 4)
+    scenes = [*scenes, (empty[0][:0], empty[1]), (empty[0], empty[1][:0]), *scenes[:2]]
+    found, true = (np.concatenate(parts) for parts in zip(*scenes, strict=True))
+    images = tuple(np.repeat(np.arange(len(scenes)), list(map(len, parts))) for parts in zip(*scenes, strict=True))
+    expected = np.concatenate([match(*one) for one in scenes])
+    assert expected.any()
+    np.testing.assert_array_equal(match(found, true, images), expected)
+    expected = sum(confusion(*one, 4) for one in scenes)
+    np.testing.assert_array_equal(confusion(found, true, 4, images), expected)
+    assert expected[-1, :].any()
+    assert expected[:, -1].any()
 
 
 def obvious_ap(right: list[bool], labels: int) -> float:

@@ -42,7 +42,7 @@ class Validator:
 
         # What comes out is whole on every device, so that every host can read it.
         self._predict = jax.jit(predict, out_shardings=replicated(mesh))
-        self._loss = jax.jit(lambda heads, boxes, mask: compute_loss(heads, boxes, mask, spec, loss)[1])
+        self._loss = jax.jit(lambda heads, boxes, mask, valid: compute_loss(heads, boxes, mask, spec, loss, valid)[1])
         self._names = names
         self._mesh = mesh
 

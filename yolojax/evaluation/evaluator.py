@@ -19,6 +19,9 @@ from yolojax.evaluation.tally import Batch, Tally
 Program = Callable[[Any], tuple[Any, Any]]  # images to predictions and heads; see ``evaluate``
 Loss = Callable[[Any, np.ndarray, np.ndarray, np.ndarray], Mapping[str, Any]]
 
+# An accelerator takes seconds to compile for each shape, and little time for the wider borders of fewer ones.
+_SHAPES_ON_ACCELERATORS = 3
+
 _suppress_on_device = jax.jit(suppress_batch, static_argnums=1)
 
 
@@ -98,6 +101,11 @@ class Evaluation:
             "per_class": self.per_class(),
             "speed_ms": dict(self.speed_ms),
         }
+
+
+def most_shapes(devices: Sequence[jax.Device]) -> int | None:
+    """How many different shapes of batches a validation on these devices may have; None for as many as its images ask for."""
+    return None if devices[0].platform == "cpu" else _SHAPES_ON_ACCELERATORS
 
 
 def evaluate(

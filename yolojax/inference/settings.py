@@ -57,7 +57,7 @@ class ValSettings(_WithDtype):
         "study = the val split at 256 to 1536 pixels",
     )
     device: str = flag("", "cpu, gpu, tpu, or device numbers as in '0,1'; default: all of the best platform")
-    workers: int = flag(8, "data loading processes at most; 0 loads in this process")
+    workers: int = flag(8, "threads at most that load images")
     single_cls: bool = flag(False, "treat all classes as one")
     augment: bool = flag(False, "test-time augmentation: predict at three sizes, once mirrored")
     verbose: bool = flag(False, "the table per class also for 50 classes and more")
@@ -217,7 +217,7 @@ class BenchSettings:
         "batches as 'yolojax val' makes them; exports then need images of one aspect ratio; default: square images",
     )
     device: str = flag("", "cpu, gpu, tpu or a device number; ONNX Runtime is measured on the CPU in any case")
-    workers: int = flag(8, "data loading processes at most; 0 loads in this process")
+    workers: int = flag(8, "threads at most that load images")
     hard_fail: float | None = flag(
         None,
         "exit with status 1 if a way cannot be run, or its mAP50-95 is below this; 0 if no number is given",

@@ -6,15 +6,17 @@ import dataclasses
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from yolojax.config import from_mapping, read_yaml
 from yolojax.data.sample import samples_record
@@ -29,7 +31,7 @@ from yolojax.freezing.signals import movement
 from yolojax.lock import locked
 from yolojax.mesh import replicated
 from yolojax.model.network import Variables
-from yolojax.training.checkpoints import CheckpointError, Checkpoints, has_checkpoint
+from yolojax.training.checkpoints import CheckpointError, Checkpoints, has_checkpoint, on_host
 from yolojax.training.progress import EpochMeter
 from yolojax.training.settings import TrainSettings, settings_to_resume
 from yolojax.training.setup import SETTINGS, Job, prepare, prepare_to_resume
@@ -155,7 +157,8 @@ class Run:
         position = self.position
         position.batch, position.sums = meter.batches, meter.sums
         position.seconds += seconds
-        self._save_state()
+        self.checkpoints.wait()
+        self._state_to_save()()
         self.checkpoints.wait()
 
     def advance(self, meter: EpochMeter, evaluation: Evaluation | None, seconds: float) -> None:
@@ -180,34 +183,40 @@ class Run:
         position.stopped = bool(patience) and epoch - position.best_epoch >= patience
 
     def save(self) -> None:
-        """Write the weights of the epoch that ``advance`` counted, and a checkpoint in the background."""
+        """Write the weights of the epoch that ``advance`` counted, and then a checkpoint, while the next epoch trains."""
         settings, position = self.job.settings, self.position
         if settings.nosave and not self.ended:
             return
-        self._save_weights("last")
+        names = ["last"]
         if not position.best or position.best_epoch == position.epoch - 1:
-            self._save_weights("best")  # before the first validation (--noval) the newest weights are the best ones
+            names.append("best")  # before the first validation (--noval) the newest weights are the best ones
         if settings.save_period > 0 and position.epoch % settings.save_period == 0:
-            self._save_weights(f"epoch{position.epoch - 1}")
-        self._save_state()
+            names.append(f"epoch{position.epoch - 1}")
+        weights, save_state = self._weights(), self._state_to_save()
+
+        def write() -> None:
+            for name in names if jax.process_index() == 0 else ():
+                save_weights(self.folder / "weights" / name, weights)
+            save_state()  # last, because a run that resumes from it does not write these weights again
+
+        self.checkpoints.in_background(write)
 
     def averaged(self) -> Variables:
         """The averaged weights, without adapters: what is validated and saved."""
         whole = self.state.whole
         return {"params": merge_adapters(whole.ema_params), "batch_stats": whole.ema_batch_stats}
 
-    def _save_state(self) -> None:
+    def _state_to_save(self) -> Callable[[], None]:
+        """What saves the state as it is now, whatever the run does until it is called."""
         arrays = {"state": self.state.whole, "epoch_start": self.epoch_start if self.position.batch else None}
-        self.checkpoints.save(int(self.state.moving.step), arrays, dataclasses.asdict(self.position))
+        step, position = int(self.state.moving.step), dataclasses.asdict(self.position)
+        return partial(self.checkpoints.save, step, on_host(arrays), position)
 
-    def _save_weights(self, name: str) -> None:
-        if jax.process_index() != 0:
-            return
-        job = self.job
+    def _weights(self) -> Weights:
+        """The averaged weights as they are now."""
+        job, arrays = self.job, jax.tree.map(np.array, self.averaged())
         facts = {"run": self.folder.name, "epoch": self.position.epoch, "image_size": job.image_size}
-        variables = jax.device_get(self.averaged())
-        weights = Weights(spec=job.spec, names=job.names, variables=variables, source={**job.source, **facts})
-        save_weights(self.folder / "weights" / name, weights)
+        return Weights(spec=job.spec, names=job.names, variables=arrays, source={**job.source, **facts})
 
     def _trained(self) -> Tree:
         """A copy of what trains."""

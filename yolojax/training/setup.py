@@ -26,6 +26,7 @@ from yolojax.data.sample import Sample, Split
 from yolojax.data.sources import load_data, open_split
 from yolojax.data.stream import TrainingStream, training_stream
 from yolojax.errors import UserError
+from yolojax.evaluation.evaluator import most_shapes
 from yolojax.freezing.load import Strategy, load_strategy, rehearse
 from yolojax.freezing.phases import Phase
 from yolojax.freezing.random_layers import frozen_random, random_sentence
@@ -263,8 +264,9 @@ def _make_job(
     validation = validation_batches(
         val.samples,
         image_size=resolved.imgsz,
-        batch_size=2 * resolved.batch_size,
+        batch_size=validation_batch(spec, resolved, devices),
         stride=stride,
+        most_shapes=most_shapes(devices),
         cache="ram" if settings.cache == "val" else settings.cache,
     )
     schedule = Schedule.from_hyperparameters(
@@ -295,6 +297,20 @@ def _make_job(
         strategy=strategy,
         mesh=make_mesh(devices),
     )
+
+
+def validation_batch(spec: ModelSpec, resolved: Resolved, devices: Sequence[jax.Device]) -> int:
+    """Images of a validation batch: twice those of a step, or what half of the memory of the devices holds.
+
+    An image is counted with the outputs of all layers at once in float32, which is more than prediction and suppression need.
+    """
+    wanted = 2 * resolved.batch_size
+    limit = (devices[0].memory_stats() or {}).get("bytes_limit")
+    if limit is None:
+        return wanted
+    values = sum(layer.channels / layer.reduction**2 for layer in spec.resolved)
+    image_bytes = (resolved.imgsz + spec.stride) ** 2 * values * 4
+    return min(wanted, max(int(limit / 2 / image_bytes), 1) * len(devices))
 
 
 def _check_batch_size(batch_size: int, devices: Sequence[jax.Device]) -> None:

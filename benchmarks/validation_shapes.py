@@ -1,6 +1,6 @@
 """What fewer shapes of validation batches change in mAP, and how many programs they save.
 
-    python benchmarks/validation_shapes.py --weights yolov5n.pt --data coco128 --data-root FOLDER --batch 8
+    python benchmarks/validation_shapes.py --weights yolov5n.pt --data coco128 --data-root FOLDER --batch 16
 
 On a CPU every batch has the smallest rectangle of whole strides that holds its images. An accelerator, which takes seconds to compile for a shape, gets
 at most three shapes: some images have wider grey borders there. Where all images of a data set have one shape, nothing changes.

@@ -110,6 +110,14 @@ def test_one_label_makes_one_detection_right_the_most_confident():
     assert match(found, true)[1, -1]  # which alone reaches .95
 
 
+def test_of_labels_that_overlap_equally_the_last_is_chosen():
+    true = np.array([[0, 0, 0, 10, 10], [0, 2, 0, 12, 10]], np.float32)
+    between, on_the_last = (1, 0, 11, 10, 0.9, 0), (2, 0, 12, 10, 0.8, 0)
+    found = match(np.array([between, on_the_last], np.float32), true)
+    assert found[0].sum() == 7  # IoU .818
+    np.testing.assert_array_equal(found[1], ~found[0])  # the label is taken up to there
+
+
 def obvious_match(detections: np.ndarray, labels: np.ndarray) -> np.ndarray:
     correct = np.zeros((len(detections), 10), bool)
     for column, threshold in enumerate(IOU_THRESHOLDS):

@@ -94,7 +94,7 @@ def test_the_record_says_what_was_measured(val, data, weights):
     words = ("--max-det", "1", "--conf", "0.01", "--iou", "0.7", "--half", "--task", "train", "--batch", "5")
     _, figures, _ = val("--noplots", *words)
     assert figures["settings"] == {
-        "weights": [str(weights)], "data": str(data), "split": "train", "image_size": 128, "rectangular": True, "batch_size": 5,
+        "weights": [str(weights)], "data": str(data), "split": "train", "image_size": 128, "rectangular": True, "most_shapes": None, "batch_size": 5,
         "confidence": 0.01, "iou": 0.7, "max_detections": 1, "multi_label": True, "single_class": False, "augment": False,
         "dtype": "bfloat16",
     }  # fmt: skip

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from yolojax.data import geometry
-from yolojax.data.batches import rectangles, room_for_boxes, validation_batches
+from yolojax.data.batches import merge_shapes, rectangles, room_for_boxes, validation_batches
 from yolojax.data.sample import ImageError, Sample
 from yolojax.hyperparameters import Hyperparameters
 
@@ -76,10 +76,40 @@ def test_validation_is_the_same_with_workers_and_processes(samples):
         return validation_batches(samples, image_size=64, batch_size=4, **options)
 
     assert_same(make().iterate(), make().iterate(workers=1))
+    assert_same(make().iterate(), make().iterate(threads=3))
     shares = [make(process_index=index, process_count=2).iterate() for index in range(2)]
     assert_same(
         make().iterate(), ({key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*shares, strict=True))
     )
+
+
+def test_few_shapes_hold_all_images_with_wider_borders(samples):
+    exact = validation_batches(samples, image_size=64, batch_size=2, stride=16)
+    few = validation_batches(samples, image_size=64, batch_size=2, stride=16, most_shapes=2)
+    assert len(set(exact.shapes)) > 2 == len(set(few.shapes))
+    for small, large in zip(exact.shapes, few.shapes, strict=True):
+        assert large[0] >= small[0]
+        assert large[1] >= small[1]
+        assert not any(side % 16 for side in large)
+    for one, other in zip(exact.iterate(), few.iterate(), strict=True):
+        np.testing.assert_array_equal(one["index"], other["index"])
+        np.testing.assert_array_equal(one["gain"], other["gain"])
+        grown = np.array(other["images"].shape[2:0:-1]) - one["images"].shape[2:0:-1]
+        np.testing.assert_allclose(other["padding"] - one["padding"], np.tile(grown / 2, (2, 1)), atol=0.5)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "most", "merged"),
+    [
+        ([(64, 96), (96, 96)], 2, [(64, 96), (96, 96)]),
+        ([(64, 96), (96, 32)], 1, [(96, 96), (96, 96)]),
+        # (32, 96) comes once and (64, 96) three times: it is cheaper to enlarge the former.
+        ([(32, 96), *[(64, 96)] * 3, (96, 96)], 2, [*[(64, 96)] * 4, (96, 96)]),
+        ([], 3, []),
+    ],
+)
+def test_shapes_are_merged_where_that_adds_the_fewest_pixels(shapes, most, merged):
+    assert list(merge_shapes(shapes, most)) == merged
 
 
 def test_unreadable_image_is_left_out_of_validation(samples, caplog):

@@ -1,12 +1,15 @@
 """The evaluator on batches with known answers."""
 
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from yolojax.evaluation.evaluator import evaluate, to_photo, true_boxes
+from yolojax.evaluation.evaluator import evaluate
 from yolojax.evaluation.nms import NmsSettings
+from yolojax.evaluation.tally import to_photo, true_boxes
 
 NAMES = ("cat", "dog")
 
@@ -88,13 +91,13 @@ def test_invalid_images_are_counted_nowhere():
     batches = [batch([*BOXES, BOXES[0]], valid=[True, True, True, False])]
     losses = []
 
-    def loss(heads, boxes, mask):
-        losses.append((np.asarray(heads[0]).tolist(), len(boxes), len(mask)))
+    def loss(heads, boxes, mask, valid):
+        losses.append((np.asarray(heads[0]).tolist(), len(boxes), len(mask), valid.tolist()))
         return {"box": jnp.float32(1.0)}
 
     result = evaluate(oracle(batches), batches, NAMES, loss=loss)
     assert (result.images, result.instances, int(result.confusion.sum())) == (3, 3, 3)
-    assert losses == [([0.0, 1.0, 2.0], 3, 3)]
+    assert losses == [([0.0, 1.0, 2.0, 3.0], 4, 4, [True, True, True, False])]
 
 
 def test_losses_are_means_over_batches():
@@ -112,6 +115,34 @@ def test_single_class():
     result = evaluate(wrong, batches, ("item",), single_class=True)
     assert result.map50 == pytest.approx(0.995)
     assert result.curves.classes.tolist() == [0]
+
+
+def test_a_batch_is_matched_while_the_next_is_predicted():
+    batches = [batch(BOXES) for _ in range(3)]
+    answer, predicted, seen = oracle(batches), threading.Semaphore(0), []
+
+    def predict(images):
+        predicted.release()
+        return answer(images)
+
+    def observe(known, detected):
+        assert known is batches[len(seen)]
+        if not seen:
+            assert predicted.acquire(timeout=10)
+        if len(seen) < 2:  # nothing comes after the last one
+            assert predicted.acquire(timeout=10)
+        seen.append(detected)
+
+    assert evaluate(predict, batches, NAMES, observe=observe).images == 9
+    assert len(seen) == 3
+
+
+def test_an_error_of_the_host_part_comes_out():
+    def observe(known, detected):
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        evaluate(oracle([batch(BOXES)]), [batch(BOXES)], NAMES, observe=observe)
 
 
 def test_no_images():

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from yolojax.evaluation.confusion import confusion
 from yolojax.evaluation.metrics import IOU_THRESHOLDS, box_iou, fitness, match, precision_recall_curves
 
 
@@ -112,6 +113,14 @@ def test_one_label_makes_one_detection_right_the_most_confident():
     assert match(detections, true)[1, -1]  # which alone reaches .95
 
 
+def test_of_labels_that_overlap_equally_the_last_is_chosen():
+    true = np.array([[0, 0, 0, 10, 10], [0, 2, 0, 12, 10]], np.float32)
+    between, on_the_last = (1, 0, 11, 10, 0.9, 0), (2, 0, 12, 10, 0.8, 0)
+    found = match(np.array([between, on_the_last], np.float32), true)
+    assert found[0].sum() == 7  # IoU .818
+    np.testing.assert_array_equal(found[1], ~found[0])  # the label is taken up to there
+
+
 def obvious_match(detections: np.ndarray, labels: np.ndarray) -> np.ndarray:
     correct = np.zeros((len(detections), 10), bool)
     for column, threshold in enumerate(IOU_THRESHOLDS):
@@ -135,6 +144,20 @@ def test_match_equals_an_obvious_one(seed):
     expected = obvious_match(detections, true)
     assert expected.any()
     np.testing.assert_array_equal(match(detections, true), expected)
+
+
+def test_many_images_at_once_are_matched_as_one_by_one(scenes):
+    empty = scene(np.random.default_rng(0), 3, 5, 4)
+    scenes = [*scenes, (empty[0][:0], empty[1]), (empty[0], empty[1][:0]), *scenes[:2]]
+    found, true = (np.concatenate(parts) for parts in zip(*scenes, strict=True))
+    images = tuple(np.repeat(np.arange(len(scenes)), list(map(len, parts))) for parts in zip(*scenes, strict=True))
+    expected = np.concatenate([match(*one) for one in scenes])
+    assert expected.any()
+    np.testing.assert_array_equal(match(found, true, images), expected)
+    expected = sum(confusion(*one, 4) for one in scenes)
+    np.testing.assert_array_equal(confusion(found, true, 4, images), expected)
+    assert expected[-1, :].any()
+    assert expected[:, -1].any()
 
 
 def obvious_ap(right: list[bool], labels: int) -> float:

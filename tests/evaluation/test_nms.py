@@ -94,6 +94,43 @@ def test_the_block_size_changes_nothing(monkeypatch):
         np.testing.assert_array_equal(other, results[0])
 
 
+@pytest.mark.parametrize("length", [3, 40, 600])
+def test_a_long_chain_is_settled_in_order(length):
+    # Each box overlaps its neighbours alone, so that every second one stays: what a block decides hangs on all of it before.
+    chain = np.tile(np.array([0, 50, 30, 10, 1, 0], np.float32), (length, 1))
+    chain[:, 0], chain[:, 5] = np.arange(length) * 6, np.linspace(0.9, 0.5, length)
+    expected = suppress(chain, NmsSettings())
+    np.testing.assert_array_equal(expected[:, 4], chain[::2, 5])
+    detections, counts = on_device(chain[None], NmsSettings())
+    np.testing.assert_array_equal(np.asarray(detections)[0, : int(counts[0])], expected)
+
+
+def test_images_with_few_and_with_many_boxes(monkeypatch):
+    monkeypatch.setattr(nms, "_BOXES", 40)
+    traces = 0
+
+    @jax.jit
+    def detect(predictions):
+        nonlocal traces
+        traces += 1
+        return suppress_batch(predictions, NmsSettings(confidence=0.2))
+
+    rng = np.random.default_rng(2)
+    many = np.stack([at_random(rng, 120, 3) for _ in range(2)])
+    few = many.copy()
+    few[:, ::3, 4] = 0.1
+    few[:, 1::3, 4] = np.nan
+    assert ((many[..., 4] > 0.2).sum(1) > 40).all()
+    assert ((few[..., 4] > 0.2).sum(1) < 40).all()
+    for batch in (many, few, np.stack([many[0], few[0]])):
+        detections, counts = map(np.asarray, detect(batch))
+        for image, predictions in enumerate(batch):
+            expected = suppress(predictions, NmsSettings(confidence=0.2))
+            assert len(expected) > 20
+            np.testing.assert_array_equal(detections[image, : counts[image]], expected)
+    assert traces == 1
+
+
 def boxes_and_scores(*rows: tuple[float, ...]) -> np.ndarray:
     return np.array(rows, np.float32)
 

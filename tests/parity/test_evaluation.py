@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from yolojax.evaluation.evaluator import to_photo
+from yolojax.evaluation.tally import to_photo
 
 
 @pytest.mark.parametrize("photo", range(4))

@@ -1,5 +1,7 @@
 import errno
 import logging
+import threading
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -9,7 +11,7 @@ import optax
 import pytest
 
 from yolojax.errors import UserError
-from yolojax.training.checkpoints import CheckpointError, Checkpoints, has_checkpoint
+from yolojax.training.checkpoints import CheckpointError, Checkpoints, has_checkpoint, on_host
 
 
 @pytest.fixture
@@ -93,6 +95,43 @@ def test_a_full_disk_is_one_clear_error_and_keeps_what_was_saved(tmp_path, state
     with pytest.raises(UserError, match="the disk is full"):
         checkpoints.save(2, state, {"epoch": 2})
     assert Checkpoints(tmp_path).progress(1) == {"epoch": 1}
+
+
+def test_what_is_written_in_the_background_does_not_wait_and_keeps_its_order(tmp_path, state):
+    checkpoints, may_go, done = Checkpoints(tmp_path), threading.Event(), []
+
+    def write(number):
+        assert may_go.wait(10)
+        done.append(number)
+        checkpoints.save(number, on_host(state), {"epoch": number})
+
+    checkpoints.in_background(partial(write, 1))
+    assert not done  # whoever trains is not held up
+    may_go.set()
+    checkpoints.in_background(partial(write, 2))
+    checkpoints.close()
+    assert done == [1, 2]
+    again = Checkpoints(tmp_path)
+    assert again.steps() == [2, 1]
+    assert_same_bits(again.restore(2, state), state)
+
+
+def test_copies_for_the_background_are_no_views(state):
+    copies = jax.tree.leaves(on_host(state))
+    assert copies
+    assert all(isinstance(copy, np.ndarray) and copy.flags.owndata for copy in copies)
+
+
+@pytest.mark.parametrize("ask", ["in_background", "wait", "newest", "close"])
+def test_an_error_of_the_background_comes_out_where_it_is_next_asked(tmp_path, ask):
+    checkpoints = Checkpoints(tmp_path)
+
+    def write():
+        raise UserError("weights/last: cannot be written (the disk is full); what was there before is untouched")
+
+    checkpoints.in_background(write)
+    with pytest.raises(UserError, match="weights/last: cannot be written"):
+        getattr(checkpoints, ask)(*([lambda: None] if ask == "in_background" else []))
 
 
 def test_an_error_of_a_background_save_is_told_once(tmp_path, state, caplog):

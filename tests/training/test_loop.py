@@ -24,7 +24,7 @@ from yolojax.training import loop, state
 from yolojax.training.checkpoints import Checkpoints
 from yolojax.training.loop import train
 from yolojax.training.report import read_results
-from yolojax.training.run import Run, read_settings
+from yolojax.training.run import read_settings
 from yolojax.training.settings import TrainSettings
 from yolojax.training.setup import prepare
 from yolojax.training.trackers import Trackers
@@ -274,7 +274,10 @@ def test_gradients_that_always_overflow_stop_the_run_and_say_what_to_do(settings
 
 def test_best_weights_are_the_newest_ones_until_something_is_validated(settings, monkeypatch):
     saved = []
-    monkeypatch.setattr(Run, "_save_weights", lambda self, name: saved.append((self.position.epoch, name)))
+    monkeypatch.setattr(
+        "yolojax.training.run.save_weights",
+        lambda folder, weights: saved.append((weights.source["epoch"], folder.name)),
+    )
     monkeypatch.setattr("yolojax.training.report.load_weights", None)  # the best validation is known without it
     train(settings(noval=True, epochs=3))
     assert saved == [(epoch, name) for epoch in (1, 2, 3) for name in ("last", "best")]

@@ -43,6 +43,21 @@ def entropy(logits, truth):
     return np.logaddexp(0, logits) - truth * logits
 
 
+@pytest.mark.parametrize("valid", [[True, True, False], [False, True, False], [False] * 3])
+def test_images_that_do_not_count_change_nothing(spec, valid):
+    heads = heads_of(spec, images=3)
+    boxes, mask = labels((1, 0.3, 0.4, 0.3, 0.5), (0, 0.6, 0.6, 0.4, 0.2), images=3)
+    boxes[1:], mask[1:] = boxes[0], mask[0]
+    valid = np.array(valid)
+    masked = loss_of(heads, boxes, mask, spec=spec, settings=SETTINGS, valid=valid)
+    if not valid.any():
+        assert float(masked[0]) == 0
+        return
+    alone = loss_of([head[valid] for head in heads], boxes[valid], mask[valid], spec=spec, settings=SETTINGS)
+    assert min(float(part) for part in alone[1].values()) > 0
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=3e-7), masked, alone)
+
+
 def test_identical_boxes_overlap_fully():
     boxes = jnp.array([[3.0, 4.0, 2.0, 1.0]])
     np.testing.assert_allclose(complete_iou(boxes, boxes), 1, atol=1e-6)

@@ -10,7 +10,7 @@ from yolojax.hyperparameters import Hyperparameters
 from yolojax.mesh import make_mesh
 from yolojax.model.network import init_variables
 from yolojax.training import validator as validation
-from yolojax.training.loss import LossSettings
+from yolojax.training.loss import LossSettings, compute_loss
 from yolojax.training.validator import Validator, validation_batch
 
 
@@ -39,6 +39,38 @@ def on_one_and_on_all_devices(spec, _) -> None:
         assert min(evaluation.losses.values()) > 0
     np.testing.assert_allclose([*evaluations[0].losses.values()], [*evaluations[1].losses.values()], rtol=1e-4)
     np.testing.assert_allclose(evaluations[0].curves.ap, evaluations[1].curves.ap, atol=1e-3)
+
+
+def test_a_shorter_last_batch_is_traced_by_nobody_and_changes_no_loss(mini_spec, monkeypatch):
+    rng = np.random.default_rng(0)
+    boxes = np.array([[1, 0.5, 0.5, 0.4, 0.3], [0, 0.2, 0.3, 0.2, 0.2]], np.float32)
+    images = rng.integers(0, 256, (5, 64, 64, 3), np.uint8)
+    samples = [
+        Sample(name=str(index), size=(64, 64), boxes=boxes, reader=lambda image=image: image)
+        for index, image in enumerate(images)
+    ]
+    batches = validation_batches(samples, image_size=64, batch_size=4, stride=16)
+    traces = []
+    for name in ("decode", "compute_loss"):
+        plain = getattr(validation, name)
+        traced = lambda *args, name=name, plain=plain: traces.append(name) or plain(*args)  # noqa: E731
+        monkeypatch.setattr(validation, name, traced)
+    loss = LossSettings.from_hyperparameters(Hyperparameters(), mini_spec, 64)
+    mesh, variables = make_mesh(jax.devices()[:1]), init_variables(mini_spec, jax.random.key(0))
+    validate = Validator(mini_spec, loss, ("a", "b", "c"), mesh)
+    first, again = (validate(variables, batches, threads=2) for _ in range(2))
+    assert sorted(traces) == ["compute_loss", "decode"]
+    assert first.images == 5
+    assert first.losses == again.losses
+
+    expected = []
+    for batch in batches.iterate():
+        _, heads = validate._predict(variables, batch["images"])
+        rows = batch["valid"]
+        parts = compute_loss([head[rows] for head in heads], batch["boxes"][rows], batch["mask"][rows], mini_spec, loss)
+        expected.append(parts[1])
+    for name, value in first.losses.items():
+        np.testing.assert_allclose(value, np.mean([float(parts[name]) for parts in expected]), rtol=1e-6)
 
 
 def test_two_devices_find_what_one_does(on_devices):

@@ -10,8 +10,10 @@ from __future__ import annotations
 import functools
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -201,9 +203,13 @@ class ValidationBatches:
     def __len__(self) -> int:
         return len(self.shapes)
 
-    def iterate(self, workers: int = 0) -> Iterator[ValidationBatch]:
-        """All batches in order; see ``TrainingStream.iterate``."""
-        ahead = Prefetch(self, 0, workers)
+    def iterate(self, workers: int = 0, threads: int = 1) -> Iterator[ValidationBatch]:
+        """All batches in order; see ``TrainingStream.iterate``.
+
+        Threads are as quick as processes here: without augmentation nearly all of the work is done outside of Python. They need no time to start and no
+        shared memory.
+        """
+        ahead = Prefetch(self, 0, workers, threads)
         try:
             for batch in ahead:
                 for index in batch["index"][~batch["valid"]].tolist():
@@ -255,6 +261,7 @@ def validation_batches(
     stride: int = 32,
     pad: float = 0.5,
     cache: CacheKind | None = None,
+    most_shapes: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> ValidationBatches:
@@ -268,6 +275,7 @@ def validation_batches(
       stride: of the coarsest level.
       pad: strides added to each side of a rectangle.
       cache: keep decoded images in ``ram`` or on ``disk``.
+      most_shapes: rectangles get wider borders until there are no more different ones; see ``merge_shapes``.
       process_index: which share of every batch to make.
       process_count: in how many shares batches are made.
     """
@@ -276,6 +284,7 @@ def validation_batches(
     shapes: tuple[tuple[int, int], ...] = ((image_size, image_size),) * math.ceil(len(samples) / batch_size)
     if rectangular:
         order, shapes = rectangles(samples, image_size, batch_size, stride, pad)
+        shapes = shapes if most_shapes is None else merge_shapes(shapes, most_shapes)
     decoded = make_cache(samples, cache, image_size, smooth=True) if cache else None
     return ValidationBatches(
         images=Images(samples, image_size, True, decoded),
@@ -323,6 +332,29 @@ def rectangles(
         height, width = (math.ceil(side * image_size / stride + pad) * stride for side in (height, width))
         shapes.append((int(height), int(width)))
     return order, tuple(shapes)
+
+
+def merge_shapes(shapes: Sequence[tuple[int, int]], most: int) -> tuple[tuple[int, int], ...]:
+    """Enlarge shapes (height, width) until at most so many different ones are left; each time the two whose merging adds the fewest pixels.
+
+    >>> merge_shapes([(64, 96), (96, 96), (64, 96), (96, 32)], 2)
+    ((96, 96), (96, 96), (96, 96), (96, 32))
+    """
+    counts = Counter(shapes)
+    enlarged = {shape: shape for shape in counts}
+
+    def union(pair: tuple[tuple[int, int], tuple[int, int]]) -> tuple[int, int]:
+        return max(pair[0][0], pair[1][0]), max(pair[0][1], pair[1][1])
+
+    def added(pair: tuple[tuple[int, int], tuple[int, int]]) -> int:
+        return sum(counts[shape] * (math.prod(union(pair)) - math.prod(shape)) for shape in pair)
+
+    while len(counts) > most:
+        pair = min(combinations(sorted(counts), 2), key=added)
+        both = union(pair)
+        enlarged = {shape: both if now in pair else now for shape, now in enlarged.items()}
+        counts = Counter(enlarged[shape] for shape in shapes)
+    return tuple(enlarged[shape] for shape in shapes)
 
 
 def _collate(contents: Iterable[tuple[Pixels, Boxes]], count: int, shape: tuple[int, int], max_boxes: int) -> Batch:

@@ -1,4 +1,4 @@
-"""Batches made ahead of time, by a thread of this process or by worker processes."""
+"""Batches made ahead of time, by threads of this process or by worker processes."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ class Prefetch(Generic[T]):
 
     Attributes:
       number: of the next batch.
-      workers: processes that make batches; 0 for a thread of this one.
+      workers: processes that make batches; 0 for threads of this one.
     """
 
-    def __init__(self, batches: Batches[T], number: int, workers: int) -> None:
+    def __init__(self, batches: Batches[T], number: int, workers: int, threads: int = 1) -> None:
         self.number, self.workers = number, workers
         cv2.setNumThreads(1)  # workers are the parallelism; OpenCV's own threads would fight them
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads its own flags, and the command line is not absl's
         source: Any = grain.MapDataset.source(batches).slice(slice(number, len(batches)))
         if workers == 0:
-            options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+            options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
             iterator = iter(source.to_iter_dataset(options))
         else:
             unbuffered = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)

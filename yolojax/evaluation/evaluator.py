@@ -5,19 +5,22 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
-from yolojax.evaluation.confusion import confusion
-from yolojax.evaluation.metrics import IOU_THRESHOLDS, Curves, match, precision_recall_curves
+from yolojax.evaluation.metrics import Curves
 from yolojax.evaluation.nms import NmsSettings, suppress, suppress_batch
+from yolojax.evaluation.tally import Batch, Tally
 
-Batch = Mapping[str, Any]
 Program = Callable[[Any], tuple[Any, Any]]  # images to predictions and heads; see ``evaluate``
-Loss = Callable[[Any, np.ndarray, np.ndarray], Mapping[str, Any]]
+Loss = Callable[[Any, np.ndarray, np.ndarray, np.ndarray], Mapping[str, Any]]
+
+# An accelerator takes seconds to compile for each shape, and little time for the wider borders of fewer ones.
+_SHAPES_ON_ACCELERATORS = 3
 
 _suppress_on_device = jax.jit(suppress_batch, static_argnums=1)
 
@@ -100,6 +103,11 @@ class Evaluation:
         }
 
 
+def most_shapes(devices: Sequence[jax.Device]) -> int | None:
+    """How many different shapes of batches a validation on these devices may have; None for as many as its images ask for."""
+    return None if devices[0].platform == "cpu" else _SHAPES_ON_ACCELERATORS
+
+
 def evaluate(
     predict: Program,
     batches: Iterable[Batch],
@@ -114,7 +122,8 @@ def evaluate(
 ) -> Evaluation:
     """Predict, suppress, match and average.
 
-    Images that are not ``valid`` (they fill the last batch up, so that it needs no program of its own) are predicted like the others and counted nowhere.
+    A thread matches and observes a batch while the next one is predicted. Images that are not ``valid`` (they fill the last batch up, so that it needs no
+    program of its own) are predicted like the others and counted nowhere.
 
     Args:
       predict: ``(B, H, W, 3)`` uint8 RGB to predictions ``(B, N, 5 + nc)`` (``x y w h`` in pixels of the image, objectness, class probabilities) and the heads
@@ -124,12 +133,12 @@ def evaluate(
         x; ``padding`` ``(B, 2)`` left and upper border in pixels.
       names: class names; their number is the number of classes.
       settings: of the suppression; validation's by default.
-      loss: heads, boxes and mask of a batch to its named parts.
+      loss: heads, boxes, mask and ``valid`` of a batch to its named parts, those of its valid images alone.
       single_class: all predictions and labels count as class 0.
       nms_on_device: suppress in JAX; by default on every platform but the CPU, where NumPy is faster.
       place: moves the images of a batch to the device or devices.
       observe: is called with every batch and the detections of each of its images, ``(n, 6)`` ``x1 y1 x2 y2 score class`` in pixels of the photo; none where
-        the image is not valid.
+        the image is not valid. The thread calls it.
 
     Returns:
       The figures over all images.
@@ -138,97 +147,44 @@ def evaluate(
     """
     settings = settings or NmsSettings()
     on_device = jax.default_backend() != "cpu" if nms_on_device is None else nms_on_device
-    matches: list[np.ndarray] = []
-    labels: list[np.ndarray] = []
-    matrix = np.zeros((len(names) + 1, len(names) + 1), np.int64)
+    tally = Tally(len(names), single_class=single_class)
     stopwatch = Stopwatch()
     loss_parts: list[Mapping[str, Any]] = []
-    images_seen = 0
 
-    stopwatch.start()
-    for batch in batches:
-        images = place(batch["images"])
-        stopwatch.lap("preprocess")
-        predictions, heads = jax.block_until_ready(predict(images))
-        stopwatch.lap("inference")
-        valid = np.flatnonzero(batch["valid"]).tolist()
-        detected = [np.zeros((0, 6), np.float32)] * len(images)
-        for image, detections in zip(valid, suppress_rows(predictions, valid, settings, on_device), strict=True):
-            detected[image] = to_photo(detections, batch, image)
-        stopwatch.lap("nms")
-        for image in valid:
-            detections, true = detected[image], true_boxes(batch, image)
-            if single_class:
-                detections[:, 5] = true[:, 0] = 0
-            matches.append(np.concatenate([match(detections, true), detections[:, 4:]], 1))
-            labels.append(true[:, 0])
-            matrix += confusion(detections, true, len(names))
-        if loss is not None and valid:
-            parts = loss(_rows(heads, valid, len(images)), batch["boxes"][valid], batch["mask"][valid])
-            loss_parts.append({name: float(part) for name, part in parts.items()})
+    def count(batch: Batch, rows: Sequence[int], found: Sequence[np.ndarray]) -> None:
+        detected = tally.add(batch, rows, found)
         if observe is not None:
             observe(batch, detected)
-        images_seen += len(valid)
-        stopwatch.finish(images.shape, len(valid))
 
-    everything = np.concatenate(matches) if matches else np.zeros((0, len(IOU_THRESHOLDS) + 2))
-    true_classes = np.concatenate(labels) if labels else np.zeros(0)
+    with ThreadPoolExecutor(1, "yolojax-tally") as host:
+        counting: Future[None] | None = None
+        stopwatch.start()
+        for batch in batches:
+            images = place(batch["images"])
+            stopwatch.lap("preprocess")
+            predictions, heads = jax.block_until_ready(predict(images))
+            stopwatch.lap("inference")
+            valid = np.flatnonzero(batch["valid"]).tolist()
+            found = suppress_rows(predictions, valid, settings, on_device)
+            stopwatch.lap("nms")
+            if counting is not None:  # one batch waits at most, and an error comes out
+                counting.result()
+            counting = host.submit(count, batch, valid, found)
+            if loss is not None and valid:
+                parts = jax.device_get(loss(heads, batch["boxes"], batch["mask"], batch["valid"]))
+                loss_parts.append({name: float(part) for name, part in parts.items()})
+            stopwatch.finish(images.shape, len(valid))
+        if counting is not None:
+            counting.result()
     return Evaluation(
-        curves=precision_recall_curves(
-            everything[:, :-2].astype(bool), everything[:, -2], everything[:, -1], true_classes
-        ),
+        curves=tally.curves(),
         names=tuple(names),
-        images=images_seen,
-        confusion=matrix,
+        images=tally.images,
+        confusion=tally.confusion,
         speed_ms=stopwatch.per_image(),
         losses={name: float(np.mean([parts[name] for parts in loss_parts])) for name in (loss_parts or [{}])[0]},
         shapes=len(stopwatch.shapes),
     )
-
-
-def to_photo(boxes: np.ndarray, batch: Batch, image: int) -> np.ndarray:
-    """Boxes from pixels of the network's input to pixels of the photo, clipped to it.
-
-    Args:
-      boxes: ``(n, 4 or more)``, the first four columns ``x1 y1 x2 y2``.
-      batch: where the image is from.
-      image: its row.
-
-    Returns:
-      A copy; further columns are untouched.
-
-    Source: ``docs/yolov5.md`` §1.11: one gain, that of the height, for both axes.
-    """
-    height, width = batch["original_size"][image]
-    boxes = boxes.copy()
-    border = np.tile(batch["padding"][image], 2).astype(boxes.dtype)
-    corners = (boxes[:, :4] - border) / boxes.dtype.type(batch["gain"][image][0])
-    boxes[:, :4] = corners.clip(0, np.array([width, height, width, height], boxes.dtype))
-    return boxes
-
-
-def true_boxes(batch: Batch, image: int) -> np.ndarray:
-    """Labels of one image of a batch.
-
-    They go through the network's input and back, like the detections: its size is rounded to whole pixels, so the two axes are scaled a little differently, and
-    the way back takes one gain for both.
-
-    Args:
-      batch: where the image is from.
-      image: its row.
-
-    Returns:
-      ``(m, 5)`` ``class x1 y1 x2 y2`` in pixels of the photo.
-    """
-    height, width = batch["images"].shape[1:3]
-    boxes = batch["boxes"][image][batch["mask"][image]]
-    centre, half = boxes[:, 1:3], boxes[:, 3:5] / 2
-    corners = np.concatenate([centre - half, centre + half], 1) * np.array([width, height] * 2, boxes.dtype)
-    return np.concatenate([boxes[:, :1], to_photo(corners, batch, image)], 1)
-
-
-def _rows(heads: Any, rows: Sequence[int], size: int) -> Any:
-    return heads if len(rows) == size else jax.tree.map(lambda head: head[np.array(rows)], heads)
 
 
 def suppress_rows(predictions: Any, rows: Sequence[int], settings: NmsSettings, on_device: bool) -> list[np.ndarray]:

@@ -74,39 +74,84 @@ def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     Returns:
       ``(n, m)`` in 0 to 1.
     """
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    intersection = np.maximum(high - low, 0).prod(2)
-    area = (first[:, 2:] - first[:, :2]).prod(1)[:, None] + (second[:, 2:] - second[:, :2]).prod(1)
+    return paired_iou(first[:, None], second[None])
+
+
+def paired_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """IoU of boxes ``(..., 4)`` ``x1 y1 x2 y2`` with those at the same place of ``second``."""
+    low = np.maximum(first[..., :2], second[..., :2])
+    high = np.minimum(first[..., 2:], second[..., 2:])
+    sides = np.maximum(high - low, 0)
+    intersection = sides[..., 0] * sides[..., 1]
+    first_side, second_side = first[..., 2:] - first[..., :2], second[..., 2:] - second[..., :2]
+    area = first_side[..., 0] * first_side[..., 1] + second_side[..., 0] * second_side[..., 1]
     return intersection / (area - intersection + np.float32(1e-7))
 
 
-def match(detections: np.ndarray, labels: np.ndarray, thresholds: np.ndarray = IOU_THRESHOLDS) -> np.ndarray:
-    """Which detections of one image are right, for each IoU threshold.
-
-    A detection chooses the label of its class that it overlaps most; of several that choose the same label the first, so the most confident, is right.
+def pairs(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs of members of the same group, over many groups at once.
 
     Args:
-      detections: ``(n, 6)`` ``x1 y1 x2 y2 score class``, best first.
-      labels: ``(m, 5)`` ``class x1 y1 x2 y2``, same unit.
-      thresholds: ``(t,)``; the IoU must reach it.
+      first: ``(n,)`` int, at least 0: the group of each member.
+      second: ``(m,)`` likewise.
 
     Returns:
-      ``(n, t)`` bool.
+      ``(k,)`` and ``(k,)``: positions in ``first``, ascending, and in ``second``, ascending for each of ``first``.
+
+    >>> pairs(np.array([1, 0, 1]), np.array([1, 2, 1]))
+    (array([0, 0, 2, 2]), array([0, 2, 0, 2]))
+    """
+    order = np.argsort(second, kind="stable")
+    counts = np.bincount(second, minlength=int(first.max(initial=-1)) + 1)
+    number = counts[first]
+    one = np.repeat(np.arange(len(first)), number)
+    # Where the partners of each member begin, less the pairs before its own.
+    shift = (counts.cumsum() - counts)[first] - (number.cumsum() - number)
+    return one, order[np.arange(len(one)) + shift[one]]
+
+
+def match(
+    detections: np.ndarray, labels: np.ndarray, images: tuple[np.ndarray, np.ndarray] | None = None
+) -> np.ndarray:
+    """Which detections are right, for each of ``IOU_THRESHOLDS``.
+
+    A detection chooses the label of its image and class that it overlaps most; of several that choose the same label the first, so the most confident, is
+    right.
+
+    Args:
+      detections: ``(n, 6)`` ``x1 y1 x2 y2 score class``, those of an image best first.
+      labels: ``(m, 5)`` ``class x1 y1 x2 y2``, same unit.
+      images: ``(n,)`` and ``(m,)`` int, at least 0: the image of each detection and of each label; all of one by default.
+
+    Returns:
+      ``(n, 10)`` bool.
 
     Source: ``docs/yolov5.md`` §1.11.
     """
-    correct = np.zeros((len(detections), len(thresholds)), bool)
-    if not len(detections) or not len(labels):
+    correct = np.zeros((len(detections), len(IOU_THRESHOLDS)), bool)
+    groups = [detections[:, 5].astype(int), labels[:, 0].astype(int)]
+    if images is not None:
+        classes = 1 + max(int(group.max(initial=0)) for group in groups)
+        groups = [image * classes + group for image, group in zip(images, groups, strict=True)]
+    found, true = pairs(*groups)
+    if not len(found):
         return correct
-    iou = box_iou(labels[:, 1:], detections[:, :4])
-    iou[labels[:, 0, None] != detections[:, 5]] = -1
-    choice = len(labels) - 1 - iou[::-1].argmax(0)  # of equal overlaps the last label, as in the original
-    overlap = iou[choice, np.arange(len(detections))]
-    for column, threshold in enumerate(thresholds):
-        candidates = np.flatnonzero(overlap >= threshold)
-        _, first = np.unique(choice[candidates], return_index=True)
-        correct[candidates[first], column] = True
+    iou = paired_iou(detections[found, :4], labels[true, 1:])
+    starts = np.flatnonzero(np.diff(found, prepend=-1))
+    overlap = np.maximum.reduceat(iou, starts)
+    is_best = iou == np.repeat(overlap, np.diff(starts, append=len(found)))
+    choice = np.maximum.reduceat(
+        np.where(is_best, true, -1), starts
+    )  # of equal overlaps the last label, as in the original
+    # How many thresholds each detection reaches, and how many the best of those before it with the same label: it is right in between.
+    level = np.searchsorted(IOU_THRESHOLDS, overlap, side="right")
+    order = np.argsort(choice, kind="stable")
+    order = order[level[order] > 0]
+    choice, level, count = choice[order], level[order], len(IOU_THRESHOLDS) + 1
+    highest = np.maximum.accumulate(choice * count + level)[:-1]
+    before = np.concatenate([[0], np.where(choice[1:] == choice[:-1], highest % count, 0)])[: len(order)]
+    thresholds = np.arange(len(IOU_THRESHOLDS))
+    correct[found[starts][order]] = (thresholds >= before[:, None]) & (thresholds < level[:, None])
     return correct
 
 
@@ -124,26 +169,30 @@ def precision_recall_curves(correct: np.ndarray, scores: np.ndarray, classes: np
 
     Source: ``docs/yolov5.md`` §1.11.
     """
-    # Equal scores: wrong detections first, so that no order of images flatters the result.
-    pattern = correct @ (1 << np.arange(correct.shape[1]))
-    order = np.lexsort([pattern, -scores])
-    correct, scores, classes = correct[order], scores[order], classes[order]
     present, instances = np.unique(labels.astype(int), return_counts=True)
-
     ap = np.zeros((len(present), correct.shape[1]))
     precision_at, recall_at, interpolated = np.zeros((3, len(present), len(CONFIDENCES)))
-    for row, (label, count) in enumerate(zip(present, instances, strict=True)):
-        chosen = classes == label
-        if not chosen.any():
+    # Few detections are right for any threshold: these alone are put in order, and counted among all by their scores.
+    right = np.unique(np.flatnonzero(correct) // correct.shape[1])
+    right_classes, pattern = classes[right], correct[right] @ (1 << np.arange(correct.shape[1]))
+    for row, (label, count, chosen) in enumerate(zip(present, instances, _by_class(classes, present), strict=True)):
+        if not len(chosen):
             continue
-        right = correct[chosen].cumsum(0)
-        wrong = (~correct[chosen]).cumsum(0)
-        recall = right / (count + 1e-16)
-        precision = right / (right + wrong)
-        recall_at[row] = np.interp(-CONFIDENCES, -scores[chosen], recall[:, 0], left=0)
-        precision_at[row] = np.interp(-CONFIDENCES, -scores[chosen], precision[:, 0], left=1)
+        falling = np.sort(-scores[chosen])
+        own = np.flatnonzero(right_classes == label)
+        # Equal scores: wrong detections first, so that no order of images flatters the result.
+        own = own[np.lexsort([pattern[own], -scores[right[own]]])]
+        score = -scores[right[own]]
+        wrong_before = np.searchsorted(falling, score, side="right") - np.searchsorted(score, score, side="right")
+        place, hits = wrong_before + np.arange(len(own)), correct[right[own]]
+        found = np.zeros(len(chosen), int)
+        found[place[hits[:, 0]]] = 1
+        found = found.cumsum()
+        recall, precision = found / (count + 1e-16), found / np.arange(1, len(found) + 1)
+        recall_at[row] = np.interp(-CONFIDENCES, falling, recall, left=0)
+        precision_at[row] = np.interp(-CONFIDENCES, falling, precision, left=1)
         for column in range(correct.shape[1]):
-            ap[row, column], at_recall, envelope = _area(recall[:, column], precision[:, column])
+            ap[row, column], at_recall, envelope = _area(place[hits[:, column]], len(chosen), int(count))
             if column == 0:
                 interpolated[row] = np.interp(np.linspace(0, 1, interpolated.shape[1]), at_recall, envelope)
     f1 = 2 * precision_at * recall_at / (precision_at + recall_at + 1e-16)
@@ -151,10 +200,32 @@ def precision_recall_curves(correct: np.ndarray, scores: np.ndarray, classes: np
     return Curves(present, instances, ap, precision_at, recall_at, f1, interpolated, best)
 
 
-def _area(recall: np.ndarray, precision: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Area under the curve, and the curve itself: recalls from 0 to 1 and the precision that is reached at that recall or a higher one."""
-    at_recall = np.concatenate([[0.0], recall, [1.0]])
-    envelope = np.maximum.accumulate(np.concatenate([[1.0], precision, [0.0]])[::-1])[::-1]
+def _by_class(classes: np.ndarray, present: np.ndarray) -> list[np.ndarray]:
+    """The positions of each of the classes ``present``, which ascend."""
+    narrow = np.min_scalar_type(
+        int(max(classes.max(initial=0), present.max(initial=0)))
+    )  # sorted much faster than wide ones
+    labels = classes.astype(narrow)
+    order = np.argsort(labels, kind="stable")
+    ends = np.bincount(labels, minlength=int(present.max(initial=0)) + 1).cumsum()
+    return [order[(ends[label - 1] if label else 0) : ends[label]] for label in present.tolist()]
+
+
+def _area(places: np.ndarray, detections: int, labels: int) -> tuple[float, np.ndarray, np.ndarray]:
+    """Area under the curve of a class, and the curve: recalls from 0 to 1 and the precision that is reached at that recall or a higher one.
+
+    Recall rises, and the curve turns, only where a detection is right: those points, the ones before them and the last say all.
+
+    Args:
+      places: of the right detections in the order of all of the class, ascending.
+      detections: how many there are.
+      labels: how many there are.
+    """
+    at = np.unique(np.concatenate([places, places - 1, [detections - 1]]))
+    at = at[at >= 0]
+    right = np.searchsorted(places, at, side="right")
+    at_recall = np.concatenate([[0.0], right / (labels + 1e-16), [1.0]])
+    envelope = np.maximum.accumulate(np.concatenate([[1.0], right / (at + 1), [0.0]])[::-1])[::-1]
     return float(np.trapezoid(np.interp(RECALLS, at_recall, envelope), RECALLS)), at_recall, envelope
 
 

@@ -14,10 +14,13 @@ Both forms follow the same rules, those of ``docs/yolov5.md`` §1.11, and give t
 device. Their outputs are equal bit by bit on a CPU; an accelerator may round an IoU differently where it is within one unit of the threshold.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +30,11 @@ from jax import Array, lax
 Predictions = TypeVar("Predictions", np.ndarray, Array)
 
 CLASS_OFFSET = 7680.0  # pixels; wider than any image
-BLOCK = 256  # candidates that are compared at once on the host; measured, any size gives the same result
+BLOCK = 256  # candidates that are compared at once; measured on the host, any size gives the same result
+_BOXES = (
+    4096  # with a score above the threshold; where no image of a batch has more, only theirs are sorted on the device
+)
+_TRIES = 8  # of a block between two looks at whether it is settled, which on a GPU the host waits for; more chains than this are rare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +186,7 @@ def _round_down(threshold: float, dtype: np.dtype) -> np.floating:
 def suppress_batch(predictions: Array, settings: NmsSettings) -> tuple[Array, Array]:
     """NMS of a batch on the device; jit it with ``settings`` static.
 
-    The loop runs once per detection that is kept, not once per candidate, so its cost is bounded by the size of the answer. All candidates that the rules
+    Candidates are taken in blocks, best first: those that a kept one beats fall away, and the rest settle among themselves. All candidates that the rules
     admit take part: the static size is ``max_candidates``, or every score where there are fewer.
 
     Args:
@@ -202,11 +209,95 @@ def suppress_batch(predictions: Array, settings: NmsSettings) -> tuple[Array, Ar
         order = jnp.argsort(-merged[:, :, 4], axis=1, stable=True)  # unused rows have the score 0
         used = jnp.arange(merged.shape[1]) < counts[:, None]
         return jnp.where(used[:, :, None], jnp.take_along_axis(merged, order[:, :, None], 1), 0), counts
-    return jax.vmap(lambda image: _suppress_image(image, settings))(predictions)
+    detections, scores = _candidates_on_device(predictions, settings)
+    return jax.vmap(partial(_suppress_sorted, settings=settings))(detections, scores)
 
 
-def _suppress_image(predictions: Array, settings: NmsSettings) -> tuple[Array, Array]:
-    dtype = predictions.dtype
+class _Boxes(NamedTuple):
+    """Boxes moved by class, each ``(n,)``; their areas are no part of what is fused below, so that they are rounded as on the host."""
+
+    x1: Array
+    y1: Array
+    x2: Array
+    y2: Array
+    area: Array
+
+    def at(self, rows: Array) -> _Boxes:
+        return _Boxes(*(column[rows] for column in self))
+
+
+class _Progress(NamedTuple):
+    """Of one image: where the block starts, which of it may be kept, places of those that are kept ``(max_detections,)`` and their number."""
+
+    start: Array
+    keep: Array
+    kept: Array
+    number: Array
+
+
+def _suppress_sorted(detections: Array, score: Array, settings: NmsSettings) -> tuple[Array, Array]:
+    """NMS of the candidates of one image, as ``_sorted_candidates`` gives them."""
+    block = min(BLOCK, len(score))
+    corners, label = detections[:, :4], detections[:, 5:]
+    x1, y1, x2, y2 = (corners + label * (0.0 if settings.agnostic else CLASS_OFFSET)).T
+    boxes = _Boxes(x1, y1, x2, y2, (x2 - x1) * (y2 - y1))
+    candidates = (score > -jnp.inf).sum(dtype=jnp.int32)
+    threshold = _round_down(settings.iou, np.dtype(score.dtype))
+
+    def unfinished(state: _Progress) -> Array:
+        return (state.start < candidates) & (state.number < settings.max_detections)
+
+    def settle(state: _Progress) -> _Progress:
+        rows = state.start + jnp.arange(
+            block, dtype=jnp.int32
+        )  # behind the last one, it is read again and no candidate
+        own, used = boxes.at(rows), jnp.arange(settings.max_detections) < state.number
+        beaten = (_exceeds(boxes.at(state.kept), own, threshold) & used[:, None]).any(0)
+        possible = (rows < candidates) & ~beaten
+        beats = _exceeds(own, own, threshold) & (jnp.arange(block)[:, None] < jnp.arange(block))
+        # As on the host: each try settles at least one more from the front, and what a try does not change is the answer.
+        before, keep = state.keep, state.keep & possible
+        for _ in range(_TRIES):
+            before, keep = keep, possible & ~(beats & keep[:, None]).any(0)
+        settled = (before == keep).all()
+        places = jnp.where(keep & settled, state.number + keep.cumsum(dtype=jnp.int32) - 1, settings.max_detections)
+        return _Progress(
+            start=state.start + settled * jnp.int32(block),
+            keep=keep | settled,
+            kept=state.kept.at[places].set(rows, mode="drop"),
+            number=jnp.minimum(state.number + settled * keep.sum(dtype=jnp.int32), settings.max_detections),
+        )
+
+    nothing = jnp.zeros(settings.max_detections, jnp.int32)
+    first = _Progress(jnp.int32(0), jnp.ones(block, bool), nothing, jnp.int32(0))
+    end = lax.while_loop(unfinished, settle, first)
+    used = jnp.arange(settings.max_detections) < end.number
+    return jnp.where(used[:, None], detections[end.kept], 0), end.number
+
+
+def _candidates_on_device(predictions: Array, settings: NmsSettings) -> tuple[Array, Array]:
+    """``_sorted_candidates`` of every image of a batch; a sort of all scores is what costs most, and is rarely needed."""
+    boxes, size = predictions.shape[1], min(settings.max_candidates, predictions[0, :, 5:].size)
+
+    def sort(image: Array) -> tuple[Array, Array]:
+        return _sorted_candidates(image, settings, size)
+
+    if boxes <= _BOXES:
+        return jax.vmap(sort)(predictions)
+    objectness = predictions[..., 4]
+    best = (predictions[..., 5:] * objectness[..., None]).max(-1)
+    passes = (objectness > settings.confidence) & (best > settings.confidence)
+    places = jnp.sort(jnp.where(passes, jnp.arange(boxes), boxes), 1)[:, :_BOXES]
+
+    def of_few() -> tuple[Array, Array]:
+        # Behind the last box there are only numbers that are none, which pass no threshold.
+        return jax.vmap(lambda image, rows: sort(jnp.take(image, rows, 0, mode="fill")))(predictions, places)
+
+    return lax.cond((passes.sum(1) <= _BOXES).all(), of_few, lambda: lax.map(sort, predictions))
+
+
+def _sorted_candidates(predictions: Array, settings: NmsSettings, size: int) -> tuple[Array, Array]:
+    """``size`` rows ``x1 y1 x2 y2 score class`` of an image, best first, and their scores again; -inf where the row is no candidate."""
     classes = predictions.shape[1] - 5
     objectness = predictions[:, 4]
     scores = predictions[:, 5:] * objectness[:, None]
@@ -218,34 +309,21 @@ def _suppress_image(predictions: Array, settings: NmsSettings) -> tuple[Array, A
     if settings.classes is not None:
         passes &= jnp.isin(labels, jnp.asarray(settings.classes, labels.dtype))
     scores = jnp.where(passes, scores, -jnp.inf)
-
     # top_k puts the lower index first among equals: the order of the predictions.
-    score, index = lax.top_k(scores.ravel(), min(settings.max_candidates, scores.size))
-    label = labels.ravel()[index].astype(dtype)
+    score, index = lax.top_k(scores.ravel(), min(size, scores.size))
+    label = labels.ravel()[index].astype(predictions.dtype)
     row = index // scores.shape[1]
     centre, half = predictions[row, :2], predictions[row, 2:4] / 2
-    corners = jnp.concatenate([centre - half, centre + half], 1)
-    x1, y1, x2, y2 = (corners + label[:, None] * (0.0 if settings.agnostic else CLASS_OFFSET)).T
-    areas = (x2 - x1) * (y2 - y1)
-    threshold = _round_down(settings.iou, np.dtype(dtype))
+    rows = jnp.concatenate([centre - half, centre + half, score[:, None], label[:, None]], 1)
+    missing = size - len(score)
+    return jnp.pad(rows, ((0, missing), (0, 0))), jnp.pad(score, (0, missing), constant_values=-jnp.inf)
 
-    def more(state: tuple[Array, Array, Array]) -> Array:
-        alive, _, count = state
-        return alive.any() & (count < settings.max_detections)
 
-    def keep_best(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        alive, kept, count = state
-        best = alive.argmax()  # the first that is alive: candidates are sorted
-        width = jnp.minimum(x2[best], x2) - jnp.maximum(x1[best], x1)
-        height = jnp.minimum(y2[best], y2) - jnp.maximum(y1[best], y1)
-        # "where", not "maximum": a select between product and difference keeps the compiler from fusing them, which would round differently.
-        intersection = jnp.where((width > 0) & (height > 0), width * height, 0)
-        iou = intersection / (areas[best] + areas - intersection)
-        alive = (alive & ~(iou > threshold)).at[best].set(False)
-        return alive, kept.at[count].set(best.astype(jnp.int32)), count + 1
-
-    start = (score > -jnp.inf, jnp.zeros(settings.max_detections, jnp.int32), jnp.int32(0))
-    _, kept, count = lax.while_loop(more, keep_best, start)
-    detections = jnp.concatenate([corners, score[:, None], label[:, None]], 1)[kept]
-    used = jnp.arange(settings.max_detections) < count
-    return jnp.where(used[:, None], detections, 0), count
+def _exceeds(first: _Boxes, second: _Boxes, threshold: np.floating) -> Array:
+    """Whether the IoU of every pair exceeds the threshold, ``(n, m)``."""
+    one = _Boxes(*(column[:, None] for column in first))
+    width = jnp.minimum(one.x2, second.x2) - jnp.maximum(one.x1, second.x1)
+    height = jnp.minimum(one.y2, second.y2) - jnp.maximum(one.y1, second.y1)
+    # "where", not "maximum": a select between product and difference keeps the compiler from fusing them, which would round differently.
+    intersection = jnp.where((width > 0) & (height > 0), width * height, 0)
+    return intersection / (one.area + second.area - intersection) > threshold

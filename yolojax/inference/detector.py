@@ -19,8 +19,9 @@ from PIL import ImageOps
 from yolojax.data.geometry import GREY, Scene, letterbox
 from yolojax.data.sample import ImageError, Pixels, no_boxes
 from yolojax.errors import UserError
-from yolojax.evaluation.evaluator import Program, Stopwatch, suppress_rows, to_photo
+from yolojax.evaluation.evaluator import Program, Stopwatch, suppress_rows
 from yolojax.evaluation.nms import NmsSettings
+from yolojax.evaluation.tally import to_photo
 from yolojax.inference.predictor import make_predict, suppressed_parts
 from yolojax.inference.results import Detections, Results
 from yolojax.inference.settings import InferenceSettings

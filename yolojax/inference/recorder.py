@@ -21,7 +21,7 @@ from yolojax.evaluation.coco import (
     numbered,
     official_figures,
 )
-from yolojax.evaluation.evaluator import true_boxes
+from yolojax.evaluation.tally import true_boxes
 from yolojax.files import write_file
 from yolojax.inference.validation import Validation
 from yolojax.inference.writing import unique_stems, write_labels

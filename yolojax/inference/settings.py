@@ -70,7 +70,7 @@ class ValSettings(_WithDtype):
         "study = the val split at 256 to 1536 pixels",
     )
     device: str = flag("", "devices: cpu, gpu, tpu, or numbers as in '0,1'; default: all of the best platform")
-    workers: int = flag(8, "data loading processes at most; 0 loads in this process")
+    workers: int = flag(8, "threads at most that load images")
     single_cls: bool = flag(False, "treat all classes as one")
     augment: bool = flag(False, "test-time augmentation: predict at three sizes, once mirrored")
     verbose: bool = flag(False, "show the table per class also for 50 classes and more")
@@ -252,7 +252,7 @@ class BenchSettings:
         "",
         "device: cpu, gpu, tpu or a number; ONNX Runtime is measured on the CPU in any case; default: the first of the best platform",
     )
-    workers: int = flag(8, "data loading processes at most; 0 loads in this process")
+    workers: int = flag(8, "threads at most that load images")
     hard_fail: float | None = flag(
         None,
         "least mAP50-95: exit with status 1 if a way is below it or cannot be run; 0 without a value; default: none",

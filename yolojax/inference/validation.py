@@ -21,7 +21,7 @@ from yolojax.data.config import DataConfig
 from yolojax.data.sample import Sample
 from yolojax.data.sources import load_data, open_split
 from yolojax.errors import UserError
-from yolojax.evaluation.evaluator import Evaluation, Program, evaluate
+from yolojax.evaluation.evaluator import Evaluation, Program, evaluate, most_shapes
 from yolojax.evaluation.nms import NmsSettings
 from yolojax.inference.predictor import make_predict, suppressed_parts
 from yolojax.inference.settings import ValSettings
@@ -33,8 +33,6 @@ from yolojax.weights.join import graft
 from yolojax.weights.store import Weights
 
 log = logging.getLogger(__name__)
-
-FEW_IMAGES = 1000  # up to here threads load faster than processes start
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -52,6 +50,7 @@ class Validation:
       nms: thresholds.
       rectangular: whether batches have the shape of their images.
       classes: of the network, in the order of ``names``; None where it has those and no others.
+      most_shapes: different shapes of batches at most; None for as many as there are.
       place: moves images to the devices.
     """
 
@@ -65,6 +64,7 @@ class Validation:
     nms: NmsSettings
     rectangular: bool
     classes: tuple[int, ...] | None
+    most_shapes: int | None
     place: Callable[[np.ndarray], Any]
 
     def batches(self, image_size: int | None = None) -> ValidationBatches:
@@ -76,6 +76,7 @@ class Validation:
             rectangular=self.rectangular,
             stride=math.lcm(*(item.spec.stride for item in self.weights)),
             pad=0.5,
+            most_shapes=self.most_shapes,
         )
 
     def run(
@@ -92,9 +93,9 @@ class Validation:
           predict: what is measured, instead of the network itself: the same network in another form.
         """
         batches = self.batches(image_size)
-        workers = min(self.settings.workers, os.cpu_count() or 1) if len(self.samples) > FEW_IMAGES else 0
+        threads = max(1, min(self.settings.workers, os.cpu_count() or 1))
         shown = get_console().is_terminal
-        bar = track(batches.iterate(workers), "validating", len(batches), transient=True, disable=not shown)
+        bar = track(batches.iterate(threads=threads), "validating", len(batches), transient=True, disable=not shown)
         return evaluate(
             predict
             or make_predict(
@@ -119,6 +120,7 @@ class Validation:
             "split": split_of(self.settings.task),
             "image_size": self.image_size,
             "rectangular": self.rectangular,
+            "most_shapes": self.most_shapes,
             "batch_size": self.batch_size,
             "confidence": self.nms.confidence,
             "iou": self.nms.iou,
@@ -135,7 +137,7 @@ def describe_settings(described: Mapping[str, Any]) -> str:
     sizes = described["image_size"]
     options = [
         f"{sizes} px" if isinstance(sizes, int) else f"{sizes[0]} to {sizes[-1]} px",
-        "rectangular" if described["rectangular"] else "square",
+        _describe_shapes(described),
         f"batch {described['batch_size']}",
         f"confidence > {described['confidence']:g}",
         f"NMS IoU {described['iou']:g}",
@@ -145,6 +147,13 @@ def describe_settings(described: Mapping[str, Any]) -> str:
         described["dtype"],
     ]
     return f"{' + '.join(described['weights'])} on {described['data']} ({described['split']}), {', '.join(options)}"
+
+
+def _describe_shapes(described: Mapping[str, Any]) -> str:
+    if not described["rectangular"]:
+        return "square"
+    most = described.get("most_shapes")
+    return "rectangular" if most is None else f"rectangular in at most {most} shapes"
 
 
 def measure_sizes(validation: Validation, sizes: Iterable[int]) -> Iterator[dict[str, Any]]:
@@ -254,5 +263,6 @@ def prepare_validation(settings: ValSettings, devices: Sequence[jax.Device]) -> 
         ),
         classes=classes,
         rectangular=not speed,
+        most_shapes=most_shapes(devices),
         place=partial(jax.device_put, device=split(make_mesh(devices))),
     )

@@ -10,17 +10,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
-from yolojax.evaluation.nms import NmsSettings, suppress_batch
 from yolojax.freezing.phases import Phase
 from yolojax.hyperparameters import Hyperparameters
 from yolojax.mesh import make_mesh, replicated, split
 from yolojax.model.convolution import KERNEL_GRADIENT
-from yolojax.model.decode import decode
-from yolojax.model.images import normalise
-from yolojax.model.network import Network, Variables, abstract_variables
+from yolojax.model.network import Network, abstract_variables
 from yolojax.model.spec import ModelSpec
+from yolojax.plan.validation import compile_quickly, validation_programs
 from yolojax.training.loss import LossSettings
 from yolojax.training.optimizer import OptimizerSettings
 from yolojax.training.schedule import Schedule
@@ -117,29 +114,25 @@ def validation_bytes(spec: ModelSpec, phase: Phase, shape: StepShape, device: ja
 
     It predicts and, on an accelerator, suppresses. None where the compiler refuses it for its memory.
     """
-    mesh = make_mesh([device])
     state = _abstract_step(spec, phase, shape, device)[1]
-    network = Network(spec, dtype=jnp.dtype(shape.dtype))
-    variables = abstract_variables(spec)
-    count = validation_batch(shape.batch, shape.size, on_cpu=device.platform == "cpu")
-    images = jax.ShapeDtypeStruct((count, shape.size, shape.size, 3), jnp.uint8)
-
-    def predict(variables: Variables, images: Array) -> Any:
-        heads: Any = network.apply(variables, normalise(images))
-        predictions = decode(heads, spec)
-        found = None if device.platform == "cpu" else suppress_batch(predictions, NmsSettings())
-        return predictions, heads, found
-
-    placed = _placed(variables, replicated(mesh)), _placed(images, split(mesh))
+    on_cpu = device.platform == "cpu"
+    count = validation_batch(shape.batch, shape.size, on_cpu=on_cpu)
     try:
-        compiled = _quickly(jax.jit(predict, out_shardings=replicated(mesh)).lower(*placed), device)
+        programs = validation_programs(
+            spec, device, batch=count, size=(shape.size, shape.size), dtype=shape.dtype, with_nms=not on_cpu
+        )
     except jax.errors.JaxRuntimeError as error:
         if not _is_too_large(error):
             raise
         return None
-    memory: Any = compiled.memory_analysis()
-    # The averages that are validated are a part of the state already.
-    return _bytes(state) + _bytes(images) + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    memory: dict[str, Any] = {name: program.memory_analysis() for name, program in programs.items()}
+    # Predictions stay while the next program runs; the averages that are validated are a part of the state already.
+    own = (
+        memory["predict"].temp_size_in_bytes,
+        *(nms.temp_size_in_bytes + nms.output_size_in_bytes for nms in [memory.get("nms")] if nms),
+    )
+    images = count * shape.size**2 * 3
+    return _bytes(state) + images + memory["predict"].output_size_in_bytes + max(own)
 
 
 def step_flops(spec: ModelSpec, phase: Phase, shape: StepShape) -> float:
@@ -194,7 +187,7 @@ def compile_step(
     """The abstract state, the compiled step and its memory; without a step where the compiler refuses it for its memory."""
     step, state, batch = _abstract_step(spec, phase, shape, device)
     try:
-        compiled = _quickly(step.lower(state, batch, phase.factors), device)
+        compiled = compile_quickly(step.lower(state, batch, phase.factors), device)
     except jax.errors.JaxRuntimeError as error:
         if not _is_too_large(error):
             raise
@@ -206,12 +199,6 @@ def compile_step(
     # The peak that programs report leaves out temporary arrays on CPU.
     peak = sizes.argument_size_in_bytes + own_results + sizes.temp_size_in_bytes + sizes.generated_code_size_in_bytes
     return state, compiled, Memory(peak=peak, temporary=sizes.temp_size_in_bytes)
-
-
-def _quickly(lowered: jax.stages.Lowered, device: jax.Device) -> jax.stages.Compiled:
-    """Compile; operations and buffers are decided before machine code is made, which takes half of the time on CPU."""
-    options: Any = {"xla_backend_optimization_level": 0} if device.platform == "cpu" else None
-    return lowered.compile(options)
 
 
 def _is_too_large(error: Exception) -> bool:

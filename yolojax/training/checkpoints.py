@@ -7,12 +7,14 @@ A run folder holds ``checkpoints/<step>/`` (state of the optimizer and the loop,
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental.multihost_utils import sync_global_devices
 
@@ -40,6 +42,25 @@ class Checkpoints:
         self.folder = folder.absolute() / "checkpoints"
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._thread = ThreadPoolExecutor(1, "yolojax-saving")
+        self._saving: Future[None] | None = None
+
+    def in_background(self, write: Callable[[], None]) -> None:
+        """Let a thread write files, after it has finished what it was given before; raises the error of that.
+
+        Args:
+          write: saves weights and then a state, all of it copies of ``on_host``. Several processes save one array together, so there it runs at once.
+        """
+        self._join()
+        if jax.process_count() == 1:
+            self._saving = self._thread.submit(write)
+        else:
+            write()
+
+    def _join(self) -> None:
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
 
     def save(self, step: int, state: Any, progress: Mapping[str, Any]) -> None:
         """Save in the background; waits for the save before it, and raises that one's error.
@@ -69,6 +90,7 @@ class Checkpoints:
         Raises:
           UserError: it could not be written.
         """
+        self._join()
         try:
             self._manager.wait_until_finished()
         except Exception as error:
@@ -134,7 +156,13 @@ class Checkpoints:
         try:
             self.wait()
         finally:
+            self._thread.shutdown()
             self._manager.close()
+
+
+def on_host(tree: State) -> State:
+    """Copies that the next step, which is given the arrays, does not touch; those that several processes save together stay where they are."""
+    return jax.tree.map(np.array, tree) if jax.process_count() == 1 else tree
 
 
 def has_checkpoint(folder: Path) -> bool:

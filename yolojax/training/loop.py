@@ -69,7 +69,7 @@ def train(settings: TrainSettings, given: Set[str] | None = None) -> dict[str, A
                 run.pause(meter, time.perf_counter() - started)
                 log.info("saved; continue with: python train.py --resume %s", shlex.quote(str(run.folder)))
                 raise SystemExit(interrupt.status)
-            evaluation = validate(run.averaged(), job.validation) if run.validates else None
+            evaluation = validate(run.averaged(), job.validation, _threads(job)) if run.validates else None
             run.advance(meter, evaluation, time.perf_counter() - started)
             report.epoch(run, trackers, meter, evaluation)
             run.save()
@@ -259,6 +259,11 @@ def _workers(job: Job) -> int:
     if reason:
         log.warning("%s", reason)
     return workers
+
+
+def _threads(job: Job) -> int:
+    """Threads that load the images of a validation."""
+    return max(1, min(job.settings.workers, os.cpu_count() or 1))
 
 
 def _check(run: Run, feed: Feed, values: dict[str, np.ndarray]) -> None:

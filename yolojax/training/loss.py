@@ -59,7 +59,12 @@ class LossSettings:
 
 
 def compute_loss(
-    heads: Sequence[Array], boxes: Array, mask: Array, spec: ModelSpec, settings: LossSettings
+    heads: Sequence[Array],
+    boxes: Array,
+    mask: Array,
+    spec: ModelSpec,
+    settings: LossSettings,
+    valid: Array | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Loss of a batch.
 
@@ -69,31 +74,34 @@ def compute_loss(
       mask: ``(B, M)`` bool, which rows are boxes.
       spec: gives the anchors and strides.
       settings: gains and options.
+      valid: ``(B,)`` bool, the images that count; all by default.
 
     Returns:
-      The sum of the parts times the batch size, and the parts ``box``, ``obj``, ``cls`` with their gains; scalars in the dtype of the heads. Where the
-      network has several Detects, the sum of what each has on the boxes of its classes.
+      The sum of the parts times the number of images that count, and the parts ``box``, ``obj``, ``cls`` with their gains; scalars in the dtype of the
+      heads. Where the network has several Detects, the sum of what each has on the boxes of its classes.
 
     Source: ``docs/yolov5.md`` §1.4.
     """
     if spec.branches:
-        return _branches_loss(heads, boxes, mask, spec, settings)
+        return _branches_loss(heads, boxes, mask, spec, settings, valid)
     balance = (4.0, 1.0, 0.4) if len(heads) == 3 else (4.0, 1.0, 0.25, 0.06, 0.02)
     # In double precision all of it is, the arctangents of the boxes' own shapes too.
     boxes = boxes.astype(heads[0].dtype)
+    if valid is not None:
+        mask = mask & valid[:, None]
     box, obj, cls = jnp.zeros((3,), heads[0].dtype)
     for head, anchors, stride, weight in zip(heads, spec.anchors, spec.strides, balance, strict=False):
         shapes = np.asarray(anchors) / stride
         _, ny, nx, _, _ = head.shape
         targets = build_targets(boxes, mask, shapes, (ny, nx), settings.anchor_t)
-        level_box, level_obj, level_cls = _level_loss(head, targets, shapes, settings)
+        level_box, level_obj, level_cls = _level_loss(head, targets, shapes, settings, valid)
         box, obj, cls = box + level_box, obj + level_obj * weight, cls + level_cls
     parts = {"box": box * settings.box, "obj": obj * settings.obj, "cls": cls * settings.cls}
-    return sum(parts.values()) * heads[0].shape[0], parts
+    return sum(parts.values()) * (heads[0].shape[0] if valid is None else valid.sum()), parts
 
 
 def _branches_loss(
-    heads: Sequence[Array], boxes: Array, mask: Array, spec: ModelSpec, settings: LossSettings
+    heads: Sequence[Array], boxes: Array, mask: Array, spec: ModelSpec, settings: LossSettings, valid: Array | None
 ) -> tuple[Array, dict[str, Array]]:
     losses = []
     for own, network, known in zip(spec.split(heads), spec.networks, spec.branches, strict=True):
@@ -102,13 +110,13 @@ def _branches_loss(
         label = jnp.asarray(numbers)[boxes[..., 0].astype(jnp.int32)]
         relabelled = jnp.concatenate([label[..., None].astype(boxes.dtype), boxes[..., 1:]], -1)
         gains = replace(settings, cls=settings.cls * network.classes / spec.classes)
-        losses.append(compute_loss(own, relabelled, mask & (label >= 0), network, gains))
+        losses.append(compute_loss(own, relabelled, mask & (label >= 0), network, gains, valid))
     totals, parts = zip(*losses, strict=True)
     return sum(totals), jax.tree.map(lambda *values: sum(values), *parts)
 
 
 def _level_loss(
-    head: Array, targets: Targets, anchors: np.ndarray, settings: LossSettings
+    head: Array, targets: Targets, anchors: np.ndarray, settings: LossSettings, valid: Array | None
 ) -> tuple[Array, Array, Array]:
     batch, _, columns, count, channels = head.shape
     rows = head.reshape(batch, -1, channels)
@@ -128,7 +136,12 @@ def _level_loss(
     box = _masked_mean(1 - iou, held)
 
     overlap = _last_written(jax.lax.stop_gradient(jnp.maximum(iou, 0)), places, rows.shape[1])
-    obj = _cross_entropy(rows[..., 4], overlap.astype(head.dtype), settings.obj_pw, settings.fl_gamma).mean()
+    everywhere = _cross_entropy(rows[..., 4], overlap.astype(head.dtype), settings.obj_pw, settings.fl_gamma)
+    obj = (
+        everywhere.mean()
+        if valid is None
+        else _masked_mean(everywhere, jnp.broadcast_to(valid[:, None], everywhere.shape))
+    )
 
     classes = channels - 5
     if classes == 1:

@@ -1,14 +1,17 @@
-"""What a person sees while training: a bar with losses and speed on a terminal, a line per epoch everywhere."""
+"""Where a run stands, and what a person sees of it: a bar with losses and speed on a terminal, a line per epoch everywhere."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from yolojax.freezing.phases import History
 
 LOSSES = ("box", "obj", "cls")
 
@@ -116,3 +119,45 @@ class ProgressBar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+
+@dataclass
+class Position:
+    """Where a run stands, beside its arrays; saved with every checkpoint.
+
+    Attributes:
+      epoch: the next epoch to train, or the one that was interrupted.
+      history: what strategies decide from.
+      batch: the next batch of the epoch.
+      sums: loss sums of its finished batches.
+      best_fitness: of all validations so far.
+      best_epoch: where it was reached.
+      best: figures of the best validation, as ``results.json`` has them.
+      final: those of the last validation.
+      seconds: time of training and validation so far.
+      programs: a row for every compiled step: epoch, phase, parameters that train, compile time, operations, memory.
+      timings: a row for every finished epoch: seconds, images per second, the part spent waiting for data, steps left out for an overflow of float16.
+      stopped: whether the run ended early, for want of improvement.
+      steps_per_dispatch: where the devices make the batches and it was found out; see ``step.Pace``.
+      step_peak_bytes: the most memory that steps held on a device, seen before the first validation; None where the device does not say (CPU).
+    """
+
+    epoch: int
+    history: History
+    batch: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    best_fitness: float = 0.0
+    best_epoch: int = 0
+    best: dict[str, Any] = field(default_factory=dict)
+    final: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    programs: list[dict[str, Any]] = field(default_factory=list)
+    timings: list[dict[str, Any]] = field(default_factory=list)
+    stopped: bool = False
+    step_peak_bytes: int | None = None
+    steps_per_dispatch: int | None = None
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Position:
+        """Read what ``dataclasses.asdict`` made."""
+        return cls(**{**content, "history": History.from_dict(content["history"])})

@@ -7,15 +7,17 @@ import json
 import logging
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Set
 from contextlib import closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from yolojax.data.sample import samples_record
 from yolojax.data.stream import image_weights
@@ -30,8 +32,8 @@ from yolojax.lock import locked
 from yolojax.mesh import replicated
 from yolojax.model.network import Variables
 from yolojax.scores import known_scores
-from yolojax.training.checkpoints import CheckpointError, Checkpoints, has_checkpoint
-from yolojax.training.progress import EpochMeter
+from yolojax.training.checkpoints import CheckpointError, Checkpoints, has_checkpoint, on_host
+from yolojax.training.progress import EpochMeter, Position
 from yolojax.training.settings import TrainSettings, read_settings, settings_to_resume, write_settings
 from yolojax.training.setup import Job, prepare, prepare_to_resume
 from yolojax.training.state import (
@@ -46,56 +48,13 @@ from yolojax.training.state import (
 from yolojax.training.step import gradient_norms
 from yolojax.tree import Tree, partition
 from yolojax.weights.delta import SUFFIX as DELTA
-from yolojax.weights.delta import make_delta, save_delta
+from yolojax.weights.delta import Delta, save_delta, small_delta
 from yolojax.weights.store import Weights, save_weights
 
 log = logging.getLogger(__name__)
 
 RESULTS = "results.json"
 _GRADIENT_BATCHES = 4
-_DELTA_SHARE = 0.25  # of the parameters; above it a delta saves little
-
-
-@dataclass
-class Position:
-    """Where a run stands, beside its arrays; saved with every checkpoint.
-
-    Attributes:
-      epoch: the next epoch to train, or the one that was interrupted.
-      history: what strategies decide from.
-      batch: the next batch of the epoch.
-      sums: loss sums of its finished batches.
-      best_fitness: of all validations so far.
-      best_epoch: where it was reached.
-      best: figures of the best validation, as ``results.json`` has them.
-      final: those of the last validation.
-      seconds: time of training and validation so far.
-      programs: a row for every compiled step: epoch, phase, parameters that train, compile time, operations, memory.
-      timings: a row for every finished epoch: seconds, images per second, the part spent waiting for data, steps left out for an overflow of float16.
-      stopped: whether the run ended early, for want of improvement.
-      steps_per_dispatch: where the devices make the batches and it was found out; see ``step.Pace``.
-      step_peak_bytes: the most memory that steps held on a device, seen before the first validation; None where the device does not say (CPU).
-    """
-
-    epoch: int
-    history: History
-    batch: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    best_fitness: float = 0.0
-    best_epoch: int = 0
-    best: dict[str, Any] = field(default_factory=dict)
-    final: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
-    programs: list[dict[str, Any]] = field(default_factory=list)
-    timings: list[dict[str, Any]] = field(default_factory=list)
-    stopped: bool = False
-    step_peak_bytes: int | None = None
-    steps_per_dispatch: int | None = None
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Position:
-        """Read what ``dataclasses.asdict`` made."""
-        return cls(**{**content, "history": History.from_dict(content["history"])})
 
 
 @dataclass
@@ -163,7 +122,8 @@ class Run:
         position = self.position
         position.batch, position.sums = meter.batches, meter.sums
         position.seconds += seconds
-        self._save_state()
+        self.checkpoints.wait()
+        self._state_to_save()()
         self.checkpoints.wait()
 
     def advance(self, meter: EpochMeter, evaluation: Evaluation | None, seconds: float) -> None:
@@ -188,42 +148,44 @@ class Run:
         position.stopped = bool(patience) and epoch - position.best_epoch >= patience
 
     def save(self) -> None:
-        """Write the weights of the epoch that ``advance`` counted, and a checkpoint in the background."""
+        """Write the weights of the epoch that ``advance`` counted, and then a checkpoint, while the next epoch trains."""
         settings, position = self.job.settings, self.position
         if settings.nosave and not self.ended:
             return
-        self._save_weights("last")
+        names = ["last"]
         if not position.best or position.best_epoch == position.epoch - 1:
-            self._save_weights(
-                "best"
-            )  # before anything is measured (--noval, no box) the newest weights are the best ones
+            names.append("best")  # before anything is measured (--noval, no box) the newest weights are the best ones
         if settings.save_period > 0 and position.epoch % settings.save_period == 0:
-            self._save_weights(f"epoch{position.epoch - 1}")
-        self._save_state()
+            names.append(f"epoch{position.epoch - 1}")
+        (weights, delta), save_state = self._weights(), self._state_to_save()
+
+        def write() -> None:
+            for name in names if jax.process_index() == 0 else ():
+                save_weights(self.folder / "weights" / name, weights)
+                if delta:
+                    save_delta(self.folder / "weights" / f"{name}{DELTA}", delta)
+            save_state()  # last, because a run that resumes from it does not write these weights again
+
+        self.checkpoints.in_background(write)
 
     def averaged(self) -> Variables:
         """The averaged weights, without adapters: what is validated and saved."""
         averages = self.state.averages
         return {**averages, "params": merge_adapters_on_host(averages["params"])}
 
-    def _save_state(self) -> None:
+    def _state_to_save(self) -> Callable[[], None]:
+        """What saves the state as it is now, whatever the run does until it is called."""
         arrays = {"state": self.state.whole, "epoch_start": self.epoch_start if self.position.batch else None}
-        self.checkpoints.save(int(self.state.moving.step), arrays, dataclasses.asdict(self.position))
+        step, position = int(self.state.moving.step), dataclasses.asdict(self.position)
+        return partial(self.checkpoints.save, step, on_host(arrays), position)
 
-    def _save_weights(self, name: str) -> None:
-        if jax.process_index() != 0:
-            return
-        job = self.job
+    def _weights(self) -> tuple[Weights, Delta | None]:
+        """The averaged weights as they are now; and what was added to those of the start, where that is little."""
+        job, averages = self.job, jax.tree.map(np.array, self.state.averages)
+        plain = {**averages, "params": merge_adapters_on_host(averages["params"])}
         facts = {"run": self.folder.name, "epoch": self.position.epoch, "image_size": job.image_size}
-        variables = jax.device_get(self.averaged())
-        weights = Weights(spec=job.spec, names=job.names, variables=variables, source={**job.source, **facts})
-        save_weights(self.folder / "weights" / name, weights)
-        base = job.source.get("base")
-        if base and job.has_one_phase:
-            kept = self.state.resting_paths - set(base["replaced"])
-            delta = make_delta(base["arrays_sha256"], kept, weights, self.state.averages)
-            if delta.share <= _DELTA_SHARE:
-                save_delta(self.folder / "weights" / f"{name}{DELTA}", delta)
+        weights = Weights(spec=job.spec, names=job.names, variables=plain, source={**job.source, **facts})
+        return weights, small_delta(weights, self.state.resting_paths, averages) if job.has_one_phase else None
 
     def _trained(self) -> Tree:
         """A copy of what trains."""

@@ -26,6 +26,7 @@ from yolojax.data.config import DataConfig
 from yolojax.data.sample import Split
 from yolojax.data.sources import load_data, open_split
 from yolojax.errors import UserError
+from yolojax.evaluation.evaluator import most_shapes
 from yolojax.freezing.load import Strategy, load_strategy, rehearse
 from yolojax.freezing.phases import Phase
 from yolojax.freezing.random_layers import frozen_random, random_sentence
@@ -289,10 +290,9 @@ def _make_job(
     validation = validation_batches(
         val.samples,
         image_size=resolved.imgsz,
-        batch_size=validation_batch(
-            resolved.batch_size, resolved.imgsz, len(devices), on_cpu=devices[0].platform == "cpu"
-        ),
+        batch_size=fitting_validation_batch(spec, resolved, devices),
         stride=stride,
+        most_shapes=most_shapes(devices),
         cache=settings.host_cache,
     )
     schedule = Schedule.from_hyperparameters(
@@ -331,6 +331,21 @@ def _dtype(asked: str, devices: Sequence[jax.Device]) -> Any:
         scaled = ", with a loss scale" if dtype == "float16" else ""
         log.info("--dtype auto: %s%s, which %s is made for", dtype, scaled, devices[0].device_kind)
     return dtype
+
+
+def fitting_validation_batch(spec: ModelSpec, resolved: Resolved, devices: Sequence[jax.Device]) -> int:
+    """Images of a validation batch: ``validation_batch``, or what half of the memory of the devices holds.
+
+    An image is counted with the outputs of all layers at once in float32, which is more than prediction and suppression need.
+    """
+    on_cpu = devices[0].platform == "cpu"
+    wanted = validation_batch(resolved.batch_size, resolved.imgsz, len(devices), on_cpu=on_cpu)
+    limit = (devices[0].memory_stats() or {}).get("bytes_limit")
+    if limit is None:
+        return wanted
+    values = sum(layer.channels / layer.reduction**2 for layer in spec.resolved)
+    image_bytes = (resolved.imgsz + spec.stride) ** 2 * values * 4
+    return min(wanted, max(int(limit / 2 / image_bytes), 1) * len(devices))
 
 
 def _check_batch_size(batch_size: int, devices: Sequence[jax.Device]) -> None:

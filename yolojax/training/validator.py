@@ -8,6 +8,7 @@ from typing import TypeAlias, cast
 import jax
 from jax import Array
 from jax.sharding import Mesh
+from jax.stages import Wrapped
 from jax.typing import DTypeLike
 
 from yolojax.data.batches import ValidationBatches
@@ -33,6 +34,18 @@ def validation_batch(batch_size: int, image_size: int, devices: int = 1, on_cpu:
     return min(2 * batch_size, most)
 
 
+def make_predict(spec: ModelSpec, mesh: Mesh, dtype: DTypeLike | None = None) -> Wrapped:
+    """The jitted function from variables and images to predictions and heads, as ``evaluation.evaluator.evaluate`` takes it."""
+    network = Network(spec, dtype=dtype)
+
+    def predict(variables: Variables, images: Array) -> tuple[Array, Heads]:
+        heads = cast(Heads, network.apply(variables, normalise(images)))
+        return decode(heads, spec), heads
+
+    # What comes out is whole on every device, so that every host can read it.
+    return jax.jit(predict, out_shardings=replicated(mesh))
+
+
 class Validator:
     """Validates variables of one architecture; its two programs are compiled once per shape of batch."""
 
@@ -45,24 +58,17 @@ class Validator:
         dtype: DTypeLike | None = None,
     ) -> None:
         """Prepare; nothing is compiled yet. The devices of the mesh share every batch."""
-        network = Network(spec, dtype=dtype)
-
-        def predict(variables: Variables, images: Array) -> tuple[Array, Heads]:
-            heads = cast(Heads, network.apply(variables, normalise(images)))
-            return decode(heads, spec), heads
-
-        # What comes out is whole on every device, so that every host can read it.
-        self._predict = jax.jit(predict, out_shardings=replicated(mesh))
-        self._loss = jax.jit(lambda heads, boxes, mask: compute_loss(heads, boxes, mask, spec, loss)[1])
+        self._predict = make_predict(spec, mesh, dtype)
+        self._loss = jax.jit(lambda heads, boxes, mask, valid: compute_loss(heads, boxes, mask, spec, loss, valid)[1])
         self._names = names
         self._nms = NmsSettings(parts=spec.prediction_parts)
         self._mesh = mesh
 
-    def __call__(self, variables: Variables, batches: ValidationBatches, workers: int = 0) -> Evaluation:
-        """Evaluate ``{"params": ..., "batch_stats": ...}`` on all batches; see ``evaluation.evaluator.evaluate``."""
+    def __call__(self, variables: Variables, batches: ValidationBatches, threads: int = 1) -> Evaluation:
+        """Evaluate ``{"params": ..., "batch_stats": ...}`` on all batches, which so many threads make; see ``evaluation.evaluator.evaluate``."""
         return evaluate(
             partial(self._predict, jax.device_put(variables, replicated(self._mesh))),
-            batches.iterate(workers),
+            batches.iterate(threads=threads),
             self._names,
             self._nms,
             loss=self._loss,

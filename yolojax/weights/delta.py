@@ -28,6 +28,7 @@ from yolojax.weights.store import Weights, weights_from, weights_record
 
 SUFFIX = ".delta.npz"
 _RECORD = "record.json"
+_MOST_SHARE = 0.25  # of the values of the network; above it a delta saves little
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,18 +63,22 @@ def arrays_sha256(variables: Variables) -> str:
     return digest.hexdigest()
 
 
-def make_delta(base: str, kept: frozenset[str], result: Weights, with_adapters: Variables) -> Delta:
-    """The delta of a training.
+def small_delta(result: Weights, resting: frozenset[str], with_adapters: Variables) -> Delta | None:
+    """The delta of a training, where it is worth writing: where it began from weights, and changed little of them.
 
     Args:
-      base: ``arrays_sha256`` of the weights that it began from.
-      kept: paths, with collection, of the arrays that have the bits of the base; a kernel with an adapter among them.
-      result: what was trained, with plain kernels.
+      result: what was trained, with plain kernels; its ``source`` names the base.
+      resting: paths, with collection, of the arrays that did not move; a kernel with an adapter among them.
       with_adapters: its arrays with the adapters apart, which are used in place of the kernels.
     """
+    base = result.source.get("base")
+    if base is None:
+        return None
+    kept = resting - set(base["replaced"])
     leaves = flatten(with_adapters).items()
     arrays = {path: np.asarray(leaf) for path, leaf in leaves if path not in kept or is_adapter(path)}
-    return Delta(base=base, record=weights_record(result), arrays=arrays)
+    delta = Delta(base=base["arrays_sha256"], record=weights_record(result), arrays=arrays)
+    return delta if delta.share <= _MOST_SHARE else None
 
 
 def save_delta(path: Path, delta: Delta) -> None:

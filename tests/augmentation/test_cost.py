@@ -13,7 +13,7 @@ from yolojax.augmentation.cost import batch_traffic, compile_batch
 from yolojax.augmentation.draws import DeviceAugmentation
 from yolojax.errors import UserError
 from yolojax.hyperparameters import Hyperparameters, load_hyperparameters
-from yolojax.plan.devices import environment, load_target, open_device
+from yolojax.plan.devices import load_target, open_device, target_environment
 
 BATCH, SIZE = 48, 512
 VOC = 16551  # images
@@ -32,7 +32,7 @@ def print_program(target: str, count: int) -> None:
 
 def compiled_for(target: str, count: int = VOC) -> dict:
     try:
-        variables = environment(load_target(target))
+        variables = target_environment(load_target(target))
     except UserError as error:
         pytest.skip(str(error))
     root, folder = Path(__file__).resolve().parents[2], Path(__file__).resolve().parent

@@ -62,6 +62,7 @@ def test_plan(check):
             memory_bytes=85_000_000_000,
             fits=bool(number),
             largest_batch=4096,
+            validation_bytes=1_234_567_000_000,
             compile_seconds=100.0,
         )
         for number in range(2)
@@ -102,6 +103,7 @@ def test_val(check):
         images=12_345_678,
         instances=123_456_789,
         per_class=lambda: rows,
+        figures=lambda: {"precision": 1.0, "recall": 1e-7, "map50": 0.5, "map50_95": 0.4, "instances": 123_456_789},
         curves=SimpleNamespace(best=10),
         speed_ms={"preprocess": 1e5, "inference": 1e6, "nms": 0.0},
     )

@@ -141,7 +141,7 @@ def test_fit_keeps_the_aspect_and_takes_the_fewest_strides(size):
 def test_an_ensemble_needs_one_set_of_classes(tmp_path, monkeypatch):
     weights = module.load_weights("yolov5n-shapes")
     other = dataclasses.replace(weights, names=tuple(reversed(weights.names)))
-    monkeypatch.setattr(module, "load_weights", lambda source: {"a": weights, "b": other}[source])
+    monkeypatch.setattr(module, "load_weights", lambda source, delta: {"a": weights, "b": other}[source])
     with pytest.raises(UserError, match="same classes"):
         yolojax.load(["a", "b"], device="cpu")
 

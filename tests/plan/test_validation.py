@@ -10,7 +10,7 @@ import pytest
 
 from yolojax.errors import UserError
 from yolojax.model.spec import load_spec
-from yolojax.plan.devices import environment, load_target, open_device
+from yolojax.plan.devices import load_target, open_device, target_environment
 from yolojax.plan.validation import validation_programs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +35,7 @@ def test_nms_of_a_whole_batch_needs_little_memory_on_an_h100():
     done = subprocess.run(
         [sys.executable, "-c", "import test_validation; test_validation.print_temporaries()"],
         env=os.environ
-        | environment(target)
+        | target_environment(target)
         | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(ROOT)]), "XLA_FLAGS": ""},
         capture_output=True,
         text=True,

@@ -21,7 +21,7 @@ def test_a_scenario_has_the_shared_flags_and_its_own(write_study):
     study = load_study(file)
     first, second = (scenario.settings for scenario in study.scenarios)
     assert study.seeds == (0, 3)
-    assert (first.imgsz, first.batch_size, first.epochs, first.cache, first.freeze) == (64, 4, 5, "ram", ("2",))
+    assert (first.imgsz, first.batch_size, first.epochs, first.cache, first.freeze) == (64, 4, 5, "auto", ("2",))
     assert (second.epochs, second.freeze, second.noplots) == (2, ("1", "3"), True)
 
 

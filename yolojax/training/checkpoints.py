@@ -51,9 +51,14 @@ class Checkpoints:
         Args:
           write: saves weights and then a state, all of it copies of ``on_host``. Several processes save one array together, so there it runs at once.
         """
+
+        def write_whole() -> None:
+            write()
+            self._finish()  # so that the checkpoint before is on disk when the next one is begun
+
         self._join()
         if jax.process_count() == 1:
-            self._saving = self._thread.submit(write)
+            self._saving = self._thread.submit(write_whole)
         else:
             write()
 
@@ -91,6 +96,9 @@ class Checkpoints:
           UserError: it could not be written.
         """
         self._join()
+        self._finish()
+
+    def _finish(self) -> None:
         try:
             self._manager.wait_until_finished()
         except Exception as error:

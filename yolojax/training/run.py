@@ -348,6 +348,8 @@ def _folder_to_resume(settings: TrainSettings, given: Set[str]) -> Path:
 
 def _refuse_unfinished(folder: Path) -> None:
     if has_checkpoint(folder) and not (folder / RESULTS).is_file():
+        with locked(folder):  # another process that trains there is told first
+            pass
         raise UserError(
             f"{folder}: holds an unfinished run, and --exist-ok replaces finished ones only; continue it with --resume {folder}, "
             f"choose another --name, or delete {folder / 'checkpoints'} to give it up"

@@ -47,7 +47,8 @@ def evolve(settings: TrainSettings, generations: int, freezes: Sequence[str] = (
     from optuna.trial import TrialState
 
     content = study.user_attrs["settings"]
-    settings = TrainSettings(**{name: tuple(v) if isinstance(v, list) else v for name, v in content.items()})
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
+    settings = TrainSettings(**values)
     base = Hyperparameters(**study.user_attrs["base"])
     space = search_space(base, study.user_attrs["freezes"])
     with locked_folder(folder, "evolution") as lock, interruptible() as interrupt:

@@ -102,7 +102,7 @@ class ModelSpec:
 
     @cached_property
     def prediction_parts(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
-        """Of several branches, whose predictions stand one after the other: in which proportion, and the classes that each knows."""
+        """The share of each of several branches in the predictions, which stand one after the other, and the classes that it knows."""
         counts = (len(anchors[0]) for anchors in self.split(self.anchors))
         return tuple(zip(counts, self.branches, strict=False))
 

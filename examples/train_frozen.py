@@ -1,6 +1,6 @@
 """Fine-tune with the backbone frozen, and prove that nothing frozen moved.
 
-python examples/train_frozen.py            # embedded weights and data; three minutes on two CPU cores
+python examples/train_frozen.py            # embedded weights and data; a few minutes on two CPU cores
 """
 
 from __future__ import annotations

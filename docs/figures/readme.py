@@ -1,6 +1,6 @@
 """The figure of the README: detections before and after a frozen fine-tune, beside what freezing saves.
 
-    python train.py --freeze 10 --name readme          # the run that "after" shows; some three minutes
+    python train.py --freeze 10 --name readme          # the run that "after" shows; a few minutes
     python docs/figures/readme.py runs/train/readme
 
 The bars are the H100's figures of the first table in ``docs/freezing-cost.md``, read from that page.

@@ -10,7 +10,7 @@ import pytest
 from yolojax.training.checkpoints import Checkpoints
 
 SCRIPT = """
-import os, resource, signal, sys, threading
+import os, resource, signal, sys, time
 from yolojax.cli.main import main
 from yolojax.training.checkpoints import Checkpoints
 
@@ -20,6 +20,7 @@ save, calls = Checkpoints.save, []
 def strike():
     for _ in range(times):
         os.kill(os.getpid(), what)
+        time.sleep(0.05)  # two at once would be one for the system
 
 def struck(self, *arguments):
     calls.append(arguments)
@@ -42,7 +43,7 @@ def struck(tiny_model, tiny_data, tmp_path):
     script.write_text(SCRIPT)
 
     def run(what: int, times: int = 1):
-        words = f"train --weights= --cfg={tiny_model} --data={tiny_data} --img=64 --batch=4 --epochs=3 --workers=1 --noplots"
+        words = f"train --weights= --cfg={tiny_model} --data={tiny_data} --img=64 --batch=4 --epochs=60 --workers=1 --noplots"
         command = [sys.executable, str(script), str(what), str(times), *words.split(), "--project", str(tmp_path)]
         environment = os.environ | {"YOLOJAX_CACHE": str(tmp_path / "cache")}
         return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
@@ -69,7 +70,8 @@ def test_a_signal_while_a_checkpoint_is_written_ends_with_the_command_that_conti
     assert not done.stderr.strip()
     assert done.stdout.strip().splitlines()[-1].startswith("saved; continue with: python train.py --resume")
     checkpoints = Checkpoints(tmp_path / "exp")
-    assert [checkpoints.progress(step)["epoch"] for step in checkpoints.steps()] == [2, 2]
+    newest, before = (checkpoints.progress(step)["epoch"] for step in checkpoints.steps())
+    assert 2 <= before <= newest < 60  # files are written while the next epochs train
 
 
 @pytest.mark.slow
@@ -78,4 +80,6 @@ def test_a_second_signal_quits_at_once_and_leaves_the_checkpoint_before_whole(st
     done = struck(int(number), 2)
     assert done.returncode == -number
     assert not done.stderr.strip()
-    assert Checkpoints(tmp_path / "exp").progress(3)["epoch"] == 1
+    checkpoints = Checkpoints(tmp_path / "exp")
+    assert checkpoints.steps()
+    assert all(checkpoints.progress(step)["epoch"] >= 1 for step in checkpoints.steps())

@@ -28,6 +28,7 @@ ROWS = ((0, "track"), (10, "track"), (10, "fixed"), (24, "track"), (24, "fixed")
 
 def torch_worker(options: argparse.Namespace) -> None:
     """Run as many steps of the original as each line of the input says, and print their times; runs in its interpreter."""
+    channel, sys.stdout = sys.stdout, sys.stderr  # what its packages print, when they are imported too
     import torch
     import yolov5
     from yolov5.models.yolo import DetectionModel
@@ -35,7 +36,6 @@ def torch_worker(options: argparse.Namespace) -> None:
     from yolov5.utils.torch_utils import ModelEMA, smart_optimizer
 
     logging.getLogger("yolov5").setLevel(logging.ERROR)
-    channel, sys.stdout = sys.stdout, sys.stderr
     model = DetectionModel(str(Path(yolov5.__file__).parent / "models" / f"{options.model}.yaml"), nc=options.classes)
     model.hyp = {
         "box": 0.05, "cls": 0.5 * options.classes / 80, "obj": (options.size / 640) ** 2, "cls_pw": 1.0, "obj_pw": 1.0,

@@ -70,20 +70,20 @@ def parts(small: bool, torch_python: str = "") -> list[Part]:
         Part(
             name="parity",
             function="numerics:parity",
-            seconds=50,
+            seconds=60,
             cases=[little | ({} if small else {"batch": 8})],
         ),
         Part(
             name="frozen",
             function="numerics:frozen",
-            seconds=50,
+            seconds=60,
             cases=[little | dict(zip(names, pair, strict=True)) for pair in pairs],
         ),
-        Part(name="step", function="timing:step", seconds=130, cases=steps, judge=_ratios),
+        Part(name="step", function="timing:step", seconds=165, cases=steps, judge=_ratios),
         Part(
             name="determinism",
             function="numerics:determinism",
-            seconds=45,
+            seconds=40,
             starts_others=True,
             cases=[
                 repeated | {"deterministic": True, "variables": anew | {"XLA_FLAGS": only_deterministic}},
@@ -103,13 +103,13 @@ def parts(small: bool, torch_python: str = "") -> list[Part]:
         Part(
             name="stem",
             function="timing:stem",
-            seconds=30,
+            seconds=20,
             cases=[large | narrow | {"freeze": freeze} for freeze in ((head,) if small else (head, nothing))],
         ),
         Part(
             name="dispatch",
             function="timing:dispatch",
-            seconds=25,
+            seconds=20,
             cases=[
                 little | narrow | {"freeze": freeze, "together": 8}
                 for freeze in ((head,) if small else (backbone, head))
@@ -118,13 +118,13 @@ def parts(small: bool, torch_python: str = "") -> list[Part]:
         Part(
             name="profile",
             function="timing:profile",
-            seconds=20,
+            seconds=15,
             cases=[large | narrow | {"freeze": backbone, "kernels": 3 if small else 20, "seconds": 1 if small else 4}],
         ),
         Part(
             name="feeding",
             function="commands:feeding",
-            seconds=50,
+            seconds=25,
             starts_others=True,
             cases=[
                 large | files | {"freeze": backbone, "cache": cache}
@@ -141,7 +141,7 @@ def parts(small: bool, torch_python: str = "") -> list[Part]:
         Part(
             name="suppression",
             function="commands:suppression",
-            seconds=10,
+            seconds=5,
             cases=[{"size": 64 if small else 320, "batch": 8 if small else 32, "batches": 1 if small else 3}],
         ),
     ]

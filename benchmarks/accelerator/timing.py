@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from benchmarks.accelerator.bench import AbsentError, Bench, half_precision, make_bench, row, title
 from benchmarks.hlo import parse
@@ -132,18 +134,22 @@ def dispatch(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         )
 
 
-def _together(bench: Bench, count: int) -> Any:
-    """Some steps on the same batch as one program."""
+def _together(bench: Bench, count: int) -> Callable[[Any, Any, Any, Any], tuple[Any, Any]]:
+    """Some steps on the same batch as one call of a program, whose loop learns their number when it runs."""
 
-    def run(moving: Any, resting: Any, batch: Any, factors: Any) -> tuple[Any, Any]:
-        def one(moving: Any, _: Any) -> tuple[Any, Any]:
-            state, metrics = bench.step(TrainState(moving, resting), batch, factors)
+    def run(moving: Any, resting: Any, batch: Any, factors: Any, steps: jax.Array) -> tuple[Any, Any]:
+        def one(_: Any, carried: tuple[Any, Any]) -> tuple[Any, Any]:
+            state, metrics = bench.step(TrainState(carried[0], resting), batch, factors)
             return state.moving, metrics
 
-        moving, metrics = jax.lax.scan(one, moving, length=count)
-        return moving, jax.tree.map(lambda values: values[-1], metrics)
+        shapes = jax.eval_shape(lambda: one(0, (moving, None))[1])
+        empty = jax.tree.map(lambda value: jnp.zeros(value.shape, value.dtype), shapes)
+        return jax.lax.fori_loop(0, steps, one, (moving, empty))
 
-    return jax.jit(run, donate_argnums=0).lower(bench.state.moving, bench.state.resting, bench.batch, {}).compile()
+    steps = jax.device_put(np.int32(count), bench.sharding)
+    arguments: tuple[Any, ...] = (bench.state.moving, bench.state.resting, bench.batch, {}, steps)
+    program = jax.jit(run, donate_argnums=0).lower(*arguments).compile()
+    return lambda *arguments: program(*arguments, steps)
 
 
 def profile(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

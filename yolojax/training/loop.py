@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 
 # The loss is scaled by 65,536 at first and by half after each overflow; no healthy gradient brings it down to this.
 LEAST_SCALE = 2.0**-10
-STEPS_WITHOUT_MEASURING = 8
 
 
 def train(settings: TrainSettings, given: Set[str] | None = None) -> dict[str, Any]:
@@ -113,6 +112,8 @@ class Step:
         run = self._run
         size = run.job.size_on_device(run.position.epoch, feed.first)
         programs, start = self._dispatch.traces, time.perf_counter()
+        if not programs:
+            log.info("compiling the step; the first time this takes up to a minute")
         with jax.transfer_guard("disallow"):  # nothing goes to a device, or comes back, unseen
             metrics = self._dispatch(feed.content, size, feed.steps)
         self.compiled = self._dispatch.traces > programs
@@ -125,8 +126,7 @@ class Step:
         run, job = self._run, self._run.job
         side = (job.image_size,) * 2 if feed.steps else feed.content["images"].shape[1:3]
         height, width = size or side
-        steps = f"{feed.steps} steps" if (feed.steps or 1) > 1 else "the step"
-        log.info("compiled %s for %d images of %d x %d px in %.1f s", steps, job.batch_size, width, height, seconds)
+        log.info("compiled the step for %d images of %d x %d px in %.1f s", job.batch_size, width, height, seconds)
         trainable, total = report.trainable_parameters(run)
         run.position.programs.append(
             {
@@ -135,7 +135,6 @@ class Step:
                 "trainable": trainable,
                 "parameters": total,
                 "compile_seconds": seconds,
-                "steps": feed.steps or 1,
                 **program_record(self._dispatch.lower(feed.content, size, feed.steps)),
             }
         )
@@ -172,7 +171,7 @@ def _train_epoch(run: Run, step: Step, workers: int, interrupt: Interrupt) -> Ep
     def collect() -> None:
         nonlocal ended
         metrics, feed = running.popleft()
-        values = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
+        values = {name: np.atleast_1d(value)[: feed.steps] for name, value in jax.device_get(metrics).items()}
         _check(run, feed, values)
         meter.add(values)
         bar.update(meter)
@@ -183,7 +182,12 @@ def _train_epoch(run: Run, step: Step, workers: int, interrupt: Interrupt) -> Ep
     feeds = _host_feeds(run, workers, meter, running) if job.maker is None else _device_feeds(run, job.maker, step.pace)
     with ProgressBar(Console(), position.epoch, job.epochs, batches, position.batch) as bar:
         for feed in feeds:
-            running.append((step(feed), feed))
+            try:
+                running.append((step(feed), feed))
+            except jax.errors.JaxRuntimeError:
+                if not interrupt:
+                    raise
+                break  # a signal to all processes of the terminal ends the compiler of a GPU's kernels too; the state is as it was
             if step.compiled:
                 meter.restart()
             if len(running) > 1:  # one dispatch runs while the next one is prepared
@@ -207,8 +211,7 @@ def _pace(job: Job, found: int | None) -> Pace:
         most = min(most, BATCHES_OF_ONE_SIZE)
     if settings.steps_per_dispatch != "auto":
         return Pace(int(settings.steps_per_dispatch), most)
-    # What is measured differs from run to run, and with it which program computes which step.
-    return Pace(STEPS_WITHOUT_MEASURING if settings.deterministic else found, most)
+    return Pace(found, most)
 
 
 def _host_feeds(run: Run, workers: int, meter: EpochMeter, running: Running) -> Iterator[Feed]:
@@ -229,9 +232,10 @@ def _device_feeds(run: Run, maker: BatchMaker, pace: Pace) -> Iterator[Feed]:
     if epoch == number == 0 and not run.job.settings.noplots:
         for shown, made in enumerate(islice(run.job.stream.iterate(), min(3, end))):
             plots.draw_batch(made.batch._asdict(), run.job.names, run.folder / f"train_batch{shown}.jpg")
+    alike = BATCHES_OF_ONE_SIZE if run.job.settings.multi_scale else end
     source = maker.source(epoch)
     while number < end:
-        steps = pace.take(number, end)
+        steps = pace.take(min(alike - number % alike, end - number))
         yield Feed(number, steps, source, partial(_samples_after, maker, epoch, number))
         number += steps
 

@@ -123,8 +123,9 @@ class Run:
         position.batch, position.sums = meter.batches, meter.sums
         position.seconds += seconds
         self.checkpoints.wait()
-        self._state_to_save()()
-        self.checkpoints.wait()
+        if int(self.state.moving.step) not in self.checkpoints.steps():  # else nothing was trained since
+            self._state_to_save()()
+            self.checkpoints.wait()
 
     def advance(self, meter: EpochMeter, evaluation: Evaluation | None, seconds: float) -> None:
         """Count an epoch that was trained, and validated if it was; nothing is saved yet."""

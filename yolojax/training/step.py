@@ -201,6 +201,10 @@ class BatchMaker(Protocol):
         ...
 
 
+# Of one dispatch, whose metrics lie in an array of this length.
+MOST_STEPS = 256
+
+
 class Dispatch:
     """The steps of a phase, on a state that it holds: one batch from the host per call, or several batches that are made on the devices.
 
@@ -235,11 +239,14 @@ class Dispatch:
         placed = None if mesh is None else replicated(mesh)
         self._factors: dict[str, Any] = jax.device_put(dict(factors), placed)
 
-        def program(leaves: Any, constants: Any, factors: Any, feed: Any, size: Any, steps: int | None) -> Any:
+        self._counts: dict[int, Array] = {}
+        self._placed = placed
+
+        def program(leaves: Any, constants: Any, factors: Any, feed: Any, steps: Any, size: Any) -> Any:
             params, batch_stats = jax.tree.unflatten(constant, constants)
             resting = Resting(params, batch_stats, params, batch_stats)
 
-            def iterate(leaves: Any, _: Any) -> Any:
+            def iterate(leaves: Any) -> Any:
                 state = jax.tree.unflatten(moving, leaves)
                 batch = feed
                 if steps is not None:
@@ -249,11 +256,9 @@ class Dispatch:
                 state, metrics = step(state, resting, batch, factors, size)
                 return tuple(jax.tree.leaves(state)), metrics
 
-            return iterate(leaves, None) if steps is None else jax.lax.scan(iterate, leaves, length=steps)
+            return iterate(leaves) if steps is None else _repeat(iterate, leaves, steps)
 
-        self._program = jax.jit(
-            program, donate_argnums=0, static_argnums=(4, 5), out_shardings=placed, keep_unused=True
-        )
+        self._program = jax.jit(program, donate_argnums=0, static_argnums=5, out_shardings=placed, keep_unused=True)
 
     def __call__(self, feed: Any, size: tuple[int, int] | None = None, steps: int | None = None) -> dict[str, Array]:
         """Train.
@@ -261,13 +266,22 @@ class Dispatch:
         Args:
           feed: a batch on the devices, or with ``steps`` the source of the maker.
           size: ``(height, width)`` to which the devices resize the images.
-          steps: how many batches of the maker to train on, from the state's own iteration on, in one epoch.
+          steps: how many batches of the maker to train on, at most ``MOST_STEPS``, from the state's own iteration on, in one epoch.
 
         Returns:
-          Metrics as of ``make_train_step``; with ``steps`` arrays ``(steps,)``.
+          Metrics as of ``make_train_step``; with ``steps`` arrays ``(MOST_STEPS,)``, of which so many are filled.
         """
-        self._moving, metrics = self._program(tuple(self._moving), self._constant, self._factors, feed, size, steps)
+        arguments = (tuple(self._moving), self._constant, self._factors, feed, self._count(steps), size)
+        self._moving, metrics = self._program(*arguments)
         return metrics
+
+    def _count(self, steps: int | None) -> Array | None:
+        """A number of steps on the devices, placed there once."""
+        if steps is None:
+            return None
+        if steps not in self._counts:
+            self._counts[steps] = jax.device_put(np.int32(steps), self._placed)
+        return self._counts[steps]
 
     @property
     def state(self) -> TrainState:
@@ -276,17 +290,32 @@ class Dispatch:
 
     def lower(self, feed: Any, size: tuple[int, int] | None = None, steps: int | None = None) -> jax.stages.Lowered:
         """The program of such a call, before it is compiled."""
-        return self._program.lower(tuple(self._moving), self._constant, self._factors, feed, size, steps)
+        count = self._count(steps)
+        return self._program.lower(tuple(self._moving), self._constant, self._factors, feed, count, size)
 
     @property
     def traces(self) -> int:
-        """How many programs were made: one per shape of batch, size and number of steps."""
+        """How many programs were made: one per shape of batch and size, whatever the number of steps."""
         program: Any = self._program
         return program._cache_size()
 
 
+def _repeat(
+    iterate: Callable[[Any], tuple[Any, dict[str, Array]]], leaves: Any, steps: Array
+) -> tuple[Any, dict[str, Array]]:
+    """Iterate so many times in a loop whose length is known when it runs, so that a program serves every number of steps."""
+    shapes = jax.eval_shape(iterate, leaves)[1]
+    filled = jax.tree.map(lambda value: jnp.zeros((MOST_STEPS, *value.shape), value.dtype), shapes)
+
+    def body(number: Array, carried: tuple[Any, dict[str, Array]]) -> tuple[Any, dict[str, Array]]:
+        leaves, metrics = iterate(carried[0])
+        return leaves, jax.tree.map(lambda held, value: held.at[number].set(value), carried[1], metrics)
+
+    return jax.lax.fori_loop(0, steps, body, (leaves, filled))
+
+
 class Pace:
-    """How many steps go into a dispatch: a power of two for which it takes 50 to 100 ms, found on the first dispatches.
+    """How many steps go into a dispatch: as many as take up to 100 ms, found on the first dispatches.
 
     A dispatch is as long as a person, a scheduler or a fault has to wait for the run to notice it, and as short as Python's own time per dispatch allows.
 
@@ -300,17 +329,15 @@ class Pace:
 
     def __init__(self, steps: int | None, most: int) -> None:
         """``steps`` is fixed, or None to be found; a dispatch has no more than ``most``."""
+        most = min(most, MOST_STEPS)
         self.steps = min(steps or 1, most)
         self._most = most
         self.settled = steps is not None or most == 1
         self._times: list[float] = []
 
-    def take(self, number: int, end: int) -> int:
-        """Steps of the dispatch that begins with a batch of the epoch, which has ``end`` batches.
-
-        Dispatches of several steps begin at multiples of their length, so that a resumed epoch has the same ones as one that was not interrupted.
-        """
-        return self.steps if number % self.steps == 0 and number + self.steps <= end else 1
+    def take(self, left: int) -> int:
+        """Steps of the next dispatch, where so many may follow each other."""
+        return min(self.steps, left)
 
     def finished(self, steps: int, seconds: float) -> None:
         """Note a dispatch that took so many seconds after the one before it."""
@@ -320,7 +347,7 @@ class Pace:
         if len(self._times) < self._measured:
             return
         fitting = max(int(self._seconds / max(min(self._times[2:]), 1e-6)), 1)
-        steps = 1 << (min(fitting, self._most).bit_length() - 1)
+        steps = min(fitting, self._most)
         # What a small network takes alone is Python's time; among others in a dispatch it is found to be quicker, once.
         self.settled = steps <= self.steps or self.steps > 1
         self.steps, self._times = steps, []

@@ -102,6 +102,13 @@ def test_there_must_be_something_to_choose_by(tmp_path, tiny_data):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("word", ["backbon", "10-5"])
+def test_a_freeze_that_nothing_can_be_leaves_no_folder(tmp_path, tiny_data, word):
+    with pytest.raises(UserError, match=f"--evolve-freeze.*{word}"):
+        evolve(settings_in(tmp_path / "runs", tiny_data), 3, ["10", word])
+    assert not (tmp_path / "runs").exists()
+
+
 def test_there_must_be_something_to_resume(tmp_path, tiny_data):
     with pytest.raises(UserError, match="no evolution to go on with"):
         evolve(settings_in(tmp_path, tiny_data, resume="latest"), 3)

@@ -18,6 +18,8 @@ from yolojax.errors import UserError
 from yolojax.evolve.results import BEST, run_figures, run_folder, write_results
 from yolojax.evolve.space import BEGINNING, FREEZE, beginning, search_space
 from yolojax.files import new_run_folder, write_yaml
+from yolojax.freezing.load import load_strategy
+from yolojax.freezing.selectors import SHARE
 from yolojax.hyperparameters import Hyperparameters, load_hyperparameters
 from yolojax.interrupts import Interrupt, interruptible
 from yolojax.processes import last_line, locked_folder, start_process, wait_for
@@ -93,6 +95,9 @@ def _open(settings: TrainSettings, freezes: Sequence[str]) -> tuple[Path, Any]:
         data = load_data(settings.data, settings.data_root)
         if not read_split(data, "val").report.boxes:
             raise UserError(f"{data.file}: key 'val': not one box, so that --evolve has nothing to choose by")
+        for words in freezes:  # what none of the runs could begin with is told before there is a folder
+            if not SHARE.fullmatch(words):
+                load_strategy(words, "--evolve-freeze")
         settings = settings.with_defaults(data)
         base = dataclasses.asdict(load_hyperparameters(settings.hyp or "scratch-low"))
         folder = new_run_folder(project, settings.name, settings.exist_ok)

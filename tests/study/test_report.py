@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from matplotlib.figure import Figure
 
 from yolojax.study.measurements import measure_study, summarise_runs
 from yolojax.study.plots import make_plots, memory_figure, styles
@@ -175,3 +176,20 @@ def test_a_study_without_a_finished_run_has_a_page_too(make_runs, tmp_path):
     study, runs = make_runs()
     page = write_report(study, measure_study(study, runs), tmp_path / "out")
     assert "0 of 1 runs finished" in page.read_text()
+
+
+@pytest.mark.parametrize("key", ["map50-over-epochs", "map50-against-time", "map50-against-memory"])
+def test_marks_at_the_ends_of_a_figure_have_room(make_runs, record_run, key):
+    study, runs = make_runs(scenarios=SCENARIOS[:2])
+    for run in runs:
+        record_run(run, [(0.49, 0.1), (0.50, 0.1)])
+    measurements = measure_study(study, runs)
+    plots = {plot.key: plot for plot in make_plots(study, measurements, summarise_runs(study, measurements))}
+    axes = Figure().subplots()
+    plots[key].draw(axes)
+    for (low, high), data in (
+        (axes.get_xlim(), axes.dataLim.intervalx),
+        (axes.get_ylim(), axes.dataLim.intervaly),
+    ):
+        assert low == 0
+        assert high - max(data) >= 0.05 * high

@@ -180,8 +180,13 @@ def _draw_curves(
             low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
             axes.fill_between(xs, low, high, color=style.colour, alpha=0.10, linewidth=0, gid=f"series-{name}")
     axes.set(xlabel=x, ylabel=y)
-    axes.set_ylim(bottom=0)
-    axes.set_xlim(left=0)
+    _from_zero(axes)
+
+
+def _from_zero(axes: Any) -> None:
+    """Both axes from 0 to a little beyond the data, where the marks at their ends have room."""
+    axes.set_xlim(0, 1.06 * axes.dataLim.x1 or 1)
+    axes.set_ylim(0, 1.08 * axes.dataLim.y1 or 1)
 
 
 def _draw_bars(
@@ -218,9 +223,7 @@ def _draw_scatter(
             if spread:
                 axes.plot(*ends(spread), color=style.colour, linewidth=1, alpha=0.7, gid=f"series-{row.name}")
     axes.set(xlabel=unit, ylabel="mAP50")
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
-    axes.margins(0.08)
+    _from_zero(axes)
 
 
 def to_png(plot: Plot) -> bytes:

@@ -36,13 +36,14 @@ def train(base, tiny_data, tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("freeze", ["adapters.yaml", "6"])
+@pytest.mark.parametrize("freeze", ["adapters.yaml", "bn_only", "6"])
 def test_base_and_delta_are_the_trained_weights(base, train, tmp_path, freeze):
     (tmp_path / "adapters.yaml").write_text("kind: adapters\nselect: 0-4\ntrain: detect\nrank: 2\nalpha: 4.0\n")
     weights = train("--freeze", freeze)
     delta = read_delta(weights / "last.delta.npz")
     assert delta.base == arrays_sha256(load_weights(base).variables)
-    assert ("params/model_0/conv/adapter/down" in delta.arrays) == (freeze != "6")
+    assert ("params/model_0/conv/adapter/down" in delta.arrays) == (freeze == "adapters.yaml")
+    assert ("params/model_0/bn/scale" in delta.arrays) == (freeze == "bn_only")
     assert not any(path.endswith("conv/kernel") for path in delta.arrays)
     assert "params/model_6/m_0/kernel" in delta.arrays
     trained, again = load_weights(weights / "last"), load_weights(base, weights / "last.delta.npz")
@@ -54,7 +55,7 @@ def test_base_and_delta_are_the_trained_weights(base, train, tmp_path, freeze):
         assert leaf.tobytes() == expected[path].tobytes(), path
     moved = flatten(load_weights(base).variables)
     assert (moved["params/model_0/conv/kernel"].tobytes() != leaves["params/model_0/conv/kernel"].tobytes()) == (
-        freeze != "6"
+        freeze == "adapters.yaml"
     )
 
 

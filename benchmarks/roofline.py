@@ -2,6 +2,7 @@
 
     python -m benchmarks.roofline                                  # the guide's step on an H100; needs the extra aot
     python -m benchmarks.roofline --target tpu:v5e --freeze 10
+    python -m benchmarks.roofline --freeze 0 adapters              # names of strategies too
     python -m benchmarks.roofline --stem plain folded --freeze 0 24
 
 The step is compiled ahead of time, and each of its kernels takes the longer of two times: its convolutions and matrix products at the peak of the tensor units,
@@ -113,11 +114,11 @@ def _totals(listed: list[Kernel], chip: Chip) -> dict[str, float]:
 # --- compiling, in a process that was started for the target ------------------------------------------------------------------------------------
 
 
-def compiled_row(options: argparse.Namespace, freeze: int, stem: str) -> dict[str, Any]:
+def compiled_row(options: argparse.Namespace, freeze: str, stem: str) -> dict[str, Any]:
     """Compile one step and read it."""
     import time
 
-    from yolojax.freezing.phases import make_phase
+    from yolojax.freezing.load import load_strategy, rehearse
     from yolojax.model.convolution import folded_stem
     from yolojax.model.network import abstract_variables
     from yolojax.model.spec import load_spec
@@ -130,7 +131,10 @@ def compiled_row(options: argparse.Namespace, freeze: int, stem: str) -> dict[st
     if chip is None:
         raise SystemExit(f"the peaks of {device.device_kind} are not listed in {__file__}")
     spec = load_spec(options.model, classes=options.classes)
-    phase = make_phase(tuple(flatten(abstract_variables(spec)["params"])), freeze=freeze)
+    paths = tuple(flatten(abstract_variables(spec)["params"]))
+    (_, phase), *later = rehearse(load_strategy(freeze), paths, epochs=100, network=spec.name)
+    if later:
+        raise SystemExit(f"{freeze} has several phases, and one step is compiled")
     shape = StepShape(
         batch=options.batch,
         size=options.size,
@@ -178,7 +182,7 @@ def measure(options: argparse.Namespace, words: list[str]) -> Iterator[dict[str,
     for freeze in options.freeze:
         for stem in options.stem:
             worker = [sys.executable, "-m", "benchmarks.roofline", *words, "--worker"]
-            one = ["--freeze", str(freeze), "--stem", stem]
+            one = ["--freeze", freeze, "--stem", stem]
             run = subprocess.run([*worker, *one], env=variables, capture_output=True, text=True)
             if run.returncode:
                 raise SystemExit(f"{options.target}, freeze {freeze}, {stem} stem: {run.stderr.strip()[-2000:]}")
@@ -232,7 +236,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", help="of the computation (default: %(default)s)")
     parser.add_argument("--frozen-bn", default="fixed", choices=("fixed", "track"), help="(default: %(default)s)")
     parser.add_argument("--optimizer", default="SGD", choices=("SGD", "Adam", "AdamW"), help="(default: %(default)s)")
-    parser.add_argument("--freeze", type=int, nargs="+", default=[0, 10, 24], help="depths (default: 0 10 24)")
+    parser.add_argument("--freeze", nargs="+", default=["0", "10", "24"], help="as of 'train' (default: 0 10 24)")
     parser.add_argument("--stem", nargs="+", default=["plain"], choices=("plain", "folded"), help="(default: plain)")
     parser.add_argument("--top", type=int, default=0, help="list so many of the longest kernels")
     parser.add_argument("--hlo", type=Path, metavar="FOLDER", help="leave the programs there")

@@ -6,13 +6,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
+from benchmarks.hlo import parse
 from benchmarks.kernels import Kernel
 from benchmarks.roofline import CHIPS, CONVOLUTIONS, GROUPS, chip_of, group, seconds, summary, tables
 from yolojax.config import configs_root, read_yaml
 from yolojax.errors import UserError
+from yolojax.freezing.load import load_strategy, rehearse
+from yolojax.freezing.selectors import select
+from yolojax.model.convolution import KERNEL_GRADIENT
+from yolojax.model.network import abstract_variables
+from yolojax.model.spec import load_spec
+from yolojax.plan.cost import StepShape, compile_step
 from yolojax.plan.devices import load_target
+from yolojax.tree import flatten
 
 ROOT = Path(__file__).resolve().parents[2]
 STEP = "jit(step)"
@@ -72,7 +81,7 @@ def test_every_target_has_its_peaks_and_is_known_by_its_own_name():
 
 # --- The guide's comparison: YOLOv5m, 20 classes, 512 px, batch 48, bfloat16 -----------------------------------------------------------------
 
-LIMITS = {0: (16.3, 6.42e9, 82), 10: (8.3, 2.06e9, 35), 24: (4.7, 0.81e9, 3)}  # ms, bytes at the peak, gradients
+LIMITS = {"0": (16.3, 6.42e9, 82), "10": (8.3, 2.06e9, 35), "24": (4.7, 0.81e9, 3)}  # ms, bytes at the peak, gradients
 
 
 def compiled(folder, *words):
@@ -128,3 +137,52 @@ def test_a_folded_stem_computes_as_much(tmp_path):
 def test_a_program_that_is_refused_has_a_row():
     row = {"freeze": 0, "stem": "plain", "peak_bytes": 33e9, "compile_seconds": 1.0, "refused": "it does not fit"}
     assert "it does not fit" in tables([row])
+
+
+# --- Adapters: two convolutions beside the frozen one, so that no gradient of its kernel's size is ever made -----------------------------------------
+
+
+def frozen_kernels(spec):
+    """The kernels of the backbone by path, their sizes ascending, without ones."""
+    leaves = flatten(abstract_variables(spec)["params"])
+    backbone = [path for path in select("backbone", tuple(leaves)) if path.endswith("/kernel")]
+    return {path: plain(leaves[path].shape) for path in backbone}
+
+
+def plain(sizes):
+    return tuple(sorted(size for size in sizes if size > 1))
+
+
+def kernel_gradients(text):
+    """The sizes of all that stands in a program under the name of a kernel's gradient."""
+    lines = [line for part in parse(text).computations.values() for line in part.instructions.values()]
+    named = [line for line in lines if KERNEL_GRADIENT in line.op_name or "BackwardFilter" in line.target]
+    return {plain(shape.sizes) for line in named for shape in line.shapes}
+
+
+def check_adapters(spec, everything, adapters):
+    frozen, made = frozen_kernels(spec), kernel_gradients(everything)
+    assert all(sizes in made for sizes in frozen.values())  # what is looked for is found where they train
+    made = kernel_gradients(adapters)
+    assert [path for path, sizes in frozen.items() if sizes in made] == []
+    return made
+
+
+def test_no_gradient_of_a_frozen_kernels_shape_is_computed_for_an_adapter(tiny_model):
+    spec, device = load_spec(tiny_model), jax.devices("cpu")[0]
+    shape = StepShape(batch=2, size=64, dtype="float32", boxes=4, frozen_bn="fixed")
+    paths = tuple(flatten(abstract_variables(spec)["params"]))
+    programs = []
+    for freeze in ("0", "adapters"):
+        ((_, phase),) = rehearse(load_strategy(freeze), paths, 2)
+        programs.append(compile_step(spec, phase, shape, device)[1].as_text())
+    assert (3, 3, 4, 8) in check_adapters(spec, *programs)  # the one of the adapter in its place
+
+
+@pytest.mark.slow
+def test_adapters_save_the_operations_of_frozen_kernels_on_an_h100(tmp_path):
+    (everything, adapters), _ = compiled(tmp_path, "--freeze", "0", "adapters", "--hlo", str(tmp_path))
+    assert adapters["gflop"] <= 0.72 * everything["gflop"]
+    assert adapters["peak_bytes"] < 0.85 * everything["peak_bytes"]
+    programs = [(tmp_path / f"cuda-h100-{freeze}-plain.hlo").read_text() for freeze in ("0", "adapters")]
+    assert (3, 3, 4, 48) in check_adapters(load_spec("yolov5m", 20), *programs)

@@ -28,6 +28,18 @@ def networks(tiny_model, tmp_path_factory):
     return folder / "0", folder / "1"
 
 
+@pytest.fixture(scope="module")
+def strangers(tiny_model, pyramid, networks):
+    """Two more that have nothing in common with them: other initial weights, other strides."""
+    folder = networks[0].parent
+    (folder / "strides.yaml").write_text(yaml.safe_dump(pyramid(4, 5)))
+    for name, model in (("unrelated", tiny_model), ("strides", folder / "strides.yaml")):
+        spec = load_spec(model, 2)
+        variables = jax.tree.map(np.asarray, init_variables(spec, jax.random.key(9)))
+        save_weights(folder / name, Weights(spec=spec, names=("x", "y"), variables=variables, source={}))
+    return folder
+
+
 @pytest.fixture
 def joined(networks, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -37,11 +49,12 @@ def joined(networks, tmp_path, monkeypatch, capsys):
     return tmp_path / "both"
 
 
-def test_what_is_written_and_shown(joined):
+def test_what_is_written_and_shown(joined, networks):
     printed = (joined.parent / "printed.txt").read_text()
     for text in ("trunk", "0–4", "branch A", "5–6", "branch B", "7–8", "4 classes"):
         assert text in printed
     content = json.loads((joined.parent / "join.json").read_text())
+    assert [part["from"] for part in content["parts"]] == ["A", *map(str, networks)]
     assert content["classes"] == ["blue", "red", "red (B)", "green"]
     assert [part["layers"] for part in content["parts"]] == [[0, 4], [5, 6], [7, 8]]
     weights = read_weights(joined)
@@ -59,6 +72,58 @@ def test_old_classes_keep_every_digit(joined, networks, tiny_data, capsys):
     assert figures[0]["per_class"] == figures[1]["per_class"]
     assert figures[0]["instances"] > 0
     assert figures[0]["map50"] == figures[1]["map50"] > 0
+
+
+@pytest.mark.parametrize("way", ["float32", "unfused", "stablehlo", "onnx"])
+def test_every_way_of_running_it_measures_the_classes_of_the_data(joined, networks, tiny_data, way):
+    if way == "onnx":
+        pytest.importorskip("jax2onnx")
+        pytest.importorskip("onnxruntime")
+    figures = []
+    for weights in (networks[0], joined):
+        words = [
+            "--weights",
+            str(weights),
+            "--data",
+            str(tiny_data),
+            "--img",
+            "64",
+            "--device",
+            "cpu",
+            "--workers",
+            "0",
+        ]
+        assert main(["bench", *words, "--include", way, "--json", "bench.json"]) == 0
+        (row,) = json.loads((joined.parent / "bench.json").read_text())["ways"]
+        figures.append({name: row[name] for name in ("precision", "recall", "map50", "map50_95")})
+    assert figures[1] == pytest.approx(figures[0], abs=1e-3 if way == "onnx" else 1e-6)
+    assert figures[0]["map50"] > 0
+
+
+def test_plan_and_freeze_tell_of_both_branches(joined, networks):
+    words = ["--weights", str(joined), "--json", "f.json"]
+    assert main(["freeze", *words, "--freeze", "7"]) == 0
+    content = json.loads((joined.parent / "f.json").read_text())
+    assert [row["layer"] for row in content["layers"]] == list(range(9))
+    assert content["trainable"] == sum(row["parameters"] for row in content["layers"][7:])
+    flops = []
+    for weights in (networks[0], joined):
+        words = [
+            "--weights",
+            str(weights),
+            "--img",
+            "64",
+            "--batch",
+            "2",
+            "--quick",
+            "--target",
+            "cpu",
+            "--freeze",
+            "5",
+        ]
+        assert main(["plan", *words, "--json", "p.json"]) == 0
+        flops.append(json.loads((joined.parent / "p.json").read_text())["rows"][0]["flops"])
+    assert flops[0] < flops[1] < 2 * flops[0]  # the trunk once, the rest twice
 
 
 def test_a_class_of_no_branch_is_named(joined, tiny_data, tmp_path, capsys):
@@ -100,6 +165,34 @@ def test_what_cannot_be_joined(networks, tmp_path, monkeypatch, capsys, words, s
     assert main(["join", *map(str, networks), "--output", "out", *words]) == 2
     assert sentence in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "joining", "grafting"),
+    [
+        (
+            "unrelated",
+            "the networks share no layer, and 10 are asked for: layer 0 of B differs from A in model_0/",
+            "--split 9: the head begins with one of the layers 1 to 6",
+        ),
+        (
+            "strides",
+            "share no layer, and 10 are asked for: A detects at the strides 8, 16, B at 16, 32",
+            "--trunk is strides and --head is tiny: their first 9 layers differ",
+        ),
+    ],
+)
+def test_strangers_have_no_trunk_in_common(networks, strangers, tmp_path, monkeypatch, capsys, name, joining, grafting):
+    monkeypatch.chdir(tmp_path)
+    commands = (
+        (["join", str(networks[0]), str(strangers / name), "--output", "out"], joining),
+        (["val", "--trunk", str(strangers / name), "--head", str(networks[0]), "--split", "9"], grafting),
+    )
+    for words, sentence in commands:
+        assert main(words) == 2
+        (printed,) = capsys.readouterr().err.strip().splitlines()
+        assert sentence in printed
+        assert not list(tmp_path.iterdir())
 
 
 def test_a_pt_cannot_hold_it(joined, capsys):

@@ -60,8 +60,8 @@ class Count:
         learns = self.trains(f"{path}/kernel")
         self.total += product * (1 + learns + flows)
         if adapter:
-            # Down, its gradient and that of its input; up with both gradients, one of them down's; and the sum of both convolutions.
-            self.total += product / outputs * adapter.rank * (2 + flows)
+            # Down, once more in the backward pass, its gradient and that of its input; up with both gradients, one of them down's; and the sum of both.
+            self.total += product / outputs * adapter.rank * (3 + flows)
             self.total += 2 * self.elements((out, outputs)) * adapter.rank * 3 + self.elements((out, outputs))
         return out, outputs, flows or learns or bool(adapter)
 

@@ -52,6 +52,10 @@ ORIGINAL = {"name": "original", "framework": "torch", "python": "python", "weigh
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"scenarios": [{**ORIGINAL, "delta": "best.delta.npz"}]},
+            "scenario 'original': key 'delta': the original reads none",
+        ),
         ({"scenarios": [{"name": "a"}, {"name": "a"}]}, "2 scenarios have the name 'a'"),
         ({"scenarios": [{"name": "a b"}, {"name": "a-b"}]}, "2 scenarios have the name 'a-b'"),
         ({"scenarios": [{"freeze": 10}]}, "scenario 1: key 'name' is missing"),

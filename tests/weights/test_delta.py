@@ -1,3 +1,5 @@
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -34,13 +36,14 @@ def train(base, tiny_data, tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("freeze", ["adapters.yaml", "6"])
+@pytest.mark.parametrize("freeze", ["adapters.yaml", "bn_only", "6"])
 def test_base_and_delta_are_the_trained_weights(base, train, tmp_path, freeze):
     (tmp_path / "adapters.yaml").write_text("kind: adapters\nselect: 0-4\ntrain: detect\nrank: 2\nalpha: 4.0\n")
     weights = train("--freeze", freeze)
     delta = read_delta(weights / "last.delta.npz")
     assert delta.base == arrays_sha256(load_weights(base).variables)
-    assert ("params/model_0/conv/adapter/down" in delta.arrays) == (freeze != "6")
+    assert ("params/model_0/conv/adapter/down" in delta.arrays) == (freeze == "adapters.yaml")
+    assert ("params/model_0/bn/scale" in delta.arrays) == (freeze == "bn_only")
     assert not any(path.endswith("conv/kernel") for path in delta.arrays)
     assert "params/model_6/m_0/kernel" in delta.arrays
     trained, again = load_weights(weights / "last"), load_weights(base, weights / "last.delta.npz")
@@ -52,7 +55,7 @@ def test_base_and_delta_are_the_trained_weights(base, train, tmp_path, freeze):
         assert leaf.tobytes() == expected[path].tobytes(), path
     moved = flatten(load_weights(base).variables)
     assert (moved["params/model_0/conv/kernel"].tobytes() != leaves["params/model_0/conv/kernel"].tobytes()) == (
-        freeze != "6"
+        freeze == "adapters.yaml"
     )
 
 
@@ -70,12 +73,33 @@ def test_none_where_it_would_save_nothing(train):
     assert not (weights / "best.delta.npz").exists()
 
 
+def test_training_and_bench_begin_from_base_and_delta(base, train, tiny_data, tmp_path):
+    weights = train("--freeze", "6")
+    delta = ["--delta", str(weights / "best.delta.npz")]
+    train(*delta, "--freeze", "2", "--name", "more", "--epochs", "1")
+    assert main(["audit", str(weights / "best"), "runs/train/more", "--frozen", "2"]) == 0
+    source = load_weights("runs/train/more").source
+    assert source["base"]["arrays_sha256"] == arrays_sha256(load_weights(weights / "best").variables)
+    figures = []
+    for words in (["--weights", str(weights / "best")], ["--weights", str(base), *delta]):
+        words += ["--data", str(tiny_data), "--img", "64", "--include", "float32", "--workers", "0", "--device", "cpu"]
+        assert main(["bench", *words, "--json", "bench.json"]) == 0
+        (row,) = json.loads((tmp_path / "bench.json").read_text())["ways"]
+        figures.append((row["map50"], row["map50_95"]))
+    assert figures[0] == figures[1]
+
+
 def test_other_weights_and_damage_are_refused(base, train, tmp_path, capsys):
     weights = train("--freeze", "6")
-    file = str(weights / "best.delta.npz")
-    command = ["val", "--delta", file, "--noplots", "--device", "cpu"]
-    assert main([*command, "--weights", str(weights / "best")]) == 2
-    assert "belongs to other weights than" in capsys.readouterr().err
+    file, others = str(weights / "best.delta.npz"), str(weights / "best")
+    capsys.readouterr()
+    for command in (["val"], ["detect"], ["bench"], ["export"], ["train"]):
+        assert main([*command, "--delta", file, "--weights", others, "--device", "cpu"]) == 2, command
+        (printed,) = capsys.readouterr().err.strip().splitlines()
+        assert f"{file}: belongs to other weights than" in printed
+        assert "give those that it was trained from (base.pt)" in printed
+    assert main(["train", "--cfg", "yolov5n", "--delta", file]) == 2
+    assert "--delta: is put on weights, and this training starts from none" in capsys.readouterr().err
     (tmp_path / "half.delta.npz").write_bytes((weights / "best.delta.npz").read_bytes()[:200])
     with pytest.raises(UserError, match=r"half\.delta\.npz: is no '\*\.delta\.npz' of a run of ours, or is damaged"):
         read_delta(tmp_path / "half.delta.npz")

@@ -72,12 +72,12 @@ def run(arguments: argparse.Namespace) -> int:
     rows: list[dict[str, Any]] = [
         {"part": "trunk", "from": "A", "layers": [0, trunk - 1], "parameters": parameters(0, trunk - 1)}
     ]
-    for record in joined.source["joined"]:
+    for source, record in zip(arguments.networks, joined.source["joined"], strict=True):
         first, last = max(record["layers"][0], trunk), record["layers"][1]
         rows.append(
             {
                 "part": f"branch {record['letter']}",
-                "from": str(record["source"].get("file") or record["network"]),
+                "from": source,
                 "layers": [first, last],
                 "parameters": parameters(first, last),
                 "classes": len(record["classes"]),

@@ -19,7 +19,7 @@ from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import Program
 from yolojax.inference.export import Form, check_installed, read_onnx, read_stablehlo, write_onnx, write_stablehlo
 from yolojax.inference.fuse import fuse
-from yolojax.inference.predictor import make_predict
+from yolojax.inference.predictor import choose_classes, make_predict
 from yolojax.inference.settings import BenchSettings, ValSettings
 from yolojax.inference.validation import Validation, prepare_validation
 from yolojax.model.decode import decode
@@ -39,6 +39,7 @@ def prepare_benchmark(settings: BenchSettings) -> Validation:
     validation = prepare_validation(
         ValSettings(
             weights=None if settings.weights is None else (settings.weights,),
+            delta=settings.delta,
             data=settings.data,
             data_root=settings.data_root,
             imgsz=settings.imgsz,
@@ -68,7 +69,7 @@ def measure(validation: Validation, ways: tuple[str, ...], folder: Path) -> Iter
         except UserError as error:
             yield {"way": way, "problem": str(error).removeprefix(f"--include {way}: ")}
             continue
-        evaluation = validation.run(predict=predict)
+        evaluation = validation.run(predict=_of_classes(predict, validation.classes))
         figures = known_scores(evaluation.figures())
         yield {
             "way": way,
@@ -100,6 +101,16 @@ def _make(way: str, validation: Validation, folder: Path) -> tuple[Program, int]
         write_stablehlo(path, weights, form)
         run = read_stablehlo(path)
     return lambda images: (run(images)[0], ()), path.stat().st_size
+
+
+def _of_classes(predict: Program, classes: tuple[int, ...] | None) -> Program:
+    """A program whose predictions are of the classes that the data set names, which may be some of those of a joined network."""
+
+    def run(images: Any) -> tuple[Any, Any]:
+        predictions, heads = predict(images)
+        return choose_classes(predictions, classes), heads
+
+    return run
 
 
 def _unfused(weights: Weights) -> Program:

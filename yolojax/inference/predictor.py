@@ -89,10 +89,14 @@ def _predict(
         heads = run(scaled)
         first_heads = first_heads or heads
         predictions.append(_augmented(run, heads, scaled, spec) if augment else decode(heads, spec))
-    whole = jnp.concatenate(predictions, 1)
-    if classes is not None:
-        whole = whole[..., np.array([*range(5), *(5 + label for label in classes)])]
-    return whole, first_heads
+    return choose_classes(jnp.concatenate(predictions, 1), classes), first_heads
+
+
+def choose_classes(predictions: Any, classes: Sequence[int] | None) -> Any:
+    """Predictions ``(B, N, 5 + nc)``, of NumPy or JAX, of these classes alone, in this order; as they are where it is None."""
+    if classes is None:
+        return predictions
+    return predictions[..., np.array([*range(5), *(5 + label for label in classes)])]
 
 
 def _augmented(

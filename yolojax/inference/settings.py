@@ -237,6 +237,12 @@ class BenchSettings:
     weights: str | None = flag(
         None, "weights: a .pt, a weights directory, a run folder or a name; default: the embedded yolov5n"
     )
+    delta: str | None = flag(
+        None,
+        "delta of a run, *.delta.npz: what it added to --weights, which must be those that it began from; default: none",
+        "--delta",
+        "--adapters",
+    )
     data: str = flag("shapes-pretraining", "data set YAML or name, or tfds:NAME; default: that of the embedded weights")
     data_root: str | None = flag(None, "folder of the data set, instead of the YAML's path")
     include: tuple[str, ...] = flag(WAYS, "ways of running, of: " + " ".join(WAYS) + "; default: all", nargs="+")

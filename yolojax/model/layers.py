@@ -56,9 +56,15 @@ def _with_adapter(
     if not module.has_variable("params", "adapter"):
         return y
     arrays: dict[str, Array] = module.get_variable("params", "adapter")
-    adapter = {name: leaf.astype(x.dtype) for name, leaf in arrays.items()}
-    low = convolve(x, adapter["down"].reshape(*shape[:3], -1), stride, padding)
-    return y + convolve(low, adapter["up"][None, None]) * adapter.get("scale", 1)
+
+    # The few channels between the two convolutions are computed again in the backward pass rather than kept.
+    @jax.checkpoint
+    def adapt(x: Array, down: Array, up: Array) -> Array:
+        low = convolve(x, down.reshape(*shape[:3], -1), stride, padding)
+        return convolve(low, up[None, None])
+
+    up = arrays["up"] * arrays.get("scale", 1)
+    return y + adapt(x, arrays["down"].astype(x.dtype), up.astype(x.dtype))
 
 
 class BatchNorm(nn.Module):

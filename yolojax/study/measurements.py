@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from yolojax.evaluation.metrics import fitness
+from yolojax.study.forgetting import Forgetting, measured_forgetting
 from yolojax.study.original import original_dtype, step_seconds
 from yolojax.study.runner import LOG, SAMPLES, StudyRun
 from yolojax.study.scenarios import Study
@@ -35,6 +36,10 @@ FIGURES = (
     "trainable",
     "parameters",
     "step_flops",
+    "old_map50_before",
+    "old_map50_after",
+    "old_map50_95_before",
+    "old_map50_95_after",
 )
 
 
@@ -57,7 +62,8 @@ class Measurement:
       status: ``finished``, ``running``, ``failed``, ``interrupted`` or ``missing``.
       figures: by the names in ``FIGURES``; None where a run does not tell. ``map50`` and ``map50_95`` are those of the epoch with the best
         fitness, as of YOLOv5's best.pt, ``final_…`` those of the last one. ``utilisation`` is a percentage of the GPUs, else of all
-        processors. ``step_flops`` is the mean over the epochs, ``memory_bytes`` and ``trainable`` the most of any phase.
+        processors. ``step_flops`` is the mean over the epochs, ``memory_bytes`` and ``trainable`` the most of any phase. ``old_…`` are those of
+        the initial weights on the study's second data set, and of their head on the trunk of this run.
       dtype: of the computation, where a run tells.
       memory_source: ``device`` or ``compiled program``.
       utilisation_source: ``GPU`` or ``CPU``.
@@ -100,8 +106,8 @@ class Summary:
     spread: Mapping[str, float | None] = field(default_factory=dict)
 
 
-def measure_run(run: StudyRun) -> Measurement:
-    """Read the folder of a run; whatever it does not hold (yet) is left out."""
+def measure_run(run: StudyRun, forgetting: Forgetting | None = None) -> Measurement:
+    """Read the folder of a run; whatever it does not hold (yet) is left out. ``forgetting`` is that of the study."""
     record = run.record()
     if record["status"] == "missing":
         return Measurement(run=run, status="missing", figures=dict.fromkeys(FIGURES))
@@ -119,6 +125,7 @@ def measure_run(run: StudyRun) -> Measurement:
     figures["process_bytes"] = max((row["memory_bytes"] for row in watched), default=None)
     use, source = _utilisation(watched, record["cpus"])
     figures["utilisation"] = statistics.fmean(use) if use else None
+    figures |= measured_forgetting(run.folder, forgetting)
     memory_source = dtype = ""
     if run.scenario.framework == "torch":
         figures |= _torch_figures(run, extent["batch"], watched)
@@ -221,7 +228,7 @@ def measure_study(study: Study, runs: Iterable[StudyRun]) -> list[Measurement]:
     """Every run of a study, in the order of its scenarios."""
     order = [scenario.name for scenario in study.scenarios]
     return sorted(
-        (measure_run(run) for run in runs),
+        (measure_run(run, study.forgetting) for run in runs),
         key=lambda measurement: (order.index(measurement.run.scenario.name), measurement.run.seed),
     )
 

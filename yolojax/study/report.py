@@ -47,12 +47,14 @@ class Column:
         if value is None:
             return "–"
         text = f"{value * self.scale:,.{self.decimals}f}"
-        return text.removeprefix("0") if self.key.startswith("map50") and value > 0 else text
+        return text.removeprefix("0") if "map50" in self.key and value > 0 else text
 
 
 COLUMNS = (
     Column("map50", "mAP50", 1, 3, "on the validation images, of the epoch with the best fitness (0.1 mAP50 + 0.9 mAP50-95), as of YOLOv5's best.pt"),
     Column("map50_95", "mAP50-95", 1, 3, "of the same epoch, the mean over ten IoU thresholds from .5 to .95"),
+    Column("old_map50_95_before", "old data before", 1, 3, "mAP50-95 of the initial weights on the second data set, which they know"),
+    Column("old_map50_95_after", "old data after", 1, 3, "mAP50-95 there of their head on the trunk that was trained: what is left"),
     Column("wall_seconds", "wall, min", 1 / 60, 1, "from the start of the process to its end: reading, compiling, training, validating, saving"),
     Column("step_seconds", "step, ms", 1000, 0, "median over the epochs of the mean time of a training step, waiting included; ours without an epoch's first"),
     Column("images_per_second", "images/s", 1, 0, "images of a batch over the time of a step"),

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from yolojax.errors import UserError
 from yolojax.files import write_json
 from yolojax.interrupts import Interrupt, interruptible
 from yolojax.processes import last_line, locked_folder, start_process, wait_for
+from yolojax.study.forgetting import measure_forgetting, measured_forgetting
 from yolojax.study.original import original_command, original_environment, write_inputs
 from yolojax.study.sampling import COLUMNS, Sampler
 from yolojax.study.scenarios import Extent, Scenario, Study
@@ -92,7 +93,10 @@ def run_study(
     runs = planned_runs(study, output)
     with locked_folder(output, "study") as lock, interruptible() as interrupt:
         for number, run in enumerate(runs, 1):
+            if interrupt:
+                raise SystemExit(interrupt.status)
             if run.record()["status"] == "finished":
+                _forget(study, run, output, interrupt, lock)
                 continue
             log.info("[%d/%d] %s: %s", number, len(runs), run.name, run.folder / LOG)
             status = _run(run, output / "original", extents[run.scenario.name], interrupt, lock)
@@ -110,8 +114,22 @@ def run_study(
                 )
             else:
                 log.info("finished %s in %.1f min", run.name, record["seconds"] / 60)
+                _forget(study, run, output, interrupt, lock)
             after_run()
     return [run for run in runs if run.record()["status"] != "finished"]
+
+
+def _forget(study: Study, run: StudyRun, output: Path, interrupt: Interrupt, lock: int) -> None:
+    """Measure what a finished run forgot, where the study asks for it and it is not known; a failure is told, and tried again by the next call."""
+    if study.forgetting is None or measured_forgetting(run.folder, study.forgetting):
+        return
+
+    def start(command: Sequence[str], file: Path) -> int:
+        return wait_for(start_process(command, file, lock), interrupt)
+
+    if measure_forgetting(study.forgetting, run.scenario.settings, run.folder, output, start) and not interrupt:
+        file = run.folder / "forgetting.log"
+        log.warning("%s: what it forgot could not be measured: %s; log: %s", run.name, last_line(file), file)
 
 
 def _run(run: StudyRun, inputs: Path, extent: Extent, interrupt: Interrupt, lock: int) -> int:

@@ -20,6 +20,7 @@ from yolojax.data.sources import load_data
 from yolojax.errors import UserError
 from yolojax.freezing.load import load_strategy, rehearse
 from yolojax.model.network import parameter_sizes
+from yolojax.study.forgetting import Forgetting, check_forgetting
 from yolojax.training.settings import LARGEST, TrainSettings
 from yolojax.training.setup import Job, prepare
 from yolojax.tree import flatten
@@ -27,7 +28,7 @@ from yolojax.weights.find import EMBEDDED_WEIGHTS, find_weights
 
 Framework = Literal["yolojax", "torch"]
 
-_STUDY_KEYS = ("title", "note", "train", "seeds", "scenarios", "reference")
+_STUDY_KEYS = ("title", "note", "train", "seeds", "scenarios", "reference", "forgetting")
 _OWN_FLAGS = ("resume", "project", "name", "exist_ok", "seed")  # the study sets these itself
 # What the original always does; its dtype is float32 on a CPU and float16 by automatic mixed precision on a GPU, which ``auto`` is nearest to.
 _ONLY_HERE = {
@@ -91,6 +92,7 @@ class Study:
       seeds: of the runs.
       scenarios: in the order of the tables.
       reference: published figures.
+      forgetting: a second data set, on which the head of the initial weights is measured before and after; None for none.
     """
 
     file: Path
@@ -99,6 +101,7 @@ class Study:
     seeds: tuple[int, ...] = (0,)
     scenarios: tuple[Scenario, ...]
     reference: tuple[Reference, ...] = ()
+    forgetting: Forgetting | None = None
 
     def only(self, names: Sequence[str]) -> Study:
         """The study with these scenarios alone; with all where no name is given.
@@ -141,6 +144,8 @@ def load_study(name: str | Path) -> Study:
         from_mapping(Reference, _mapping(row, f"{file}: key 'reference'"), f"{file}: key 'reference'")
         for row in content.get("reference") or []
     ]
+    where = f"{file}: key 'forgetting'"
+    second = content.get("forgetting")
     return Study(
         file=file,
         title=str(content.get("title", file.stem)),
@@ -148,6 +153,7 @@ def load_study(name: str | Path) -> Study:
         seeds=tuple(seeds),
         scenarios=scenarios,
         reference=tuple(reference),
+        forgetting=None if second is None else from_mapping(Forgetting, _mapping(second, where), where),
     )
 
 
@@ -210,6 +216,10 @@ def _check_torch_settings(settings: TrainSettings, row: Mapping[str, Any], where
         )
     if not all(word.isdigit() for word in settings.freeze):
         raise UserError(f"{where}: key 'freeze': the original takes layer numbers only")
+    if settings.delta is not None:
+        raise UserError(
+            f"{where}: key 'delta': the original reads none; name the trained weights themselves (weights/best of the run)"
+        )
     if settings.weights == "":
         raise UserError(
             f"{where}: key 'weights': the original starts from weights here; name a .pt, a run or other weights"
@@ -257,6 +267,8 @@ def check_study(study: Study) -> dict[str, Extent]:
             if common not in jobs:
                 with _quietly():
                     jobs[common], _ = prepare(common)
+                    if study.forgetting is not None:
+                        check_forgetting(study.forgetting, common)
             job = jobs[common]
             strategy = load_strategy(scenario.settings.freeze, sizes=partial(parameter_sizes, job.spec))
             phases = rehearse(strategy, job.paths, job.epochs, job.spec.name)

@@ -54,6 +54,12 @@ class TrainSettings:
         None,
         "initial weights: a .pt, a weights directory, a run folder or a name; '' trains from scratch; default: the embedded yolov5n",
     )
+    delta: str | None = flag(
+        None,
+        "delta of a run, *.delta.npz: what it added to --weights, which must be those that it began from; default: none",
+        "--delta",
+        "--adapters",
+    )
     cfg: str = flag("", "model YAML (yolov5m, path); default: the architecture of the weights")
     data: str = flag("shapes", "data set YAML or name, or tfds:NAME; default: the embedded shapes")
     data_root: str | None = flag(None, "folder of the data set, instead of the YAML's path")
@@ -148,6 +154,8 @@ class TrainSettings:
         if self.cache == "device" and (self.rect or self.albumentations):
             name = "--rect" if self.rect else "--albumentations"
             raise UserError(f"--cache device: cannot go with {name}, which is done on the host alone; --cache ram can")
+        if self.delta is not None and (self.weights == "" or (self.weights is None and self.cfg)):
+            raise UserError("--delta: is put on weights, and this training starts from none; name them with --weights")
         if self.same_as and self.init_head != "names":
             raise UserError("--same-as: says which classes are the same for --init-head names")
         for pair in self.same_as:
@@ -191,7 +199,7 @@ class TrainSettings:
         """These settings with every file and folder by its absolute path, so that they mean the same in any working directory."""
         files: dict[str, Any] = {
             name: str(Path(value).absolute())
-            for name in ("weights", "cfg", "data", "data_root", "hyp")
+            for name in ("weights", "delta", "cfg", "data", "data_root", "hyp")
             if (value := getattr(self, name))
             and (Path(value).is_file() or (name in ("weights", "data_root") and Path(value).is_dir()))
         }

@@ -366,8 +366,8 @@ def _initial_weights(settings: TrainSettings) -> Weights | None:
     if settings.weights == "":
         return None
     if settings.weights is None:
-        return None if settings.cfg else load_weights(configs_root() / "weights" / EMBEDDED_WEIGHTS)
-    return load_weights(settings.weights)
+        return None if settings.cfg else load_weights(configs_root() / "weights" / EMBEDDED_WEIGHTS, settings.delta)
+    return load_weights(settings.weights, settings.delta)
 
 
 def _architecture(settings: TrainSettings, weights: Weights | None, classes: int) -> ModelSpec:

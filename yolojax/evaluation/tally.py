@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,28 @@ class Tally:
         self.confusion += confusion(detected, true, self._classes, (images, true_images))
         self.images += len(rows)
         return np.split(detected, sizes.cumsum()[:-1])
+
+    def absorb(self, shares: Callable[[Mapping[str, np.ndarray]], Sequence[Mapping[str, np.ndarray]]]) -> None:
+        """Count what other processes have counted of the same batches.
+
+        Args:
+          shares: gives the arrays of every process, in their order, for those of this one.
+        """
+        lists: dict[str, list[np.ndarray]] = {
+            "correct": self._correct,
+            "detections": self._detections,
+            "labels": self._labels,
+        }
+        own: dict[str, np.ndarray] = {"images": np.array(self.images), "confusion": self.confusion}
+        for name, parts in lists.items():
+            own |= {name: np.concatenate(parts), f"{name}_ends": np.cumsum([len(part) for part in parts])[:-1]}
+        told = shares(own)
+        self.images = int(sum(share["images"] for share in told))
+        self.confusion = np.sum([share["confusion"] for share in told], 0)
+        for name, parts in lists.items():
+            # Batch after batch, as one process would have had them: equal scores are ranked by their place.
+            divided = [np.split(share[name], share[f"{name}_ends"]) for share in told]
+            parts[:] = [np.concatenate(batch) for batch in zip(*divided, strict=True)]
 
     def curves(self) -> Curves:
         """Precision, recall and AP over all batches."""

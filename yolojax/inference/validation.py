@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,9 +24,10 @@ from yolojax.evaluation.evaluator import Evaluation, Program, evaluate, most_sha
 from yolojax.evaluation.nms import NmsSettings
 from yolojax.inference.predictor import make_predict, suppressed_parts
 from yolojax.inference.settings import ValSettings
-from yolojax.mesh import make_mesh, split
+from yolojax.mesh import check_divides, make_mesh, split
 from yolojax.model.spec import whole_strides
 from yolojax.scores import SCORES, known_scores
+from yolojax.system import processors
 from yolojax.weights.find import EMBEDDED_WEIGHTS, load_weights
 from yolojax.weights.join import graft
 from yolojax.weights.store import Weights
@@ -93,7 +93,7 @@ class Validation:
           predict: what is measured, instead of the network itself: the same network in another form.
         """
         batches = self.batches(image_size)
-        threads = max(1, min(self.settings.workers, os.cpu_count() or 1))
+        threads = max(1, min(self.settings.workers, processors()))
         shown = get_console().is_terminal
         bar = track(batches.iterate(threads=threads), "validating", len(batches), transient=True, disable=not shown)
         return evaluate(
@@ -241,8 +241,7 @@ def prepare_validation(settings: ValSettings, devices: Sequence[jax.Device]) -> 
             ValSettings.conf_thres,
         )
     batch_size = settings.batch_size or data.defaults.get("batch", 32)
-    if batch_size % len(devices):
-        raise UserError(f"--batch-size {batch_size}: must be a multiple of the {len(devices)} devices")
+    check_divides(batch_size, devices)
     speed = settings.task == "speed"
     samples = open_split(data, split_of(settings.task), single_class=settings.single_cls).samples
     size = settings.imgsz or data.defaults.get("img", 640)

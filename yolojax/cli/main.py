@@ -149,8 +149,11 @@ def _told(error: BaseException) -> tuple[int, str]:
         return 2, f"there is not enough memory ({error}); smaller images or batches need less"
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
-    # A RuntimeError of JAX: mostly the connection to a process that has ended.
-    return 1, (str(error) or repr(error)).splitlines()[0]
+    reason = (str(error) or repr(error)).splitlines()[0]
+    return (
+        1,
+        f"the work with the other processes failed ({reason}); their logs in the run folder tell whether one has ended before",
+    )
 
 
 def _flags_of(parser: argparse.ArgumentParser) -> set[str]:

@@ -15,7 +15,7 @@ import numpy as np
 from yolojax.evaluation.metrics import Curves
 from yolojax.evaluation.nms import NmsSettings, suppress, suppress_batch
 from yolojax.evaluation.tally import Batch, Tally
-from yolojax.hosts.agreement import gathered_arrays
+from yolojax.hosts.agreement import gathered_arrays, process_count
 from yolojax.mesh import local_rows, local_shards
 
 Program = Callable[[Any], tuple[Any, Any]]  # images to predictions and heads; see ``evaluate``
@@ -188,7 +188,8 @@ def evaluate(
         names=tuple(names),
         images=tally.images,
         confusion=tally.confusion,
-        speed_ms=stopwatch.per_image(),
+        # Each process sees its part alone, in the time that all parts take.
+        speed_ms={part: value / (process_count() if shares else 1) for part, value in stopwatch.per_image().items()},
         losses={name: float(np.mean([parts[name] for parts in loss_parts])) for name in (loss_parts or [{}])[0]},
         shapes=len(stopwatch.shapes),
     )

@@ -16,10 +16,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from jax._src import distributed
+from jax.experimental.multihost_utils import process_allgather
+from jax.sharding import Mesh
 
 from yolojax.errors import UserError
 from yolojax.files import write_file
+from yolojax.mesh import put_batch
 
 _PATIENCE = 10_000  # milliseconds of one question to the service
 _TOKEN = ".token"
@@ -29,22 +34,16 @@ _rounds = itertools.count()
 
 def client() -> Any:
     """The connection of this process to the others; None where it is alone."""
-    from jax._src import distributed
-
     return distributed.global_state.client
 
 
 def process_count() -> int:
     """How many processes work together."""
-    from jax._src import distributed
-
     return distributed.global_state.num_processes if client() is not None else 1
 
 
 def process_index() -> int:
     """The number of this one, from 0."""
-    from jax._src import distributed
-
     return distributed.global_state.process_id if client() is not None else 0
 
 
@@ -76,8 +75,6 @@ def gathered_arrays(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarr
     """The NumPy arrays of every process, in their order; they may differ in everything."""
     if process_count() == 1:
         return [dict(arrays)]
-    from jax.experimental.multihost_utils import process_allgather
-
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **arrays)
     own = np.frombuffer(file.getvalue(), np.uint8)
@@ -107,6 +104,19 @@ def check_alike(facts: Mapping[str, Any]) -> None:
                     f"process {number} and process 0 differ in {name} ({_short(theirs[name])} and {_short(value)}); "
                     "give all processes the same command line and the same files"
                 )
+
+
+def meet(mesh: Mesh) -> None:
+    """Let the devices of all processes find each other while none is ahead: on CPUs they have 30 seconds for it, and compiling a step takes longer."""
+    if process_count() > 1:
+        gathered("ready", "")
+        flags = put_batch({"": np.zeros(len(mesh.local_devices), np.float32)}, mesh)
+        jax.block_until_ready(_total(flags))
+
+
+@jax.jit
+def _total(flags: dict[str, jax.Array]) -> jax.Array:
+    return flags[""].sum()
 
 
 def check_shared(folder: Path) -> None:

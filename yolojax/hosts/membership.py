@@ -20,6 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+import jax
+
 from yolojax.errors import UserError
 from yolojax.hosts import farewell
 from yolojax.hosts.agreement import check_shared, client, decided, is_first, process_count, process_index
@@ -57,15 +59,15 @@ class ProcessLog(logging.Handler):
         with suppress(OSError), self._file.open("a", encoding="utf-8") as file:  # a full disk stops the checkpoint
             file.write(line + "\n")
 
-    def keep_in(self, folder: Path) -> None:
-        """Write to the run folder from now on, with what was to be written before."""
+    def keep_in(self, folder: Path, remedy: str) -> None:
+        """Write to the run folder from now on, with what was to be written before; ``remedy`` is what to do if this process is cut off."""
         file = folder / "logs" / f"process-{process_index()}.txt"
         file.parent.mkdir(exist_ok=True)
         lines, self._lines, self._file = self._lines, [], file
         for line in lines:
             self.write(line)
         self.instruct(f"log {file.absolute()}")
-        self.instruct(f"say {_gone(f'continue from the last checkpoint with: python train.py --resume {folder}')}")
+        self.instruct(f"say {_gone(remedy)}")
 
     @property
     def kept(self) -> bool:
@@ -92,8 +94,6 @@ def join(cluster: Cluster) -> None:
     limit = threading.Timer(seconds, _give_up, (cluster, seconds))
     limit.daemon = True
     limit.start()
-    import jax
-
     try:
         jax.distributed.initialize(
             cluster.coordinator,
@@ -112,8 +112,12 @@ def join(cluster: Cluster) -> None:
     _log_and_watch()
 
 
-def run_folder(choose: Callable[[], Path]) -> Path:
-    """The folder of a run: chosen by process 0, shared by all, with the log of each.
+def run_folder(choose: Callable[[], Path], resumable: bool = False) -> Path:
+    """The folder of a run, which has the log of each process too.
+
+    Args:
+      choose: is asked by process 0.
+      resumable: whether a run that is cut off goes on from its last checkpoint.
 
     Raises:
       UserError: not all of them see the same one.
@@ -121,7 +125,7 @@ def run_folder(choose: Callable[[], Path]) -> Path:
     folder = Path(decided("run folder", lambda: str(choose())))
     check_shared(folder)
     if (handler := _process_log()) is not None:
-        handler.keep_in(folder)
+        handler.keep_in(folder, f"continue with: python train.py --resume {folder}" if resumable else "start again")
     return folder
 
 
@@ -130,8 +134,6 @@ def leave() -> None:
     if (handler := _process_log()) is None:
         return
     handler.leaving = True
-    import jax
-
     jax.distributed.shutdown()
     handler.instruct("end")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from jax.sharding import Mesh
 from yolojax.hosts.agreement import gathered, process_count
 from yolojax.interrupts import Interrupt
 from yolojax.mesh import put_batch
+
+log = logging.getLogger(__name__)
 
 FLAG = "stop"
 
@@ -45,4 +48,10 @@ class CommonStop:
     @property
     def status(self) -> int:
         """The exit status, the same in all processes; all have to ask."""
-        return max(int(status) for status in gathered("status", str(self._interrupt.status if self._interrupt else 0)))
+        own = self._interrupt.status if self._interrupt else 0
+        told = [int(status) for status in gathered("status", str(own))]
+        if self._together:
+            log.info(
+                "asked to stop: %s", ", ".join(f"process {number}" for number, status in enumerate(told) if status)
+            )
+        return max(told)

@@ -29,7 +29,7 @@ from yolojax.files import find_run_folder, new_run_folder, run_folder_of
 from yolojax.freezing.adapters import merge_adapters_on_host
 from yolojax.freezing.phases import GRADIENT_NORMS, MOVEMENT, EpochRecord, History, Phase
 from yolojax.freezing.signals import movement
-from yolojax.hosts.agreement import check_alike, decided, is_first, process_count
+from yolojax.hosts.agreement import check_alike, decided, is_first, meet, process_count
 from yolojax.hosts.membership import run_folder
 from yolojax.lock import locked
 from yolojax.mesh import replicated
@@ -209,7 +209,7 @@ def open_run(settings: TrainSettings, given: Set[str]) -> Iterator[Run]:
     variables: Variables | None = None
     changes: list[str] = []
     if settings.resume:
-        folder = run_folder(lambda: _folder_to_resume(settings, given))
+        folder = run_folder(lambda: _folder_to_resume(settings, given), resumable=True)
         own_weights = run_folder_of(Path(settings.weights or "")) == folder
         now, changes = settings_to_resume(
             read_settings(folder), settings, given - {"weights"} if own_weights else given
@@ -226,7 +226,7 @@ def open_run(settings: TrainSettings, given: Set[str]) -> Iterator[Run]:
         if settings.exist_ok and is_first():
             _refuse_unfinished(Path(settings.project, settings.name))
         job, variables = prepare(settings.with_absolute_paths())
-        folder = run_folder(lambda: new_run_folder(settings.project, settings.name, settings.exist_ok))
+        folder = run_folder(partial(new_run_folder, settings.project, settings.name, settings.exist_ok), resumable=True)
     _check_alike(job, variables)
     with closing(job.stream), locked(folder) if is_first() else nullcontext():
         run = resume(job, folder, changes) if variables is None else begin(job, folder, variables)
@@ -247,6 +247,7 @@ def _check_alike(job: Job, variables: Variables | None) -> None:
     """
     if process_count() == 1:
         return
+    meet(job.mesh)
     own = ("data", "data_root", "workers", "weights")  # of a machine; what is there is compared
     flags = {f"--{name}": value for name, value in dataclasses.asdict(job.settings).items() if name not in own}
     leaves = {} if variables is None else flatten(variables)

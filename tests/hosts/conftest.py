@@ -4,7 +4,9 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
@@ -39,11 +41,12 @@ if __name__ == "__main__":
 
 @dataclass(frozen=True)
 class Ended:
-    """A process that has ended: its exit status, and what it printed."""
+    """A process that has ended: its exit status, what it printed, and when it ended, in seconds."""
 
     status: int
     output: str
     errors: str
+    moment: float
 
 
 @pytest.fixture
@@ -77,12 +80,16 @@ def together(tmp_path) -> Callable[..., list[Ended]]:
             started.append(
                 subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables)
             )
-        try:
-            told = [process.communicate(timeout=timeout) for process in started]
-        finally:
-            for process in started:
+
+        def wait(process: subprocess.Popen[str]) -> Ended:
+            try:
+                texts = process.communicate(timeout=timeout)
+            finally:
                 process.kill()
-        return [Ended(process.returncode, *texts) for process, texts in zip(started, told, strict=True)]
+            return Ended(process.returncode, *texts, time.monotonic())
+
+        with ThreadPoolExecutor(count) as waiting:
+            return list(waiting.map(wait, started))
 
     return run
 

@@ -35,6 +35,17 @@ class Cluster:
     local_id: int | None = None
     local_count: int = 1
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """Variables of the environment that tell another program the same, where flags have told this one; a launcher's are there already."""
+        if self.coordinator is None:
+            return {}
+        return {
+            COORDINATOR: self.coordinator,
+            PROCESS_ID: str(self.process_id),
+            PROCESS_COUNT: str(self.process_count),
+        }
+
 
 def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that tell a process of the others."""

@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 START_SECONDS = 300  # that all processes have to find each other; YOLOJAX_START_SECONDS in the environment
 HEARTBEAT_SECONDS = 30  # without a sign of life after which a process is lost
 _FAILURE = "yolojax/failure"
-_READ_SECONDS = 2.0  # that process 0 stays, so that the others can read why it fails
+_OWN_SECONDS = 1.0  # after which a process that makes the same mistake as another one has said so itself
+_READ_SECONDS = 3.0  # that process 0 stays, so that the others can read why it fails
 
 
 class ProcessLog(logging.Handler):
@@ -185,7 +186,8 @@ def _watch(handler: ProcessLog) -> None:
             if "DEADLINE_EXCEEDED" in str(error):
                 continue
             return  # the service is gone, and JAX ends this process; what outlives it says so
-        if handler.leaving:  # by the same mistake as the other one, or its own
+        time.sleep(_OWN_SECONDS)
+        if handler.leaving:
             return
         handler.leaving = True
         handler.write(content["sentence"])

@@ -68,15 +68,11 @@ class Tally:
             "labels": self._labels,
         }
         own: dict[str, np.ndarray] = {"images": np.array(self.images), "confusion": self.confusion}
-        for name, parts in lists.items():
-            own |= {name: np.concatenate(parts), f"{name}_ends": np.cumsum([len(part) for part in parts])[:-1]}
-        told = shares(own)
+        told = shares(own | {name: np.concatenate(parts) for name, parts in lists.items()})
         self.images = int(sum(share["images"] for share in told))
         self.confusion = np.sum([share["confusion"] for share in told], 0)
         for name, parts in lists.items():
-            # Batch after batch, as one process would have had them: equal scores are ranked by their place.
-            divided = [np.split(share[name], share[f"{name}_ends"]) for share in told]
-            parts[:] = [np.concatenate(batch) for batch in zip(*divided, strict=True)]
+            parts[:] = [share[name] for share in told]  # no figure depends on the order of images
 
     def curves(self) -> Curves:
         """Precision, recall and AP over all batches."""

@@ -156,7 +156,7 @@ def sees_colours():
     """In the place of ``make_predict``: a network of three classes that finds the red, green and blue rectangle in an image and nothing else."""
     import jax.numpy as jnp
 
-    def make_predict(weights, *, dtype=None, augment=False, classes=None):
+    def make_predict(weights, *, dtype=None, augment=False, classes=None, mesh=None):
 
         def predict(images):
             predictions = np.zeros((len(images), 3, 8), np.float32)

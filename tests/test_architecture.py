@@ -12,7 +12,7 @@ GROUND = 0
 TIERS = [
     {
         *("errors", "text", "version", "files", "flags", "tree", "mesh"),
-        *("interrupts", "lock", "processes", "drawing", "figures", "runtime", "system", "caches", "scores"),
+        *("interrupts", "lock", "processes", "hosts", "drawing", "figures", "runtime", "system", "caches", "scores"),
         *("config", "hyperparameters"),
     },
     {"model", "freezing", "data", "evaluation"},

@@ -78,3 +78,30 @@ def test_a_detached_process_can_be_asked_to_stop():
         process.send_signal(system.request_signal())
         assert process.communicate(timeout=60)[0].endswith("saved\n")
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("files", "own", "limit"),
+    [
+        ({"cpu.max": "150000 100000"}, "0::/", 1.5),
+        ({"cpu.max": "max 100000"}, "0::/", None),
+        ({"a/cpu.max": "400000 100000", "a/b/cpu.max": "max 100000"}, "0::/a/b", 4),  # that of the group around it
+        (
+            {"cpu,cpuacct/a/cpu.cfs_quota_us": "50000", "cpu,cpuacct/a/cpu.cfs_period_us": "100000"},
+            "3:cpu,cpuacct:/a",
+            0.5,
+        ),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, "4:cpu:/\n5:memory:/", None),
+        ({}, "0::/gone", None),
+    ],
+)
+def test_a_control_group_limits_the_processors(tmp_path, files, own, limit):
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    (tmp_path / "own").write_text(own)
+    assert system._control_group_limit(tmp_path, tmp_path / "own") == limit
+
+
+def test_without_control_groups_nothing_limits_the_processors(tmp_path):
+    assert system._control_group_limit(tmp_path, tmp_path / "none") is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import subprocess
@@ -177,5 +176,5 @@ def _train(devices: Sequence[dict[str, Any]]) -> str | None:
     settings = settings.with_defaults(load_data(settings.data))
     device = devices[0]["kind"]
     where = f"{processors()} processors" if device == "cpu" else f"{len(devices)} x {device}"
-    workers = min(settings.workers, os.cpu_count() or 1)
+    workers = min(settings.workers, processors())
     return f"{where}, {devices[0]['dtype']}, {settings.batch_size} images of {settings.imgsz} px per step, {workers} data workers"

@@ -28,15 +28,16 @@ class Interrupt:
 
 
 @contextmanager
-def interruptible() -> Iterator[Interrupt]:
-    """Note a signal that asks to stop inside the block instead of dying of it; the handlers before it come back afterwards."""
+def interruptible(tell: bool = True) -> Iterator[Interrupt]:
+    """Note a signal that asks to stop inside the block instead of dying of it, and ``tell`` so; the handlers before it come back afterwards."""
     interrupt = Interrupt()
 
     def note(number: int, _: FrameType | None) -> None:
         interrupt.signal = number
         for later in stop_signals():  # ends the process even while it compiles, where Python's handlers have to wait
             signal.signal(later, signal.SIG_DFL)
-        print("\nfinishing this step, then saving; once more to quit at once", flush=True)
+        if tell:
+            print("\nfinishing this step, then saving; once more to quit at once", flush=True)
 
     if threading.current_thread() is not threading.main_thread():
         yield interrupt

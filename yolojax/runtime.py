@@ -145,7 +145,8 @@ def select_devices(device: str = "", deterministic: bool = False) -> list[jax.De
     """Start JAX and choose the devices of a command; compiled programs are kept on disk from then on.
 
     Args:
-      device: ``cpu``, ``gpu``, ``tpu``, numbers as in ``0,1``, or nothing for all devices of the best platform.
+      device: ``cpu``, ``gpu``, ``tpu``, numbers as in ``0,1``, of the devices of each process, or nothing for all devices of the best
+        platform.
       deterministic: have programs for a GPU computed without operations whose bits differ from run to run.
 
     Returns:
@@ -192,12 +193,17 @@ def select_devices(device: str = "", deterministic: bool = False) -> list[jax.De
         log.info("no NVIDIA driver and no TPU here: computing on the CPU")
     if jax.config.values.get("jax_compilation_cache_dir") is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+    if jax.process_count() > 1:
+        counts = jax.process_index(), jax.process_count(), jax.local_device_count(), jax.device_count()
+        log.info("process %d of %d (counted from 0), %d devices each, %d in all", *counts)
     if not name or name in _PLATFORMS:
         return devices
     try:
-        return [devices[int(number)] for number in name.split(",")]
+        owners = sorted({item.process_index for item in devices})
+        local = [[item for item in devices if item.process_index == owner] for owner in owners]
+        return [own[int(number)] for own in local for number in name.split(",")]
     except (ValueError, IndexError) as error:
-        listed = ", ".join(f"{index} = {item.device_kind}" for index, item in enumerate(devices))
+        listed = ", ".join(f"{index} = {item.device_kind}" for index, item in enumerate(jax.local_devices()))
         raise UserError(f"--device {device}: choose cpu, gpu, tpu or numbers of: {listed}") from error
 
 

@@ -5,10 +5,12 @@ A caller asks for an ability (``replaces_processes``), never for a name, so that
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -93,7 +95,43 @@ def tracks_shared_memory() -> bool:
 
 
 def processors() -> int:
-    """How many processors this process may use; where the system does not tell, how many there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """How many processors this process may use, by its affinity and the limit of its control group; where the system does not tell, how many there are."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = _control_group_limit(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
+    return usable if limit is None else max(1, min(usable, math.ceil(limit)))
+
+
+def _control_group_limit(root: Path, own: Path) -> float | None:
+    """Processors that the control groups of this process grant it, as containers and schedulers set them; None for as many as there are.
+
+    Args:
+      root: where the groups are.
+      own: file that names those of this process.
+    """
+    limits = []
+    try:
+        rows = [line.split(":", 2) for line in own.read_text(encoding="ascii").splitlines()]
+    except (OSError, ValueError):
+        return None
+    for _, controllers, name in rows:
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / controllers if controllers else root
+        group = top / name.strip("/")
+        for folder in (group, *group.parents):
+            limits += _quota(folder)
+            if folder == top:
+                break
+    return min(limits, default=None)
+
+
+def _quota(group: Path) -> list[float]:
+    """The limit of one control group, in processors; nothing where it has none."""
+    try:
+        if (group / "cpu.max").is_file():
+            quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
+        else:
+            quota, period = ((group / f"cpu.cfs_{name}_us").read_text(encoding="ascii") for name in ("quota", "period"))
+        return [int(quota) / int(period)] if int(quota) > 0 else []
+    except (OSError, ValueError):  # no such group here, or "max"
+        return []

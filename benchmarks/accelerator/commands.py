@@ -152,6 +152,7 @@ def suppression(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     from yolojax.inference.predictor import make_predict
     from yolojax.inference.settings import ValSettings
     from yolojax.inference.validation import prepare_validation
+    from yolojax.mesh import place_images
 
     asked = ValSettings(imgsz=case["size"], batch_size=case["batch"], workers=0)
     prepared = prepare_validation(asked, jax.devices()[:1])
@@ -166,7 +167,7 @@ def suppression(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for number, batch in enumerate(prepared.batches().iterate(0)):
         if number == case["batches"]:
             break
-        predictions, _ = predict(prepared.place(batch["images"]))
+        predictions, _ = predict(place_images(batch["images"], prepared.mesh))
         jax.block_until_ready(on_device(predictions, settings))
         start = time.perf_counter()
         boxes, counts = jax.device_get(on_device(predictions, settings))

@@ -9,7 +9,7 @@ import pytest
 
 from yolojax.evaluation.evaluator import evaluate
 from yolojax.evaluation.nms import NmsSettings
-from yolojax.evaluation.tally import to_photo, true_boxes
+from yolojax.evaluation.tally import Tally, to_photo, true_boxes
 
 NAMES = ("cat", "dog")
 
@@ -203,3 +203,34 @@ def test_one_program_per_shape():
     result = evaluate(predict, batches.iterate(), NAMES)
     assert result.images == len(sizes)
     assert traces == result.shapes == len(set(batches.shapes)) < len(batches)
+
+
+def test_shares_of_batches_count_as_the_whole_ones():
+    """Two processes see two images of each batch of four; many scores are equal, and no figure depends on their order."""
+    rng = np.random.default_rng(0)
+
+    def found(boxes):
+        rows = [row for row in boxes for _ in range(3)]
+        labels, centres, sides = np.split(np.reshape(rows, (-1, 5)), [1, 3], 1)
+        corners = np.concatenate([centres - sides / 2, centres + sides / 2], 1) * 64 + rng.normal(
+            0, 1.5, (len(rows), 4)
+        )
+        return np.concatenate([corners, rng.choice([0.5, 0.7], (len(rows), 1)), labels], 1).astype(np.float32)
+
+    boxes = [*BOXES, BOXES[0]]
+    batches = [batch(boxes) for _ in range(3)]
+    detections = [[found(of_image) for of_image in boxes] for _ in batches]
+    whole, parts = Tally(2), (Tally(2), Tally(2))
+    for content, of_images in zip(batches, detections, strict=True):
+        whole.add(content, range(4), of_images)
+        for number, part in enumerate(parts):
+            rows = slice(2 * number, 2 * number + 2)
+            part.add({name: array[rows] for name, array in content.items()}, range(2), of_images[rows])
+    told = []
+    parts[1].absorb(lambda own: [told.append(own) or own])  # itself alone, to have what it tells
+    parts[0].absorb(lambda own: [own, *told])
+    assert parts[0].images == whole.images
+    np.testing.assert_array_equal(parts[0].confusion, whole.confusion)
+    for name, value in vars(whole.curves()).items():
+        np.testing.assert_array_equal(getattr(parts[0].curves(), name), value, err_msg=name)
+    assert whole.curves().map50 > 0

@@ -17,6 +17,7 @@ from yolojax.data.batches import StreamSettings
 from yolojax.data.cache import available_memory
 from yolojax.data.sample import Sample
 from yolojax.data.stream import TrainingStream, training_stream
+from yolojax.hosts.agreement import gathered
 from yolojax.hyperparameters import Hyperparameters
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ def open_stream(
     """
     asked = cache == "device" or (cache == "auto" and mesh.devices.flat[0].platform == "gpu")
     reason = _host_alone(samples, hyperparameters, stream, mesh) if asked else None
+    reason = next(filter(None, gathered("device cache", reason or "")), None)  # all devices make batches, or none
     if asked and reason is None:
         needed = resident_bytes(samples, stream.image_size)
         log.info("device cache: %d images take %.2f GB of every device: filling it", len(samples), needed / 1e9)
@@ -71,11 +73,9 @@ def _host_alone(
     """Why the devices cannot make the batches of a split; None where they can."""
     if stream.rectangular or stream.effects:
         return f"{'--rect' if stream.rectangular else '--albumentations'} is done on the host alone"
-    if jax.process_count() > 1:
-        return "several processes share the batches"
     if hyperparameters.mosaic > 0 and any(sample.polygons for sample in samples):
         return "boxes of this data set follow outlines in mosaics, which is done on the host alone"
-    needed, free = resident_bytes(samples, stream.image_size), free_bytes(mesh.devices.flat[0])
+    needed, free = resident_bytes(samples, stream.image_size), free_bytes(mesh.local_devices[0])
     if needed > RESIDENT_SHARE * free:
         return (
             f"{len(samples)} images need {needed / 1e9:.2f} GB of every device, and of {free / 1e9:.2f} GB that are free "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,6 +20,7 @@ from yolojax.data.augment import Images
 from yolojax.data.geometry import GREY, resized_shape
 from yolojax.data.sample import ImageError, Pixels, Sample
 from yolojax.mesh import replicated
+from yolojax.system import processors
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def place_resident(images: Images, mesh: Mesh | None = None) -> tuple[Resident, 
     sizes = np.zeros((count, 2), np.int32)
     boxes, counts = np.zeros((count, most, 5), np.float32), np.zeros(count, np.int32)
     found: set[int] = set()
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(processors()) as pool:
         for first in range(0, count, piece):
             start = min(first, count - piece)  # all pieces are of one length, so that one program writes them
             part = np.full((piece, side, side, 4), (GREY, GREY, GREY, 0), np.uint8)

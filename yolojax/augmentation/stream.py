@@ -20,7 +20,7 @@ from yolojax.data.augment import Images
 from yolojax.data.batches import Batch, StreamSettings, TrainingBatch
 from yolojax.data.stream import order_by_weight
 from yolojax.hyperparameters import Hyperparameters
-from yolojax.mesh import replicated
+from yolojax.mesh import place_everywhere, replicated
 
 Source = dict[str, Any]
 
@@ -47,8 +47,9 @@ class DeviceStream:
             mesh=mesh,
         )
         self._resident, self.unreadable = place_resident(images, mesh)
-        self._seed, self._epochs, self._everywhere = stream.seed, stream.epochs, replicated(mesh)
-        self._key = self._put(jax.random.key(stream.seed))
+        self._seed, self._epochs, self._mesh = stream.seed, stream.epochs, mesh
+        self._everywhere = replicated(mesh)
+        self._key = jax.jit(partial(jax.random.key, stream.seed), out_shardings=self._everywhere)()
         self._order = jax.jit(partial(epoch_order, self.settings), out_shardings=self._everywhere)
         self._make = jax.jit(self._make_next)
         self._drawn: dict[int, Array] = {}
@@ -113,4 +114,4 @@ class DeviceStream:
         return self.make(source, epoch, number), number + jnp.int32(1)
 
     def _put(self, value: Any) -> Array:
-        return jax.device_put(value, self._everywhere)
+        return place_everywhere(value, self._mesh)

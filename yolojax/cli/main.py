@@ -9,12 +9,14 @@ import io
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from yolojax.errors import UserError
 from yolojax.flags import add_shared, with_dashes
+from yolojax.hosts.cluster import Cluster, add_cluster_flags, find_cluster, refuse_several
 from yolojax.runtime import use_huge_pages
 from yolojax.version import __version__
 
@@ -34,6 +36,7 @@ COMMANDS = {
     "doctor": "show versions, devices, memory, caches, and extras that are missing",
 }
 _COMPUTING = ("train", "val", "detect", "bench")  # many times on large arrays
+_TOGETHER = ("train", "val", "study")  # what several processes may do together
 
 
 class _Parser(argparse.ArgumentParser):
@@ -69,6 +72,8 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
         if name == command:
             importlib.import_module(f"yolojax.cli.{name}").add_arguments(child)
             add_shared(child)
+            if name in _TOGETHER:
+                add_cluster_flags(child)
     return parser
 
 
@@ -92,23 +97,63 @@ def main(argv: Sequence[str] | None = None) -> int:
         if unknown:
             raise UserError(_unknown(unknown[0], _flags_of(parser)))
         _check_json(arguments.json)
-        return importlib.import_module(f"yolojax.cli.{arguments.command}").run(arguments)
-    except UserError as error:
-        if arguments.debug:
+        cluster = _cluster(arguments)
+        if cluster is None or arguments.command == "study":  # whose runs are processes of their own
+            return _run(arguments)
+    except (UserError, MemoryError, KeyboardInterrupt) as error:
+        if arguments.debug and not isinstance(error, KeyboardInterrupt):
             raise
-        print(f"yolojax {arguments.command}: {error}", file=sys.stderr)
-        return 2
-    except MemoryError as error:
-        if arguments.debug:
-            raise
-        print(
-            f"yolojax {arguments.command}: there is not enough memory ({error}); smaller images or batches need less",
-            file=sys.stderr,
-        )
-        return 2
-    except KeyboardInterrupt:
-        print(f"\nyolojax {arguments.command}: interrupted", file=sys.stderr)
-        return 130
+        status, sentence = _told(error)
+        start = "\n" if isinstance(error, KeyboardInterrupt) else ""
+        print(f"{start}yolojax {arguments.command}: {sentence}", file=sys.stderr)
+        return status
+    return _run_together(arguments, cluster)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    return importlib.import_module(f"yolojax.cli.{arguments.command}").run(arguments)
+
+
+def _cluster(arguments: argparse.Namespace) -> Cluster | None:
+    """The processes that do a command together; None where this one is alone."""
+    if arguments.command in _TOGETHER:
+        return find_cluster(arguments.coordinator, arguments.process_id, arguments.process_count)
+    refuse_several(arguments.command)
+    return None
+
+
+def _run_together(arguments: argparse.Namespace, cluster: Cluster) -> int:
+    """Run a command as one of several processes; what ends one of them ends all."""
+    from yolojax.hosts import membership
+
+    try:
+        membership.join(cluster)
+        status = _run(arguments)
+    except SystemExit:  # all of them were asked to stop, and have saved
+        membership.leave()
+        raise
+    except BaseException as error:
+        if arguments.debug or not isinstance(error, UserError | MemoryError | KeyboardInterrupt | RuntimeError):
+            traceback.print_exc()
+        status, sentence = _told(error)
+        membership.fail(status, f"yolojax {arguments.command}: {sentence}")
+    membership.leave()
+    return status
+
+
+def _told(error: BaseException) -> tuple[int, str]:
+    """The exit status and the sentence of an error."""
+    if isinstance(error, UserError):
+        return 2, str(error)
+    if isinstance(error, MemoryError):
+        return 2, f"there is not enough memory ({error}); smaller images or batches need less"
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted"
+    reason = (str(error) or repr(error)).splitlines()[0]
+    return (
+        1,
+        f"the work with the other processes failed ({reason}); their logs in the run folder tell whether one has ended before",
+    )
 
 
 def _flags_of(parser: argparse.ArgumentParser) -> set[str]:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from yolojax.errors import UserError
+
 if TYPE_CHECKING:
     from yolojax.study.measurements import Summary
 
@@ -33,9 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run what is missing, and write tables, plots and the report; 1 if a run failed."""
     from yolojax.files import write_json
+    from yolojax.hosts.cluster import find_cluster
     from yolojax.study.measurements import measure_study, summarise_runs
     from yolojax.study.report import write_report
-    from yolojax.study.runner import planned_runs, run_study
+    from yolojax.study.runner import follow_study, planned_runs, run_study
     from yolojax.study.scenarios import check_study, load_study
 
     whole = load_study(arguments.study)
@@ -45,6 +48,15 @@ def run(arguments: argparse.Namespace) -> int:
     def report() -> Path:
         return write_report(whole, measure_study(whole, planned_runs(whole, output)), output)
 
+    cluster = find_cluster(arguments.coordinator, arguments.process_id, arguments.process_count)
+    if cluster is not None:
+        if any(scenario.framework == "torch" for scenario in study.scenarios):
+            raise UserError(
+                "the original is trained by one process: choose other scenarios with --only, or start the study once"
+            )
+        if cluster.process_id:
+            follow_study(study, output, check_study(study), cluster)
+            return 0
     failed = []
     if not arguments.report:
         runs = planned_runs(study, output)
@@ -55,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
             for run in runs:
                 log.info("%-12s %s", run.record()["status"], run.name)
             return 0
-        failed = run_study(study, output, extents, lambda: print(f"report: {report()}"))
+        failed = run_study(study, output, extents, lambda: print(f"report: {report()}"), cluster)
     page = report()
     summaries = summarise_runs(whole, measure_study(whole, planned_runs(whole, output)))
     _show(whole.title, summaries)

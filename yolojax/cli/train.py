@@ -54,6 +54,14 @@ def run(arguments: argparse.Namespace) -> int:
         logging.getLogger("yolojax").setLevel(logging.DEBUG)
     settings = read_fields(arguments, TrainSettings)
 
+    from yolojax.hosts.agreement import is_first, process_count
+
+    if process_count() > 1:
+        alone = {"--batch-size -1": settings.batch_size == LARGEST, "--evolve": arguments.evolve is not None}
+        for name in (name for name, asked in alone.items() if asked):
+            raise UserError(
+                f"{name}: is looked for by one process; run it alone first, and give all of them what it finds"
+            )
     if settings.batch_size == LARGEST and not settings.resume:
         from yolojax.plan.autobatch import with_fitting_batch
 
@@ -71,6 +79,6 @@ def run(arguments: argparse.Namespace) -> int:
     from yolojax.training.loop import train
 
     results = train(settings, given_fields(arguments))
-    if arguments.json:
+    if arguments.json and is_first():
         write_json(arguments.json, results)
     return 0

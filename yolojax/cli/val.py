@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -32,7 +33,10 @@ def run(arguments: argparse.Namespace) -> int:
     note_foreign(arguments, IGNORED, REFUSED)
     settings = read_fields(arguments, ValSettings)
 
+    from yolojax.data.sample import samples_record
     from yolojax.files import new_run_folder, write_json
+    from yolojax.hosts.agreement import check_alike, is_first, meet, process_count
+    from yolojax.hosts.membership import run_folder
     from yolojax.inference.recorder import Recorder, read_annotations, write_coco
     from yolojax.inference.validation import prepare_validation
     from yolojax.runtime import all_digits, select_devices
@@ -40,7 +44,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     annotations = read_annotations(settings.annotations) if settings.annotations else None
     validation = prepare_validation(settings, select_devices(settings.device))
-    folder = new_run_folder(settings.project, settings.name, settings.exist_ok)
+    if process_count() > 1:
+        meet(validation.mesh)
+        check_alike(
+            {"the images": samples_record(validation.samples)["sha256"], "the flags": dataclasses.asdict(settings)}
+        )
+    folder = run_folder(lambda: new_run_folder(settings.project, settings.name, settings.exist_ok))
     if settings.task == "study":
         with all_digits():
             figures = _study(validation, folder)
@@ -49,15 +58,19 @@ def run(arguments: argparse.Namespace) -> int:
         with nullcontext() if settings.task == "speed" else all_digits():
             evaluation = validation.run(observe=recorder)
         figures = {**known_scores(evaluation.figures()), "settings": validation.described()}
-        _show(evaluation, validation)
-        if settings.save_json:
-            coco = write_coco(recorder.images, validation.names, annotations, folder / "predictions.json")
+        if is_first():
+            _show(evaluation, validation)
+        images = recorder.images if settings.save_json else []
+        if settings.save_json and is_first():
+            coco = write_coco(images, validation.names, annotations, folder / "predictions.json")
             _show_coco(coco)
             figures |= coco
-        if not settings.noplots:
+        if not settings.noplots and is_first():
             from yolojax.evaluation.plots import plot_evaluation
 
             plot_evaluation(evaluation, folder)
+    if not is_first():
+        return 0
     write_json(folder / "results.json", figures)
     if arguments.json:
         write_json(arguments.json, figures)
@@ -68,15 +81,20 @@ def run(arguments: argparse.Namespace) -> int:
 def _study(validation: Validation, folder: Path) -> dict[str, Any]:
     """Measure at many image sizes; ``study.csv`` and ``study.png``."""
     from yolojax.evaluation.plots import plot_study
+    from yolojax.hosts.agreement import is_first
     from yolojax.inference.recorder import write_table
     from yolojax.inference.validation import describe_settings, measure_sizes
 
     rows = []
     for row in measure_sizes(validation, STUDY_SIZES):
-        print("  ".join(f"{name} {'-' if value is None else format(value, '.4g')}" for name, value in row.items()))
         rows.append(row)
-    write_table(folder / "study.csv", rows)
+        if not is_first():
+            continue
+        print("  ".join(f"{name} {'-' if value is None else format(value, '.4g')}" for name, value in row.items()))
     described = validation.described() | {"image_size": list(STUDY_SIZES)}
+    if not is_first():
+        return {}
+    write_table(folder / "study.csv", rows)
     if not validation.settings.noplots:
         plot_study(rows, describe_settings(described), folder / "study.png")
     return {"study": rows, "settings": described}

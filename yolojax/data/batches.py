@@ -297,18 +297,20 @@ def validation_batches(
     )
 
 
-def room_for_boxes(samples: Sequence[Sample], settings: Hyperparameters | None = None) -> int:
+def room_for_boxes(samples: Sequence[Sample], settings: Hyperparameters | None = None, repeated: bool = False) -> int:
     """M: boxes that one image of a batch may have, a multiple of 8.
 
     The most boxes of a sample, or with augmentation of the four samples of a mosaic, the eight of two
-    mosaics laid over each other, and what copy-paste adds.
+    mosaics laid over each other, and what copy-paste adds. One sample may come several times into an image, which is rare; with ``repeated`` there is room
+    for that too: where several processes share a batch, none of them can enlarge it alone.
     """
     counts = sorted((len(sample.boxes) for sample in samples), reverse=True)
     parts, pasted = 1, 0.0
     if settings is not None and settings.mosaic > 0:
         parts = 8 if settings.mixup > 0 else 4
         pasted = settings.copy_paste if any(sample.polygons for sample in samples) else 0.0
-    most = sum((counts + counts[:1] * parts)[:parts]) * (1 + pasted)
+    used = counts[:1] * parts if repeated else counts + counts[:1] * parts
+    most = sum(used[:parts]) * (1 + pasted)
     return max(8, math.ceil(most / 8) * 8)
 
 

@@ -28,7 +28,7 @@ from yolojax.data.geometry import resize_long_side, resized_shape
 from yolojax.data.sample import ImageError, Pixels, Sample
 from yolojax.files import complete_file
 from yolojax.runtime import cache_folder
-from yolojax.system import positioned_writer
+from yolojax.system import positioned_writer, processors
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ def _fill(
             write_at(handle, np.ascontiguousarray(image).data, int(room[index]))
             shapes[index] = image.shape[:2]
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(processors()) as pool:
         for _ in pool.map(write, range(len(samples))):
             pass
     return shapes

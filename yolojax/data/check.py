@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ from yolojax.data.sources import SplitName, read_split
 from yolojax.errors import UserError
 from yolojax.files import complete_file
 from yolojax.runtime import cache_folder
+from yolojax.system import processors
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +204,7 @@ def _check_split(
     problems = list(split.report.problems)
     good: list[Sample] = []
     images: defaultdict[str, list[str]] = defaultdict(list)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(processors()) as pool:
         fingerprints = pool.map(partial(_fingerprint, remembered), split.samples)
         for done, (sample, (content, fingerprint)) in enumerate(zip(split.samples, fingerprints, strict=True), start=1):
             if isinstance(fingerprint, Problem):

@@ -18,6 +18,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from yolojax.system import processors
 from yolojax.text import printable
 
 Boxes = NDArray[np.float32]
@@ -156,7 +157,7 @@ def read_samples(
     """
     samples: list[Sample] = []
     problems: list[Problem] = []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, processors())) as pool:
         for sample, faults in pool.map(read, items):
             problems += faults
             if sample is not None:

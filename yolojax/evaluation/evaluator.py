@@ -15,6 +15,8 @@ import numpy as np
 from yolojax.evaluation.metrics import Curves
 from yolojax.evaluation.nms import NmsSettings, suppress, suppress_batch
 from yolojax.evaluation.tally import Batch, Tally
+from yolojax.hosts.agreement import gathered_arrays, process_count
+from yolojax.mesh import local_rows, local_shards
 
 Program = Callable[[Any], tuple[Any, Any]]  # images to predictions and heads; see ``evaluate``
 Loss = Callable[[Any, np.ndarray, np.ndarray, np.ndarray], Mapping[str, Any]]
@@ -119,6 +121,7 @@ def evaluate(
     nms_on_device: bool | None = None,
     place: Callable[[np.ndarray], Any] = jax.device_put,
     observe: Callable[[Batch, list[np.ndarray]], None] | None = None,
+    shares: bool = False,
 ) -> Evaluation:
     """Predict, suppress, match and average.
 
@@ -139,6 +142,8 @@ def evaluate(
       place: moves the images of a batch to the device or devices.
       observe: is called with every batch and the detections of each of its images, ``(n, 6)`` ``x1 y1 x2 y2 score class`` in pixels of the photo; none where
         the image is not valid. The thread calls it.
+      shares: whether the batches are this process' parts of larger ones, whose other parts other processes evaluate at the same time; ``place`` then gives
+        the images of the whole batch, divided among all devices, and ``loss`` nothing where none of them is valid. All get the figures of the whole.
 
     Returns:
       The figures over all images.
@@ -170,18 +175,21 @@ def evaluate(
             if counting is not None:  # one batch waits at most, and an error comes out
                 counting.result()
             counting = host.submit(count, batch, valid, found)
-            if loss is not None and valid:
+            if loss is not None and (valid or shares):
                 parts = jax.device_get(loss(heads, batch["boxes"], batch["mask"], batch["valid"]))
-                loss_parts.append({name: float(part) for name, part in parts.items()})
+                loss_parts += [{name: float(part) for name, part in parts.items()}] if parts else []
             stopwatch.finish(images.shape, len(valid))
         if counting is not None:
             counting.result()
+    if shares:
+        tally.absorb(gathered_arrays)
     return Evaluation(
         curves=tally.curves(),
         names=tuple(names),
         images=tally.images,
         confusion=tally.confusion,
-        speed_ms=stopwatch.per_image(),
+        # Each process sees its part alone, in the time that all parts take.
+        speed_ms={part: value / (process_count() if shares else 1) for part, value in stopwatch.per_image().items()},
         losses={name: float(np.mean([parts[name] for parts in loss_parts])) for name in (loss_parts or [{}])[0]},
         shapes=len(stopwatch.shapes),
     )
@@ -192,17 +200,21 @@ def suppress_rows(predictions: Any, rows: Sequence[int], settings: NmsSettings, 
 
     Args:
       predictions: ``(B, N, 5 + nc)`` as for ``evaluate``.
-      rows: which images.
+      rows: which images, of those that this process has.
       settings: of the suppression.
       on_device: suppress in JAX, else in NumPy; both give the same (see ``nms``).
 
     Returns:
       Per image ``(n, 6)`` ``x1 y1 x2 y2 score class``, best first, in pixels of the network's input.
     """
-    if on_device:
+    if on_device and getattr(predictions, "is_fully_addressable", True):
         detections, sizes = jax.device_get(_suppress_on_device(predictions, settings))
         return [detections[row, : sizes[row]] for row in rows]
-    on_host = np.asarray(predictions)
+    if on_device:  # each device what lies on it: as one program, devices of several machines would wait for each other again and again
+        parts = [_suppress_on_device(shard.data, settings) for shard in local_shards(predictions)]
+        detections, sizes = map(np.concatenate, zip(*jax.device_get(parts), strict=True))
+        return [detections[row, : sizes[row]] for row in rows]
+    on_host = local_rows(predictions)
     return [suppress(on_host[row], settings) for row in rows]
 
 

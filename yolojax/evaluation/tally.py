@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,24 @@ class Tally:
         self.confusion += confusion(detected, true, self._classes, (images, true_images))
         self.images += len(rows)
         return np.split(detected, sizes.cumsum()[:-1])
+
+    def absorb(self, shares: Callable[[Mapping[str, np.ndarray]], Sequence[Mapping[str, np.ndarray]]]) -> None:
+        """Count what other processes have counted of the same batches.
+
+        Args:
+          shares: gives the arrays of every process, in their order, for those of this one.
+        """
+        lists: dict[str, list[np.ndarray]] = {
+            "correct": self._correct,
+            "detections": self._detections,
+            "labels": self._labels,
+        }
+        own: dict[str, np.ndarray] = {"images": np.array(self.images), "confusion": self.confusion}
+        told = shares(own | {name: np.concatenate(parts) for name, parts in lists.items()})
+        self.images = int(sum(share["images"] for share in told))
+        self.confusion = np.sum([share["confusion"] for share in told], 0)
+        for name, parts in lists.items():
+            parts[:] = [share[name] for share in told]  # no figure depends on the order of images
 
     def curves(self) -> Curves:
         """Precision, recall and AP over all batches."""

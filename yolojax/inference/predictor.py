@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import Program
 from yolojax.inference.fuse import apply_fused, fuse
+from yolojax.mesh import place_everywhere, split
 from yolojax.model.decode import concatenate_branches, decode, decode_branch
 from yolojax.model.images import normalise
 from yolojax.model.network import Network
@@ -33,6 +35,7 @@ def make_predict(
     dtype: DTypeLike | None = None,
     augment: bool = False,
     classes: tuple[int, ...] | None = None,
+    mesh: Mesh | None = None,
 ) -> Program:
     """A function from images to predictions, compiled once per shape of batch.
 
@@ -44,13 +47,15 @@ def make_predict(
       dtype: of the computation; float32 if not given. Heads and boxes are float32 in any case.
       augment: predict at three sizes, once mirrored, and put the predictions together (test-time augmentation).
       classes: the classes to give, in this order; all where it is None.
+      mesh: devices of several processes, whose images come divided among them and whose predictions stay so; None where this process is alone.
 
     Returns:
       ``(B, H, W, 3)`` uint8 RGB to predictions ``(B, N, 5 + classes)`` as in ``model.decode``, and the heads of the first network for the images as they are.
     """
     specs = tuple(item.spec for item in weights)
-    variables = jax.device_put([fuse(item.variables) for item in weights])
-    return partial(_predict, specs, dtype, augment, classes, variables)
+    fused = [fuse(item.variables) for item in weights]
+    variables = jax.device_put(fused) if mesh is None else place_everywhere(fused, mesh)
+    return partial(_predict, specs, dtype, augment, classes, mesh, variables)
 
 
 def suppressed_parts(
@@ -72,12 +77,13 @@ def suppressed_parts(
     )
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _predict(
     specs: tuple[ModelSpec, ...],
     dtype: DTypeLike | None,
     augment: bool,
     classes: tuple[int, ...] | None,
+    mesh: Mesh | None,
     variables: Any,
     images: Array,
 ) -> tuple[Array, tuple[Array, ...]]:
@@ -89,7 +95,10 @@ def _predict(
         heads = run(scaled)
         first_heads = first_heads or heads
         predictions.append(_augmented(run, heads, scaled, spec) if augment else decode(heads, spec))
-    return choose_classes(jnp.concatenate(predictions, 1), classes), first_heads
+    whole = choose_classes(jnp.concatenate(predictions, 1), classes)
+    if mesh is not None:
+        whole = jax.lax.with_sharding_constraint(whole, split(mesh))
+    return whole, first_heads
 
 
 def choose_classes(predictions: Any, classes: Sequence[int] | None) -> Any:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from yolojax.evaluation.coco import (
 )
 from yolojax.evaluation.tally import true_boxes
 from yolojax.files import write_file
+from yolojax.hosts.agreement import gathered_arrays, is_first
 from yolojax.inference.validation import Validation
 from yolojax.inference.writing import unique_stems, write_labels
 
@@ -38,13 +40,14 @@ class Recorder:
         settings = validation.settings
         self.samples, self.names, self.folder = validation.samples, validation.names, folder
         self.txt, self.scores = settings.save_txt, settings.save_conf
-        self.keep, self.draw = settings.save_json, not settings.noplots
+        self.keep, self.draw = settings.save_json, not settings.noplots and is_first()
         self.stems = unique_stems([Path(sample.name).stem for sample in self.samples]) if self.txt else []
-        self.images: list[EvaluatedImage] = []
+        self.kept: list[list[EvaluatedImage]] = []  # of each batch
         self.batches = 0
 
     def __call__(self, batch: Any, detections: list[np.ndarray]) -> None:
         """See one batch and its detections."""
+        self.kept.append([])
         for image in np.flatnonzero(batch["valid"]).tolist():
             index = int(batch["index"][image])
             if self.txt:
@@ -53,10 +56,16 @@ class Recorder:
             if self.keep:
                 height, width = (int(side) for side in batch["original_size"][image])
                 true = true_boxes(batch, image)
-                self.images.append(EvaluatedImage(self.samples[index].name, (height, width), detections[image], true))
+                self.kept[-1].append(EvaluatedImage(self.samples[index].name, (height, width), detections[image], true))
         if self.draw and self.batches < SHEETS:
             self._draw(batch, detections)
         self.batches += 1
+
+    @property
+    def images(self) -> list[EvaluatedImage]:
+        """All images in order, with those that other processes have seen; all of them have to ask."""
+        told = gathered_arrays(_arrays(self.kept))
+        return [image for batch in zip(*map(_batches, told), strict=True) for part in batch for image in part]
 
     def _draw(self, batch: Any, detections: list[np.ndarray]) -> None:
         height, width = batch["images"].shape[1:3]
@@ -75,6 +84,28 @@ class Recorder:
         stem = f"val_batch{self.batches}"
         draw_sheet(images, true, true_texts, self.folder / f"{stem}_labels.jpg", captions=captions)
         draw_sheet(images, shown, texts, self.folder / f"{stem}_pred.jpg", captions=captions)
+
+
+def _arrays(kept: Sequence[Sequence[EvaluatedImage]]) -> dict[str, np.ndarray]:
+    """Images of batches as plain arrays; ``_batches`` reads them."""
+    images = [image for batch in kept for image in batch]
+    return {
+        "in_batch": np.array([len(batch) for batch in kept], int),
+        "names": np.array([image.name for image in images], str),
+        "sizes": np.array([image.size for image in images], int).reshape(-1, 2),
+        "detected": np.array([len(image.detections) for image in images], int),
+        "detections": np.concatenate([np.zeros((0, 6), np.float32), *(image.detections for image in images)]),
+        "labelled": np.array([len(image.labels) for image in images], int),
+        "labels": np.concatenate([np.zeros((0, 5), np.float32), *(image.labels for image in images)]),
+    }
+
+
+def _batches(arrays: Mapping[str, np.ndarray]) -> list[list[EvaluatedImage]]:
+    detections = np.split(arrays["detections"], arrays["detected"].cumsum()[:-1])
+    labels = np.split(arrays["labels"], arrays["labelled"].cumsum()[:-1])
+    rows = zip(arrays["names"].tolist(), map(tuple, arrays["sizes"].tolist()), detections, labels, strict=True)
+    images = iter([EvaluatedImage(*row) for row in rows] if len(arrays["names"]) else [])
+    return [list(islice(images, count)) for count in arrays["in_batch"].tolist()]
 
 
 def read_annotations(path: str) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +11,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.sharding import Mesh
 from rich import get_console
 from rich.progress import track
 
@@ -23,11 +22,13 @@ from yolojax.data.sources import load_data, open_split
 from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import Evaluation, Program, evaluate, most_shapes
 from yolojax.evaluation.nms import NmsSettings
+from yolojax.hosts.agreement import is_first, process_count, process_index
 from yolojax.inference.predictor import make_predict, suppressed_parts
 from yolojax.inference.settings import ValSettings
-from yolojax.mesh import make_mesh, split
+from yolojax.mesh import check_divides, make_mesh, place_images
 from yolojax.model.spec import whole_strides
 from yolojax.scores import SCORES, known_scores
+from yolojax.system import processors
 from yolojax.weights.find import EMBEDDED_WEIGHTS, load_weights
 from yolojax.weights.join import graft
 from yolojax.weights.store import Weights
@@ -51,7 +52,7 @@ class Validation:
       rectangular: whether batches have the shape of their images.
       classes: of the network, in the order of ``names``; None where it has those and no others.
       most_shapes: different shapes of batches at most; None for as many as there are.
-      place: moves images to the devices.
+      mesh: the devices.
     """
 
     settings: ValSettings
@@ -65,7 +66,7 @@ class Validation:
     rectangular: bool
     classes: tuple[int, ...] | None
     most_shapes: int | None
-    place: Callable[[np.ndarray], Any]
+    mesh: Mesh
 
     def batches(self, image_size: int | None = None) -> ValidationBatches:
         """The images, as the network will see them; ``image_size`` in pixels instead of the settings'."""
@@ -77,6 +78,8 @@ class Validation:
             stride=math.lcm(*(item.spec.stride for item in self.weights)),
             pad=0.5,
             most_shapes=self.most_shapes,
+            process_index=process_index(),
+            process_count=process_count(),
         )
 
     def run(
@@ -93,8 +96,8 @@ class Validation:
           predict: what is measured, instead of the network itself: the same network in another form.
         """
         batches = self.batches(image_size)
-        threads = max(1, min(self.settings.workers, os.cpu_count() or 1))
-        shown = get_console().is_terminal
+        threads = max(1, min(self.settings.workers, processors()))
+        shown, several = get_console().is_terminal and is_first(), process_count() > 1
         bar = track(batches.iterate(threads=threads), "validating", len(batches), transient=True, disable=not shown)
         return evaluate(
             predict
@@ -103,13 +106,15 @@ class Validation:
                 dtype=jnp.dtype(self.settings.computation),
                 augment=self.settings.augment,
                 classes=self.classes,
+                mesh=self.mesh if several else None,
             ),
             bar,
             self.names,
             self.nms,
             single_class=self.settings.single_cls,
-            place=self.place,
+            place=partial(place_images, mesh=self.mesh),
             observe=observe,
+            shares=several,
         )
 
     def described(self) -> dict[str, Any]:
@@ -241,8 +246,7 @@ def prepare_validation(settings: ValSettings, devices: Sequence[jax.Device]) -> 
             ValSettings.conf_thres,
         )
     batch_size = settings.batch_size or data.defaults.get("batch", 32)
-    if batch_size % len(devices):
-        raise UserError(f"--batch-size {batch_size}: must be a multiple of the {len(devices)} devices")
+    check_divides(batch_size, devices)
     speed = settings.task == "speed"
     samples = open_split(data, split_of(settings.task), single_class=settings.single_cls).samples
     size = settings.imgsz or data.defaults.get("img", 640)
@@ -264,5 +268,5 @@ def prepare_validation(settings: ValSettings, devices: Sequence[jax.Device]) -> 
         classes=classes,
         rectangular=not speed,
         most_shapes=most_shapes(devices),
-        place=partial(jax.device_put, device=split(make_mesh(devices))),
+        mesh=make_mesh(devices),
     )

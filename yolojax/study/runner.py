@@ -16,13 +16,14 @@ from typing import IO, Any
 
 from yolojax.errors import UserError
 from yolojax.files import write_json
+from yolojax.hosts.cluster import Cluster
 from yolojax.interrupts import Interrupt, interruptible
 from yolojax.processes import last_line, locked_folder, start_process, wait_for
 from yolojax.study.forgetting import measure_forgetting, measured_forgetting
 from yolojax.study.original import original_command, original_environment, write_inputs
 from yolojax.study.sampling import COLUMNS, Sampler
 from yolojax.study.scenarios import Extent, Scenario, Study
-from yolojax.system import processors
+from yolojax.system import processors, stop_signals
 from yolojax.training.settings import train_command
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,11 @@ def planned_runs(study: Study, output: Path) -> list[StudyRun]:
 
 
 def run_study(
-    study: Study, output: Path, extents: Mapping[str, Extent], after_run: Callable[[], None] = lambda: None
+    study: Study,
+    output: Path,
+    extents: Mapping[str, Extent],
+    after_run: Callable[[], None] = lambda: None,
+    cluster: Cluster | None = None,
 ) -> list[StudyRun]:
     """Do what is still to do of a study.
 
@@ -82,6 +87,7 @@ def run_study(
       output: folder of the study; ``--resume``-able run folders inside.
       extents: of ``check_study``.
       after_run: called after every run, for instance to write the report anew.
+      cluster: of this process, the first of several whose runs are done together; see ``follow_study``.
 
     Returns:
       The runs that failed; their logs stand in their folders.
@@ -99,10 +105,8 @@ def run_study(
                 _forget(study, run, output, interrupt, lock)
                 continue
             log.info("[%d/%d] %s: %s", number, len(runs), run.name, run.folder / LOG)
-            status = _run(run, output / "original", extents[run.scenario.name], interrupt, lock)
-            if interrupt:
-                log.info("stopped; the same command goes on with %s", run.name)
-                raise SystemExit(interrupt.status)
+            status = _run(run, output / "original", extents[run.scenario.name], interrupt, lock, cluster)
+            _stop_if_asked(interrupt, status, run, cluster)
             record = run.record()
             if status:
                 log.warning(
@@ -132,7 +136,39 @@ def _forget(study: Study, run: StudyRun, output: Path, interrupt: Interrupt, loc
         log.warning("%s: what it forgot could not be measured: %s; log: %s", run.name, last_line(file), file)
 
 
-def _run(run: StudyRun, inputs: Path, extent: Extent, interrupt: Interrupt, lock: int) -> int:
+def follow_study(study: Study, output: Path, extents: Mapping[str, Extent], cluster: Cluster) -> None:
+    """Take part in what the first process of several does of a study: every run is trained by a process of each.
+
+    Raises:
+      UserError: the folder holds other runs.
+      SystemExit: a signal asked one of them to stop.
+    """
+    with interruptible() as interrupt:
+        for run in planned_runs(study, output):
+            if run.record()["status"] == "finished" or _has_ended(run, extents[run.scenario.name]):
+                continue
+            run.folder.mkdir(parents=True, exist_ok=True)
+            file = run.folder / f"log-{cluster.process_id}.txt"
+            status = wait_for(start_process(own_command(run), file, -1, _environment(cluster)), interrupt)
+            _stop_if_asked(interrupt, status, run, cluster)
+
+
+def _stop_if_asked(interrupt: Interrupt, status: int, run: StudyRun, cluster: Cluster | None) -> None:
+    """Leave the study after a run that has stopped for a signal, be it to one of the other processes."""
+    stopped = status in {128 + number for number in stop_signals()} if cluster else False
+    if interrupt or stopped:
+        log.info("stopped; the same command goes on with %s", run.name)
+        raise SystemExit(interrupt.status if interrupt else status)
+
+
+def _has_ended(run: StudyRun, extent: Extent) -> bool:
+    """Whether a run needs no process any more: one that ended just before its study did."""
+    # Such a run refuses to go on; so does the original in its last validation, which only repeats figures.
+    ended = run.scenario.framework == "torch" or (run.folder / "results.json").is_file()
+    return ended and _epochs(run.folder) >= extent.epochs
+
+
+def _run(run: StudyRun, inputs: Path, extent: Extent, interrupt: Interrupt, lock: int, cluster: Cluster | None) -> int:
     """Train in a process of its own and watch it; its exit status."""
     run.folder.mkdir(parents=True, exist_ok=True)
     before = float(run.record()["seconds"])
@@ -143,7 +179,7 @@ def _run(run: StudyRun, inputs: Path, extent: Extent, interrupt: Interrupt, lock
             original_environment(inputs),
         )
     else:
-        command, environment = own_command(run), _environment()
+        command, environment = own_command(run), _environment(cluster)
     record = {
         "scenario": run.scenario.name,
         "framework": run.scenario.framework,
@@ -153,9 +189,7 @@ def _run(run: StudyRun, inputs: Path, extent: Extent, interrupt: Interrupt, lock
         "cpus": processors(),
         "command": command,
     }
-    # A run that ended just before its study did refuses to go on; so does the original in its last validation, which only repeats figures.
-    ended = run.scenario.framework == "torch" or (run.folder / "results.json").is_file()
-    if ended and _epochs(run.folder) >= extent.epochs:
+    if _has_ended(run, extent):
         write_json(run.folder / RECORD, {**record, "status": "finished", "seconds": before})
         return 0
     write_json(run.folder / RECORD, {**record, "status": "running", "seconds": before})
@@ -201,13 +235,17 @@ def own_command(run: StudyRun) -> list[str]:
     return train_command(dataclasses.replace(run.scenario.settings, seed=run.seed), run.folder)
 
 
-def _environment() -> dict[str, str]:
-    return os.environ | {
-        # JAX would take most of a GPU's memory at once, and nvidia-smi would show that instead of what is needed.
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        # Every run compiles for itself: with the cache the second seed would seem to compile in no time.
-        "JAX_ENABLE_COMPILATION_CACHE": "false",
-    }
+def _environment(cluster: Cluster | None) -> dict[str, str]:
+    return (
+        os.environ
+        | (cluster.variables if cluster else {})
+        | {
+            # JAX would take most of a GPU's memory at once, and nvidia-smi would show that instead of what is needed.
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            # Every run compiles for itself: with the cache the second seed would seem to compile in no time.
+            "JAX_ENABLE_COMPILATION_CACHE": "false",
+        }
+    )
 
 
 def _plain_settings(run: StudyRun) -> dict[str, Any]:

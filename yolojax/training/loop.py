@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import shlex
 import time
 from collections import deque
@@ -20,9 +19,12 @@ from rich.console import Console
 
 from yolojax.data.workers import affordable_workers
 from yolojax.errors import UserError
-from yolojax.interrupts import Interrupt, interruptible
-from yolojax.mesh import put_batch
+from yolojax.hosts.agreement import is_first, process_count
+from yolojax.hosts.stopping import CommonStop
+from yolojax.interrupts import interruptible
+from yolojax.mesh import local_rows, put_batch
 from yolojax.model.network import Network
+from yolojax.system import processors
 from yolojax.training import plots, report
 from yolojax.training.progress import EpochMeter, ProgressBar
 from yolojax.training.run import Run, open_run
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 
 # The loss is scaled by 65,536 at first and by half after each overflow; no healthy gradient brings it down to this.
 LEAST_SCALE = 2.0**-10
+STEPS_WITHOUT_MEASURING = 8
 
 
 def train(settings: TrainSettings, given: Set[str] | None = None) -> dict[str, Any]:
@@ -52,8 +55,10 @@ def train(settings: TrainSettings, given: Set[str] | None = None) -> dict[str, A
       UserError: the input is wrong, the loss is no longer finite, or the disk is full.
       SystemExit: a signal asked to stop; the state is saved.
     """
-    with open_run(settings, _changed(settings) if given is None else given) as run, interruptible() as interrupt:
+    asked = _changed(settings) if given is None else given
+    with open_run(settings, asked) as run, interruptible(tell=is_first()) as interrupt:
         job, step, workers = run.job, None, _workers(run.job)
+        stop = CommonStop(interrupt, job.mesh)
         trackers = report.beginning(run)
         validate = Validator(job.spec, job.loss, job.names, job.mesh, job.dtype)
         while not run.ended:
@@ -63,11 +68,11 @@ def train(settings: TrainSettings, given: Set[str] | None = None) -> dict[str, A
                 step, run.position.steps_per_dispatch = None, None
             step = step or Step(run)
             run.enter_epoch()
-            meter = _train_epoch(run, step, workers, interrupt)
-            if interrupt:
+            meter = _train_epoch(run, step, workers, stop)
+            if stop:
                 run.pause(meter, time.perf_counter() - started)
                 log.info("saved; continue with: python train.py --resume %s", shlex.quote(str(run.folder)))
-                raise SystemExit(interrupt.status)
+                raise SystemExit(stop.status)
             evaluation = validate(run.averaged(), job.validation, _threads(job)) if run.validates else None
             run.advance(meter, evaluation, time.perf_counter() - started)
             report.epoch(run, trackers, meter, evaluation)
@@ -160,7 +165,7 @@ class Feed:
 Running: TypeAlias = deque[tuple[dict[str, Any], Feed]]
 
 
-def _train_epoch(run: Run, step: Step, workers: int, interrupt: Interrupt) -> EpochMeter:
+def _train_epoch(run: Run, step: Step, workers: int, stop: CommonStop) -> EpochMeter:
     """Train from the next batch to the end of the epoch, or to an interruption."""
     job, position = run.job, run.position
     batches = job.schedule.batches_per_epoch
@@ -172,6 +177,7 @@ def _train_epoch(run: Run, step: Step, workers: int, interrupt: Interrupt) -> Ep
         nonlocal ended
         metrics, feed = running.popleft()
         values = {name: np.atleast_1d(value)[: feed.steps] for name, value in jax.device_get(metrics).items()}
+        stop.see(values)
         _check(run, feed, values)
         meter.add(values)
         bar.update(meter)
@@ -180,19 +186,21 @@ def _train_epoch(run: Run, step: Step, workers: int, interrupt: Interrupt) -> Ep
             step.pace.finished(feed.steps or 1, ended - before)
 
     feeds = _host_feeds(run, workers, meter, running) if job.maker is None else _device_feeds(run, job.maker, step.pace)
-    with ProgressBar(Console(), position.epoch, job.epochs, batches, position.batch) as bar:
+    with ProgressBar(Console(quiet=not is_first()), position.epoch, job.epochs, batches, position.batch) as bar:
         for feed in feeds:
+            if flag := stop.feed():
+                feed = dataclasses.replace(feed, content=feed.content | flag)
             try:
                 running.append((step(feed), feed))
             except jax.errors.JaxRuntimeError:
-                if not interrupt:
+                if not stop:
                     raise
                 break  # a signal to all processes of the terminal ends the compiler of a GPU's kernels too; the state is as it was
             if step.compiled:
                 meter.restart()
             if len(running) > 1:  # one dispatch runs while the next one is prepared
                 collect()
-            if interrupt:
+            if stop:
                 break
         while running:
             collect()
@@ -211,7 +219,8 @@ def _pace(job: Job, found: int | None) -> Pace:
         most = min(most, BATCHES_OF_ONE_SIZE)
     if settings.steps_per_dispatch != "auto":
         return Pace(int(settings.steps_per_dispatch), most)
-    return Pace(found, most)
+    # What is measured differs from process to process, and all of them have to take the same number.
+    return Pace(STEPS_WITHOUT_MEASURING if process_count() > 1 else found, most)
 
 
 def _host_feeds(run: Run, workers: int, meter: EpochMeter, running: Running) -> Iterator[Feed]:
@@ -221,7 +230,7 @@ def _host_feeds(run: Run, workers: int, meter: EpochMeter, running: Running) -> 
     rest = islice(stream, job.schedule.batches_per_epoch - position.batch)
     for number, made in enumerate(rest, position.batch):
         batch = made.batch._asdict()
-        if position.epoch == 0 and number < 3 and not job.settings.noplots:
+        if position.epoch == 0 and number < 3 and not job.settings.noplots and is_first():
             plots.draw_batch(batch, job.names, run.folder / f"train_batch{number}.jpg")
         yield Feed(number, None, put_batch(batch, job.mesh), [made.indices].__getitem__)
 
@@ -231,7 +240,9 @@ def _device_feeds(run: Run, maker: BatchMaker, pace: Pace) -> Iterator[Feed]:
     epoch, number, end = run.position.epoch, run.position.batch, run.job.schedule.batches_per_epoch
     if epoch == number == 0 and not run.job.settings.noplots:
         for shown, made in enumerate(islice(run.job.stream.iterate(), min(3, end))):
-            plots.draw_batch(made.batch._asdict(), run.job.names, run.folder / f"train_batch{shown}.jpg")
+            if is_first():
+                batch = {name: local_rows(array) for name, array in made.batch._asdict().items()}
+                plots.draw_batch(batch, run.job.names, run.folder / f"train_batch{shown}.jpg")
     alike = BATCHES_OF_ONE_SIZE if run.job.settings.multi_scale else end
     source = maker.source(epoch)
     while number < end:
@@ -258,7 +269,7 @@ def _timed(stream: Iterator[Any], meter: EpochMeter, running: Running) -> Iterat
 
 def _workers(job: Job) -> int:
     """Data loading processes: what the user asked for, but no more than processors, images of a batch, or what shared memory has room for."""
-    wanted = min(job.settings.workers, os.cpu_count() or 1, job.batch_size if job.batch_size > 1 else 0)
+    wanted = min(job.settings.workers, processors(), job.batch_size if job.batch_size > 1 else 0)
     workers, reason = affordable_workers(wanted, 3 * job.image_size**2 * job.batch_size)
     if reason:
         log.warning("%s", reason)
@@ -267,7 +278,7 @@ def _workers(job: Job) -> int:
 
 def _threads(job: Job) -> int:
     """Threads that load the images of a validation."""
-    return max(1, min(job.settings.workers, os.cpu_count() or 1))
+    return max(1, min(job.settings.workers, processors()))
 
 
 def _check(run: Run, feed: Feed, values: dict[str, np.ndarray]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import logging
 import os
 import platform
@@ -25,6 +26,7 @@ from yolojax.evaluation.evaluator import Evaluation
 from yolojax.evaluation.plots import plot_evaluation
 from yolojax.files import write_file, write_json, write_yaml
 from yolojax.freezing.summary import BN_MODES, summarise
+from yolojax.hosts.agreement import decided, gathered, is_first
 from yolojax.scores import SCORES, known_scores, shown_score
 from yolojax.training import plots
 from yolojax.training.progress import EpochMeter
@@ -75,7 +77,7 @@ def _share(run: Run) -> str:
 def beginning(run: Run) -> Trackers:
     """Say what is trained on what, write it down if the run is new, and open its trackers."""
     job = run.job
-    if jax.process_index() == 0 and run.is_new:
+    if is_first() and run.is_new:
         _write_beginning(run)
     devices = job.mesh.devices.ravel()
     log.info(
@@ -101,7 +103,7 @@ def beginning(run: Run) -> Trackers:
     if run.phase.frozen:
         log.info(BN_MODES[job.settings.frozen_bn])
     log.info("run folder: %s", run.folder)
-    return open_trackers(job.settings, run.folder, run.position.epoch) if jax.process_index() == 0 else Trackers()
+    return open_trackers(job.settings, run.folder, run.position.epoch) if is_first() else Trackers()
 
 
 def _write_beginning(run: Run) -> None:
@@ -136,7 +138,7 @@ def epoch(run: Run, trackers: Trackers, meter: EpochMeter, evaluation: Evaluatio
     """Tell the epoch that was just counted, and add it to ``results.csv``, to the trackers and to ``results.png``."""
     job, number = run.job, run.position.epoch - 1
     log.info("%s", _epoch_line(run, meter, evaluation))
-    if jax.process_index() != 0:
+    if not is_first():
         return
     row = _epoch_row(job, number, meter, evaluation)
     table = ResultsTable(run.folder / TABLE, keep_epochs=number)
@@ -187,15 +189,14 @@ def end(run: Run, trackers: Trackers, validate: Validator) -> dict[str, Any]:
     position, job = run.position, run.job
     if position.stopped:
         log.info("no improvement in %d epochs: stopped", job.settings.patience)
-    weights = run.folder / "weights" / "best"
-    if not weights.is_dir():  # --nosave, and the last epoch was not the best one
-        weights = weights.with_name("last")
-    elif run.best is None and position.best:  # it was reached before the run was resumed
+    weights = run.folder / "weights" / decided("weights", lambda: _best_weights(run.folder))
+    if weights.name == "best" and run.best is None and position.best:  # it was reached before the run was resumed
         run.best = validate(load_weights(weights).variables, job.validation)
-    if run.best is not None and jax.process_index() == 0:
+    if run.best is not None and is_first():
         _show_best(run, run.best)
     trackers.close(run.folder)
-    unreadable = list(dict.fromkeys([*job.stream.unreadable, *job.validation.unreadable]))
+    known = gathered("unreadable", json.dumps([*job.stream.unreadable, *job.validation.unreadable]))
+    unreadable = list(dict.fromkeys(name for names in known for name in json.loads(names)))
     if unreadable:
         log.warning("%d images could not be decoded and were left out: results.json names them", len(unreadable))
     best = position.best or position.final  # without a box to find the newest weights are the best ones
@@ -221,9 +222,14 @@ def end(run: Run, trackers: Trackers, validate: Validator) -> dict[str, Any]:
         "best": best,
         "final": position.final,
     }
-    if jax.process_index() == 0:
+    if is_first():
         write_json(run.folder / RESULTS, results)
     return results
+
+
+def _best_weights(folder: Path) -> str:
+    """The name of the best weights that are there: with ``--nosave`` the last ones, unless the last epoch was the best."""
+    return "best" if (folder / "weights" / "best").is_dir() else "last"
 
 
 def _show_best(run: Run, evaluation: Evaluation) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Set
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from yolojax.files import find_run_folder, new_run_folder, run_folder_of
 from yolojax.freezing.adapters import merge_adapters_on_host
 from yolojax.freezing.phases import GRADIENT_NORMS, MOVEMENT, EpochRecord, History, Phase
 from yolojax.freezing.signals import movement
+from yolojax.hosts.agreement import check_alike, decided, is_first, meet, process_count
+from yolojax.hosts.membership import run_folder
 from yolojax.lock import locked
 from yolojax.mesh import replicated
 from yolojax.model.network import Variables
@@ -46,7 +49,7 @@ from yolojax.training.state import (
     share_averages,
 )
 from yolojax.training.step import gradient_norms
-from yolojax.tree import Tree, partition
+from yolojax.tree import Tree, flatten, partition
 from yolojax.weights.delta import SUFFIX as DELTA
 from yolojax.weights.delta import Delta, save_delta, small_delta
 from yolojax.weights.store import Weights, save_weights
@@ -161,7 +164,7 @@ class Run:
         (weights, delta), save_state = self._weights(), self._state_to_save()
 
         def write() -> None:
-            for name in names if jax.process_index() == 0 else ():
+            for name in names if is_first() else ():
                 save_weights(self.folder / "weights" / name, weights)
                 if delta:
                     save_delta(self.folder / "weights" / f"{name}{DELTA}", delta)
@@ -207,7 +210,7 @@ def open_run(settings: TrainSettings, given: Set[str]) -> Iterator[Run]:
     variables: Variables | None = None
     changes: list[str] = []
     if settings.resume:
-        folder = _folder_to_resume(settings, given)
+        folder = run_folder(lambda: _folder_to_resume(settings, given), resumable=True)
         own_weights = run_folder_of(Path(settings.weights or "")) == folder
         now, changes = settings_to_resume(
             read_settings(folder), settings, given - {"weights"} if own_weights else given
@@ -215,17 +218,18 @@ def open_run(settings: TrainSettings, given: Set[str]) -> Iterator[Run]:
         _refuse_finished(folder, now, extended="epochs" in given)
         if "data" not in given and Path(now.data).is_absolute() and not Path(now.data).is_file():
             raise UserError(f"{now.data}: the data set of this run is not there any more; --data names where it is now")
-        if has_checkpoint(folder):
+        if decided("checkpoint", lambda: str(has_checkpoint(folder))) == str(True):
             job = prepare_to_resume(now, folder)
         else:
             log.info("%s has no checkpoint yet: starting it again", folder)
             job, variables = prepare(now)
     else:
-        if settings.exist_ok:
+        if settings.exist_ok and is_first():
             _refuse_unfinished(Path(settings.project, settings.name))
         job, variables = prepare(settings.with_absolute_paths())
-        folder = new_run_folder(settings.project, settings.name, settings.exist_ok)
-    with closing(job.stream), locked(folder) if jax.process_index() == 0 else nullcontext():
+        folder = run_folder(partial(new_run_folder, settings.project, settings.name, settings.exist_ok), resumable=True)
+    _check_alike(job, variables)
+    with closing(job.stream), locked(folder) if is_first() else nullcontext():
         run = resume(job, folder, changes) if variables is None else begin(job, folder, variables)
         try:
             yield run
@@ -236,17 +240,35 @@ def open_run(settings: TrainSettings, given: Set[str]) -> Iterator[Run]:
         run.checkpoints.close()
 
 
+def _check_alike(job: Job, variables: Variables | None) -> None:
+    """Make sure that all processes train the same network on the same images.
+
+    Raises:
+      UserError: they would not.
+    """
+    if process_count() == 1:
+        return
+    meet(job.mesh)
+    own = ("data", "data_root", "workers", "weights")  # of a machine; what is there is compared
+    flags = {f"--{name}": value for name, value in dataclasses.asdict(job.settings).items() if name not in own}
+    leaves = {} if variables is None else flatten(variables)
+    weights = sha256(b"".join(path.encode() + np.asarray(leaves[path]).tobytes() for path in sorted(leaves)))
+    images = {"train": job.stream.images.samples, "val": job.validation.images.samples}
+    records = {f"the images of {split}": samples_record(samples)["sha256"] for split, samples in images.items()}
+    check_alike({**flags, **records, "the anchors": job.spec.anchors, "the weights": weights.hexdigest()})
+
+
 def begin(job: Job, folder: Path, variables: Variables) -> Run:
     """Start at the first step."""
     history = History(epochs=job.epochs, network=job.spec.name)
     if GRADIENT_NORMS in job.strategy.needs:
         batches = (made.batch._asdict() for made in islice(job.stream.iterate(), _GRADIENT_BATCHES))
-        gradients, parameters = gradient_norms(job.spec, job.loss, variables, batches)
+        gradients, parameters = gradient_norms(job.spec, job.loss, variables, batches, job.mesh)
         history = dataclasses.replace(history, gradient_norms=gradients, parameter_norms=parameters)
     phase = job.strategy.phase(0, history, job.paths)
     entered = enter_phase(variables, phase, jax.random.key(job.settings.seed))
     state = create_state(entered, phase.tree(), job.optimizer, job.mesh, job.fixed_bn(phase), job.scaled)
-    if jax.process_index() == 0:  # what another run left in the folder would be taken for this one's
+    if is_first():  # what another run left in the folder would be taken for this one's
         (folder / RESULTS).unlink(missing_ok=True)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return Run(job, folder, state, phase, Position(0, history), Checkpoints(folder), is_new=True)
@@ -274,7 +296,7 @@ def resume(job: Job, folder: Path, changes: list[str]) -> Run:
     for change in changes:
         log.info("%s", change)
     log.info("continuing %s with epoch %d, batch %d", folder, position.epoch + 1, position.batch + 1)
-    if jax.process_index() == 0:
+    if is_first():
         (folder / RESULTS).unlink(missing_ok=True)  # of the run before it was extended
         write_settings(job.settings, folder)
     state = share_averages(divide(arrays["state"], phase.tree(), job.fixed_bn(phase)))

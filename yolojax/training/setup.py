@@ -30,8 +30,9 @@ from yolojax.evaluation.evaluator import most_shapes
 from yolojax.freezing.load import Strategy, load_strategy, rehearse
 from yolojax.freezing.phases import Phase
 from yolojax.freezing.random_layers import frozen_random, random_sentence
+from yolojax.hosts.agreement import gathered, process_count, process_index
 from yolojax.hyperparameters import Hyperparameters, load_hyperparameters
-from yolojax.mesh import make_mesh
+from yolojax.mesh import check_divides, make_mesh
 from yolojax.model.network import Variables, abstract_variables, parameter_sizes
 from yolojax.model.spec import ModelSpec, load_spec, whole_strides
 from yolojax.runtime import computation_dtype, select_devices
@@ -269,7 +270,7 @@ def _make_job(
     spec, (train, val), dtype = network.spec, splits, _dtype(settings.dtype, devices)
     shapes, stride = abstract_variables(spec), spec.stride
     rehearse(strategy, tuple(flatten(shapes["params"])), resolved.epochs, spec.name)
-    mesh = make_mesh(devices)
+    mesh, share = make_mesh(devices), (process_index(), process_count())
     stream = open_stream(
         train.samples,
         hyperparameters,
@@ -281,8 +282,8 @@ def _make_job(
             effects=settings.albumentations,
             rectangular=settings.rect,
             stride=stride,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=share[0],
+            process_count=share[1],
         ),
         settings.cache,
         mesh,
@@ -294,6 +295,8 @@ def _make_job(
         stride=stride,
         most_shapes=most_shapes(devices),
         cache=settings.host_cache,
+        process_index=share[0],
+        process_count=share[1],
     )
     schedule = Schedule.from_hyperparameters(
         hyperparameters,
@@ -340,8 +343,10 @@ def fitting_validation_batch(spec: ModelSpec, resolved: Resolved, devices: Seque
     """
     on_cpu = devices[0].platform == "cpu"
     wanted = validation_batch(resolved.batch_size, resolved.imgsz, len(devices), on_cpu=on_cpu)
-    limit = (devices[0].memory_stats() or {}).get("bytes_limit")
-    if limit is None:
+    local = next(device for device in devices if device.process_index == jax.process_index())
+    limits = gathered("memory", str((local.memory_stats() or {}).get("bytes_limit", 0)))
+    limit = min(map(int, limits))
+    if limit == 0:
         return wanted
     values = sum(layer.channels / layer.reduction**2 for layer in spec.resolved)
     image_bytes = (resolved.imgsz + spec.stride) ** 2 * values * 4
@@ -353,8 +358,7 @@ def _check_batch_size(batch_size: int, devices: Sequence[jax.Device]) -> None:
         raise UserError(
             "--batch-size -1: 'yolojax train' finds it; from Python, plan.autobatch.with_fitting_batch does"
         )
-    if batch_size % len(devices):
-        raise UserError(f"--batch-size {batch_size}: must be a multiple of the {len(devices)} devices")
+    check_divides(batch_size, devices)
 
 
 def _tell_defaults(resolved: Resolved, data: DataConfig) -> None:

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from yolojax.freezing.adapters import add_adapters, is_adapter, merge_adapters
 from yolojax.freezing.labels import trainable_mask
 from yolojax.freezing.phases import Phase
-from yolojax.mesh import replicated
+from yolojax.mesh import place_everywhere, replicated
 from yolojax.model.network import Variables
 from yolojax.training.optimizer import OptimizerSettings, make_optimizer
 from yolojax.training.schedule import Rates
@@ -154,7 +154,7 @@ def create_state(
       fixed_bn: BatchNorm modules that keep their statistics.
       scaled: whether the loss is scaled, for a computation in float16.
     """
-    placed = jax.device_put(variables, None if mesh is None else replicated(mesh))
+    placed = jax.device_put(variables) if mesh is None else place_everywhere(variables, mesh)
     return separate(divide(_start(placed, labels, settings, scaled), labels, fixed_bn), mesh)
 
 

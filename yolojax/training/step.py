@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from yolojax.freezing.labels import fixed_bn, trainable_mask
 from yolojax.freezing.phases import Phase
 from yolojax.freezing.signals import norms
-from yolojax.mesh import replicated, split
+from yolojax.mesh import put_batch, replicated, split
 from yolojax.model.images import normalise
 from yolojax.model.network import Network, Variables
 from yolojax.model.spec import ModelSpec
@@ -138,6 +138,8 @@ def make_step_function(
                 "loss_scale": jnp.asarray(moving.loss_scale.scale),
             }
             state = _update(moving, resting, gradients, batch_stats, factors, counts)._replace(loss_scale=scale)
+        if "stop" in batch:  # by several processes; a sum, so that it goes with those of the loss
+            metrics["stop"] = batch["stop"].sum()
         return state, {"loss": total, **parts, "gradient_norm": norm, **metrics}
 
     def _update(
@@ -252,7 +254,8 @@ class Dispatch:
                 if steps is not None:
                     assert maker is not None
                     epoch, number = jnp.divmod(state.step, schedule.batches_per_epoch)
-                    batch = maker.make(feed, epoch, number)
+                    made = maker.make(feed, epoch, number)
+                    batch = {**made, **{name: feed[name] for name in ("stop",) if name in feed}}
                 state, metrics = step(state, resting, batch, factors, size)
                 return tuple(jax.tree.leaves(state)), metrics
 
@@ -367,9 +370,12 @@ def fixed_modules(phase: Phase, mode: str) -> frozenset[str]:
 
 
 def gradient_norms(
-    spec: ModelSpec, loss: LossSettings, variables: Variables, batches: Iterable[Mapping[str, Any]]
+    spec: ModelSpec, loss: LossSettings, variables: Variables, batches: Iterable[Mapping[str, Any]], mesh: Mesh
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Per path, the norm of the gradient of some batches together and that of the parameter: what a strategy may choose layers by."""
+    """Per path, the norm of the gradient of some batches together and that of the parameter: what a strategy may choose layers by.
+
+    Every process gives its part of the batches; the norms are those of whole ones, and the same in all.
+    """
     network = Network(spec)
 
     @jax.jit
@@ -383,7 +389,8 @@ def gradient_norms(
 
     summed = None
     for batch in batches:
-        batch_gradient = gradient(variables["params"], {key: batch[key] for key in ("images", "boxes", "mask")})
+        placed = put_batch({key: batch[key] for key in ("images", "boxes", "mask")}, mesh)
+        batch_gradient = gradient(variables["params"], placed)
         summed = batch_gradient if summed is None else jax.tree.map(jnp.add, summed, batch_gradient)
     return norms(summed or {}), norms(variables["params"])
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 from jax.stages import Wrapped
@@ -14,7 +17,7 @@ from jax.typing import DTypeLike
 from yolojax.data.batches import ValidationBatches
 from yolojax.evaluation.evaluator import Evaluation, evaluate
 from yolojax.evaluation.nms import NmsSettings
-from yolojax.mesh import replicated, split
+from yolojax.mesh import place_everywhere, place_images, put_batch, split
 from yolojax.model.decode import decode
 from yolojax.model.images import normalise
 from yolojax.model.network import Network, Variables
@@ -42,8 +45,11 @@ def make_predict(spec: ModelSpec, mesh: Mesh, dtype: DTypeLike | None = None) ->
         heads = cast(Heads, network.apply(variables, normalise(images)))
         return decode(heads, spec), heads
 
-    # What comes out is whole on every device, so that every host can read it.
-    return jax.jit(predict, out_shardings=replicated(mesh))
+    # What comes out stays where it is made: each process suppresses and matches its own images.
+    return jax.jit(predict, out_shardings=split(mesh))
+
+
+_any = jax.jit(jnp.any)
 
 
 class Validator:
@@ -60,6 +66,7 @@ class Validator:
         """Prepare; nothing is compiled yet. The devices of the mesh share every batch."""
         self._predict = make_predict(spec, mesh, dtype)
         self._loss = jax.jit(lambda heads, boxes, mask, valid: compute_loss(heads, boxes, mask, spec, loss, valid)[1])
+        self._shares = jax.process_count() > 1
         self._names = names
         self._nms = NmsSettings(parts=spec.prediction_parts)
         self._mesh = mesh
@@ -67,10 +74,17 @@ class Validator:
     def __call__(self, variables: Variables, batches: ValidationBatches, threads: int = 1) -> Evaluation:
         """Evaluate ``{"params": ..., "batch_stats": ...}`` on all batches, which so many threads make; see ``evaluation.evaluator.evaluate``."""
         return evaluate(
-            partial(self._predict, jax.device_put(variables, replicated(self._mesh))),
+            partial(self._predict, place_everywhere(variables, self._mesh)),
             batches.iterate(threads=threads),
             self._names,
             self._nms,
-            loss=self._loss,
-            place=partial(jax.device_put, device=split(self._mesh)),
+            loss=self._common_loss if self._shares else self._loss,
+            place=partial(place_images, mesh=self._mesh),
+            shares=self._shares,
         )
+
+    def _common_loss(self, heads: Heads, boxes: np.ndarray, mask: np.ndarray, valid: np.ndarray) -> Mapping[str, Any]:
+        """The parts of the loss over what all processes have of a batch; nothing where no image of it is valid."""
+        placed = put_batch({"boxes": boxes, "mask": mask, "valid": valid}, self._mesh)
+        parts = self._loss(heads, **placed)
+        return parts if _any(placed["valid"]) else {}

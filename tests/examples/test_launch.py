@@ -1,0 +1,136 @@
+"""The recipes in examples/launch/: their own command lines, with processes of this machine in the place of nodes."""
+
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from yolojax.cli.main import build_parser
+
+LAUNCH = Path(__file__).resolve().parents[2] / "examples" / "launch"
+SCRIPTS = sorted(LAUNCH.glob("*.sh"))
+ANNOTATION = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+
+# Each stands for a program of the same name, and starts what it is given once for each of two processes.
+STANDS_FOR = {
+    "yolojax": 'exec {python} -m yolojax "$@"',
+    "srun": """
+        export SLURM_STEP_NODELIST=localhost SLURM_NTASKS=2 SLURM_STEP_TASKS_PER_NODE=2
+        for number in 0 1; do SLURM_PROCID=$number SLURM_LOCALID=$number "$@" & started[number]=$!; done
+        wait "${{started[0]}}" && wait "${{started[1]}}"
+    """,
+    "gcloud": """
+        export JAX_COORDINATOR_ADDRESS=127.0.0.1:$PORT JAX_PROCESS_COUNT=2
+        for number in 0 1; do JAX_PROCESS_ID=$number bash -c "${{!#}}" & started[number]=$!; done
+        wait "${{started[0]}}" && wait "${{started[1]}}"
+    """,
+}
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the recipes are for Linux")
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """The environment of a machine that has the programs of the recipes."""
+    for name, lines in STANDS_FOR.items():
+        file = tmp_path / "programs" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f"#!/usr/bin/env bash\n{lines.format(python=sys.executable)}\n")
+        file.chmod(file.stat().st_mode | stat.S_IXUSR)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    path = f"{tmp_path / 'programs'}:{os.environ['PATH']}"
+    package = str(Path(__file__).resolve().parents[2])
+    return os.environ | {
+        "PATH": path,
+        "PYTHONPATH": package,
+        "SLURM_JOB_ID": port,
+        "JAX_COORDINATOR_PORT": port,
+        "PORT": port,
+    }
+
+
+@pytest.fixture
+def small(tiny_model, tiny_data):
+    """Flags that make a training of seconds of that of a recipe."""
+    fixed = f"--weights= --cfg={tiny_model} --data={tiny_data} --img=64 --batch=4 --freeze=4 --epochs=1 --workers=0 --noplots --noval --nosave"
+    return fixed.split()
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_a_recipe_is_a_script_with_flags_of_train(script):
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    text = script.read_text(encoding="utf-8")
+    flags = text.split("flags=(--weights", 1)[1].split(")")[0].replace('"', "").split()
+    words = ["train", "--weights", *flags[:-1]]
+    arguments = build_parser("train").parse_args(words)
+    assert arguments.freeze == ["10"]
+
+
+def test_jobset_gives_each_pod_its_number_and_shared_memory():
+    template = pod()
+    [container] = template["containers"]
+    variables = {item["name"]: item for item in container["env"]}
+    assert variables["JAX_PROCESS_ID"]["valueFrom"]["fieldRef"]["fieldPath"] == ANNOTATION
+    assert "/dev/shm" in [mount["mountPath"] for mount in container["volumeMounts"]]
+    assert {"medium": "Memory", "sizeLimit": "16Gi"} in [volume.get("emptyDir") for volume in template["volumes"]]
+
+
+def pod() -> dict:
+    content = yaml.safe_load((LAUNCH / "jobset.yaml").read_text(encoding="utf-8"))
+    return content["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+
+
+def assert_trained_together(folder: Path) -> None:
+    assert (folder / "results.json").is_file()
+    assert "process 1 of 2" in (folder / "logs" / "process-1.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["slurm_per_node", "slurm_per_gpu"])
+def test_slurm(name, machine, small, tmp_path):
+    done = subprocess.run(
+        ["bash", str(LAUNCH / f"{name}.sh"), *small], cwd=tmp_path, env=machine, timeout=300, check=False
+    )
+    assert done.returncode == 0
+    assert_trained_together(tmp_path / "runs" / "train" / f"slurm-{machine['SLURM_JOB_ID']}")
+
+
+@pytest.mark.slow
+def test_tpu_pod(machine, small, tmp_path):
+    words = ["bash", str(LAUNCH / "tpu_pod.sh"), "slice", "zone", str(tmp_path), *small]
+    assert subprocess.run(words, env=machine, timeout=300, check=False).returncode == 0
+    assert_trained_together(tmp_path / "runs" / "exp")
+
+
+@pytest.mark.slow
+def test_two_machines(machine, small, tmp_path):
+    words = ["bash", str(LAUNCH / "two_machines.sh")]
+    address = f"127.0.0.1:{machine['PORT']}"
+    started = [subprocess.Popen([*words, number, address, *small], cwd=tmp_path, env=machine) for number in ("0", "1")]
+    assert [process.wait(300) for process in started] == [0, 0]
+    assert_trained_together(tmp_path / "runs" / "train" / "exp")
+
+
+@pytest.mark.slow
+def test_jobset(machine, small, tmp_path):
+    [container] = pod()["containers"]
+    command = [*container["command"], *container["args"]]
+    assert shutil.which(command[0])
+    own = {
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{machine['PORT']}",
+        "JAX_PROCESS_COUNT": "2",
+        "FLAGS": " ".join(small),
+    }
+    started = [
+        subprocess.Popen(command, cwd=tmp_path, env=machine | own | {"JAX_PROCESS_ID": number}) for number in ("0", "1")
+    ]
+    assert [process.wait(300) for process in started] == [0, 0]
+    assert_trained_together(tmp_path / "runs" / "train" / "jobset")

@@ -1,0 +1,75 @@
+"""Faults at every place: all leave together or are ended, the last checkpoint is good, and other numbers of processes go on from it with the same bits.
+
+Four devices in all, whatever the number of processes, so that all sums are the same ones.
+"""
+
+import random
+import signal
+import sys
+
+import numpy as np
+import pytest
+
+from yolojax.tree import flatten
+from yolojax.weights.find import load_weights
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        sys.platform != "linux", reason="processes find each other's devices by gloo, which is tried on Linux"
+    ),
+]
+
+SURVIVORS_END_WITHIN = 60  # seconds
+PLACES = {"step": 6, "save": 2, "validation": 4}  # how often each comes in two epochs
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The results of the run that nothing happens to; made once, by whichever test comes first."""
+    return tmp_path_factory.mktemp("undisturbed"), {}
+
+
+def figures(run):
+    """All that equal runs have in common: the table, and the bits of the weights."""
+    leaves = flatten(load_weights(run / "weights" / "last").variables)
+    return (run / "results.csv").read_bytes(), {path: np.asarray(leaf).tobytes() for path, leaf in leaves.items()}
+
+
+def assert_goes_on(together, words, tmp_path, undisturbed, count):
+    """Continue with other processes, and compare with the run that nothing happened to."""
+    place, known = undisturbed
+    if not known:
+        (whole,) = together([*words[:-1], f"--project={place}", "--epochs=2"], count=1, devices=4)
+        assert whole.status == 0, whole.errors
+        known["figures"] = figures(place / "exp")
+    run = tmp_path / "runs" / "exp"
+    for ended in together(["train", f"--resume={run}"], count=count, devices=4 // count):
+        assert ended.status == 0, ended.errors
+    table, leaves = figures(run)
+    expected_table, expected_leaves = known["figures"]
+    assert table == expected_table
+    assert leaves == expected_leaves  # the frozen ones among them
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_sigterm(together, words, tmp_path, undisturbed, number):
+    rank, step = number % 2, random.Random(number).randint(1, 5)
+    ended = together([*words, "--epochs=2"], devices=2, struck={rank: f"step {step} {int(signal.SIGTERM)}"})
+    assert [process.status for process in ended] == [128 + signal.SIGTERM] * 2, ended
+    assert_goes_on(together, words, tmp_path, undisturbed, 4 if number % 4 == 3 else 1)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("number", range(4))
+def test_sigkill(together, words, tmp_path, undisturbed, log_of, rank, place, number):
+    time = 1 + number % PLACES[place]
+    ended = together([*words, "--epochs=2"], devices=2, struck={rank: f"{place} {time} {int(signal.SIGKILL)}"})
+    killed, survivor = ended[rank], ended[1 - rank]
+    assert killed.status == -signal.SIGKILL
+    assert survivor.status != 0, survivor.output
+    assert survivor.moment - killed.moment < SURVIVORS_END_WITHIN
+    assert any(word in log_of(1 - rank) for word in ("ended without a word", "failed", "could not be saved"))
+    print(f"survivor ended after {survivor.moment - killed.moment:.1f} s with status {survivor.status}")
+    assert_goes_on(together, words, tmp_path, undisturbed, 4 if number % 2 else 1)

@@ -1,0 +1,1 @@
+"""Several processes that train or validate together: found, joined, agreed with and watched."""

@@ -32,7 +32,7 @@ def test_every_flag_of_yolov5_is_known(words):
     given, plain = vars(parse(words)), vars(parse([]))
     changed = {key for key in plain if given[key] != plain[key]}
     fields = {"batch": "batch_size", "img": "imgsz", "img_size": "imgsz"}
-    defaults = {"workers", "project", "name", "patience"}  # the value above is the default
+    defaults = {"workers", "project", "name", "patience", "sync_bn"}  # the value above is the default
     assert changed == ({fields.get(name, name)} if name not in defaults else set())
 
 

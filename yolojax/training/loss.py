@@ -65,6 +65,7 @@ def compute_loss(
     spec: ModelSpec,
     settings: LossSettings,
     valid: Array | None = None,
+    axis: str | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Loss of a batch.
 
@@ -75,6 +76,8 @@ def compute_loss(
       spec: gives the anchors and strides.
       settings: gains and options.
       valid: ``(B,)`` bool, the images that count; all by default.
+      axis: inside ``shard_map``, the axis of the mesh over which a batch is divided into equal shares, of which this is one. What is returned is then
+        its share of the loss of the whole batch: their sum over the devices is that loss. (Not with ``valid``.)
 
     Returns:
       The sum of the parts times the number of images that count, and the parts ``box``, ``obj``, ``cls`` with their gains; scalars in the dtype of the
@@ -83,7 +86,7 @@ def compute_loss(
     Source: ``docs/yolov5.md`` §1.4.
     """
     if spec.branches:
-        return _branches_loss(heads, boxes, mask, spec, settings, valid)
+        return _branches_loss(heads, boxes, mask, spec, settings, valid, axis)
     balance = (4.0, 1.0, 0.4) if len(heads) == 3 else (4.0, 1.0, 0.25, 0.06, 0.02)
     # In double precision all of it is, the arctangents of the boxes' own shapes too.
     boxes = boxes.astype(heads[0].dtype)
@@ -94,14 +97,21 @@ def compute_loss(
         shapes = np.asarray(anchors) / stride
         _, ny, nx, _, _ = head.shape
         targets = build_targets(boxes, mask, shapes, (ny, nx), settings.anchor_t)
-        level_box, level_obj, level_cls = _level_loss(head, targets, shapes, settings, valid)
+        level_box, level_obj, level_cls = _level_loss(head, targets, shapes, settings, valid, axis)
         box, obj, cls = box + level_box, obj + level_obj * weight, cls + level_cls
     parts = {"box": box * settings.box, "obj": obj * settings.obj, "cls": cls * settings.cls}
-    return sum(parts.values()) * (heads[0].shape[0] if valid is None else valid.sum()), parts
+    images = heads[0].shape[0] * (jax.lax.axis_size(axis) if axis else 1)
+    return sum(parts.values()) * (images if valid is None else valid.sum()), parts
 
 
 def _branches_loss(
-    heads: Sequence[Array], boxes: Array, mask: Array, spec: ModelSpec, settings: LossSettings, valid: Array | None
+    heads: Sequence[Array],
+    boxes: Array,
+    mask: Array,
+    spec: ModelSpec,
+    settings: LossSettings,
+    valid: Array | None,
+    axis: str | None,
 ) -> tuple[Array, dict[str, Array]]:
     losses = []
     for own, network, known in zip(spec.split(heads), spec.networks, spec.branches, strict=True):
@@ -110,13 +120,18 @@ def _branches_loss(
         label = jnp.asarray(numbers)[boxes[..., 0].astype(jnp.int32)]
         relabelled = jnp.concatenate([label[..., None].astype(boxes.dtype), boxes[..., 1:]], -1)
         gains = replace(settings, cls=settings.cls * network.classes / spec.classes)
-        losses.append(compute_loss(own, relabelled, mask & (label >= 0), network, gains, valid))
+        losses.append(compute_loss(own, relabelled, mask & (label >= 0), network, gains, valid, axis))
     totals, parts = zip(*losses, strict=True)
     return sum(totals), jax.tree.map(lambda *values: sum(values), *parts)
 
 
 def _level_loss(
-    head: Array, targets: Targets, anchors: np.ndarray, settings: LossSettings, valid: Array | None
+    head: Array,
+    targets: Targets,
+    anchors: np.ndarray,
+    settings: LossSettings,
+    valid: Array | None,
+    axis: str | None,
 ) -> tuple[Array, Array, Array]:
     batch, _, columns, count, channels = head.shape
     rows = head.reshape(batch, -1, channels)
@@ -133,7 +148,7 @@ def _level_loss(
     centre = jax.nn.sigmoid(matched[..., :2]) * 2 - 0.5
     side = (jax.nn.sigmoid(matched[..., 2:4]) * 2) ** 2 * shapes.astype(head.dtype)
     iou = complete_iou(jnp.concatenate([centre, side], -1), wanted)
-    box = _masked_mean(1 - iou, held)
+    box = _masked_mean(1 - iou, held, axis)
 
     overlap = _last_written(jax.lax.stop_gradient(jnp.maximum(iou, 0)), places, rows.shape[1])
     everywhere = _cross_entropy(rows[..., 4], overlap.astype(head.dtype), settings.obj_pw, settings.fl_gamma)
@@ -142,6 +157,7 @@ def _level_loss(
         if valid is None
         else _masked_mean(everywhere, jnp.broadcast_to(valid[:, None], everywhere.shape))
     )
+    obj = obj / jax.lax.axis_size(axis) if axis else obj
 
     classes = channels - 5
     if classes == 1:
@@ -150,12 +166,14 @@ def _level_loss(
     off = settings.label_smoothing / 2
     truth = jnp.where(labels[..., None] == np.arange(classes), 1 - off, off).astype(head.dtype)
     cls = _cross_entropy(matched[..., 5:], truth, settings.cls_pw, settings.fl_gamma).mean(-1)
-    return box, obj, _masked_mean(cls, held)
+    return box, obj, _masked_mean(cls, held, axis)
 
 
-def _masked_mean(values: Array, mask: Array) -> Array:
-    """Mean of the values where ``mask`` is true; 0 where none is."""
-    return jnp.where(mask, values, 0).sum() / jnp.maximum(mask.sum(), 1).astype(values.dtype)
+def _masked_mean(values: Array, mask: Array, axis: str | None = None) -> Array:
+    """Mean of the values where ``mask`` is true; 0 where none is. With ``axis``, this device's share of the mean over all of it."""
+    total, count = jnp.where(mask, values, 0).sum(), mask.sum()
+    count = jax.lax.psum(count, axis) if axis else count
+    return total / jnp.maximum(count, 1).astype(values.dtype)
 
 
 def _last_written(values: Array, places: Array, length: int) -> Array:

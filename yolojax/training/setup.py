@@ -35,6 +35,7 @@ from yolojax.mesh import make_mesh
 from yolojax.model.network import Variables, abstract_variables, parameter_sizes
 from yolojax.model.spec import ModelSpec, load_spec, whole_strides
 from yolojax.runtime import computation_dtype, select_devices
+from yolojax.training.gradient import Exchange
 from yolojax.training.loss import LossSettings
 from yolojax.training.optimizer import OptimizerSettings
 from yolojax.training.schedule import Schedule
@@ -102,6 +103,11 @@ class Job:
     def paths(self) -> tuple[str, ...]:
         """Every parameter path."""
         return tuple(flatten(self.shapes["params"]))
+
+    @property
+    def exchange(self) -> Exchange:
+        """What the devices tell each other in a step."""
+        return Exchange.of_flags(self.settings.sync_bn, self.settings.gradient_sum, self.dtype)
 
     @property
     def maker(self) -> BatchMaker | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import subprocess
@@ -27,12 +28,19 @@ from benchmarks.hlo import Program, parse
 from benchmarks.kernels import kernels
 from benchmarks.roofline import CHIPS, seconds
 
-_REDUCTIONS = frozenset({"all-reduce", "all-reduce-start", "reduce-scatter", "all-gather", "all-gather-start", "all-to-all"})
+_REDUCTIONS = frozenset(
+    {"all-reduce", "all-reduce-start", "reduce-scatter", "all-gather", "all-gather-start", "all-to-all"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reduction:
-    """One collective operation of a program: bytes that it reduces on each device, by dtype."""
+    """A collective operation of a program.
+
+    Attributes:
+      opcode: such as ``all-reduce``.
+      bytes: that each device puts in, by dtype.
+    """
 
     opcode: str
     bytes: Mapping[str, int]
@@ -56,7 +64,12 @@ def reductions(program: Program) -> list[Reduction]:
 def donated(text: str) -> int:
     """How many results of a program take the place of an argument."""
     head = text.partition("\n")[0]
-    return len(re.findall(r"\{\d*\}: \(\d+, \{\d*\}", head.partition("input_output_alias=")[2].partition("entry_computation_layout")[0]))
+    return len(
+        re.findall(
+            r"\{\d*\}: \(\d+, \{\d*\}",
+            head.partition("input_output_alias=")[2].partition("entry_computation_layout")[0],
+        )
+    )
 
 
 # --- scaling on paper ----------------------------------------------------------------------------------------------------------------------------
@@ -104,6 +117,8 @@ def compiled_row(options: argparse.Namespace, freeze: int, sync_bn: str) -> dict
     """Compile one step and read it."""
     import time
 
+    import jax
+
     from yolojax.freezing.phases import make_phase
     from yolojax.model.network import abstract_variables
     from yolojax.model.spec import load_spec
@@ -128,7 +143,18 @@ def compiled_row(options: argparse.Namespace, freeze: int, sync_bn: str) -> dict
     state, compiled, memory = compile_step(spec, phase, shape, *devices)
     row: dict[str, Any] = {
         name: getattr(options, name)
-        for name in ("target", "devices", "model", "size", "batch", "dtype", "frozen_bn", "gradient_sum", "classes", "boxes")
+        for name in (
+            "target",
+            "devices",
+            "model",
+            "size",
+            "batch",
+            "dtype",
+            "frozen_bn",
+            "gradient_sum",
+            "classes",
+            "boxes",
+        )
     }
     row |= {"freeze": freeze, "sync_bn": sync_bn, "compile_seconds": time.perf_counter() - started}
     if compiled is None:
@@ -141,10 +167,6 @@ def compiled_row(options: argparse.Namespace, freeze: int, sync_bn: str) -> dict
     program = parse(text)
     found = reductions(program)
     trained = {path: size for path, size in sizes.items() if phase.trains(path)}
-    import math
-
-    import jax
-
     row |= {
         "all_reduces": sum(one.opcode == "all-reduce" for one in found),
         "other_collectives": sum(one.opcode != "all-reduce" for one in found),
@@ -172,7 +194,9 @@ def measure(options: argparse.Namespace, words: list[str]) -> Iterator[dict[str,
                 [*worker, "--freeze", str(freeze), "--sync-bn", sync_bn], env=variables, capture_output=True, text=True
             )
             if run.returncode:
-                raise SystemExit(f"{options.target}, freeze {freeze}, --sync-bn {sync_bn}: {run.stderr.strip()[-2000:]}")
+                raise SystemExit(
+                    f"{options.target}, freeze {freeze}, --sync-bn {sync_bn}: {run.stderr.strip()[-2000:]}"
+                )
             yield json.loads(run.stdout.splitlines()[-1])
 
 
@@ -208,9 +232,7 @@ def scaling(rows: list[dict[str, Any]]) -> str:
         sizes = [sum(one.values()) for one in row["bytes"]]
         cells = "".join(f" {efficiency(alone, sizes, fabric):.0%} |" for fabric in FABRICS)
         lines.append(f"| {row['freeze']} | {row['sync_bn']} | {1e3 * alone:.1f} |{cells}")
-    said = "; ".join(
-        f"{one.devices}: {one.bandwidth / 1e9:.0f} GB/s, {one.latency * 1e6:.0f} µs" for one in FABRICS
-    )
+    said = "; ".join(f"{one.devices}: {one.bandwidth / 1e9:.0f} GB/s, {one.latency * 1e6:.0f} µs" for one in FABRICS)
     return "\n".join([*lines, "", f"Assumed: {REACHED:.0%} of the roofline alone; no overlap; {said}."])
 
 
@@ -219,7 +241,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The reductions of the compiled training step.")
     parser.add_argument("--target", default="cuda:h100", help="as for 'yolojax plan' (default: %(default)s)")
     parser.add_argument(
-        "--devices", default="1x8", help="hosts x cards, or the chips of a TPU slice along its axes (default: %(default)s)"
+        "--devices",
+        default="1x8",
+        help="hosts x cards, or the chips of a TPU slice along its axes (default: %(default)s)",
     )
     parser.add_argument("--model", default="yolov5m", help="architecture (default: %(default)s)")
     parser.add_argument("--classes", type=int, default=20, help="number of classes (default: %(default)s)")
@@ -228,10 +252,14 @@ def main() -> None:
     parser.add_argument("--boxes", type=int, default=64, help="rows of boxes per image (default: %(default)s)")
     parser.add_argument("--dtype", default="bfloat16", help="of the computation (default: %(default)s)")
     parser.add_argument("--frozen-bn", default="fixed", choices=("fixed", "track"), help="(default: %(default)s)")
-    parser.add_argument("--gradient-sum", default="auto", choices=("auto", "float32", "bfloat16"), help="(default: auto)")
+    parser.add_argument(
+        "--gradient-sum", default="auto", choices=("auto", "float32", "bfloat16"), help="(default: auto)"
+    )
     parser.add_argument("--freeze", type=int, nargs="+", default=[0, 10, 24], help="depths (default: 0 10 24)")
     parser.add_argument("--sync-bn", nargs="+", default=["on", "off"], choices=("on", "off"), help="(default: on off)")
-    parser.add_argument("--scaling", action="store_true", help="expected efficiency on more devices, from stated assumptions")
+    parser.add_argument(
+        "--scaling", action="store_true", help="expected efficiency on more devices, from stated assumptions"
+    )
     parser.add_argument("--hlo", type=Path, metavar="FOLDER", help="leave the programs there")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -243,7 +271,10 @@ def main() -> None:
     rows = []
     for row in measure(options, words):
         rows.append(row)
-        print(f"compiled freeze {row['freeze']}, --sync-bn {row['sync_bn']}, in {row['compile_seconds']:.0f} s", file=sys.stderr)
+        print(
+            f"compiled freeze {row['freeze']}, --sync-bn {row['sync_bn']}, in {row['compile_seconds']:.0f} s",
+            file=sys.stderr,
+        )
         if options.json:
             options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     print(table(rows))

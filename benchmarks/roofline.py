@@ -43,8 +43,8 @@ class Chip:
 
 
 # From NVIDIA's data sheets, dense, boost clock: "H100 Tensor Core GPU" (SXM; it prints the double, with sparsity), "H200 Tensor Core GPU", "A100 80GB"
-# (SXM), "T4 70W low profile PCIe GPU accelerator", "V100 Tensor Core GPU" (SXM2); from Google Cloud's pages "TPU v5e" and "TPU v4". T4 and V100 have no bfloat16
-# and no TF32; a TPU multiplies float32 as bfloat16 by default.
+# (SXM), "T4 70W low profile PCIe GPU accelerator", "V100 Tensor Core GPU" (SXM2); from Google Cloud's pages "TPU v5e" and "TPU v4". T4 and V100
+# have no bfloat16 and no TF32; a TPU multiplies float32 as bfloat16 by default.
 CHIPS = {
     "cuda:h100": Chip(kinds=("NVIDIA H100",), tensor={"bf16": 989e12, "f16": 989e12, "f32": 494e12}, bandwidth=3.35e12),
     "cuda:h200": Chip(kinds=("NVIDIA H200",), tensor={"bf16": 989e12, "f16": 989e12, "f32": 494e12}, bandwidth=4.8e12),

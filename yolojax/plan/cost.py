@@ -18,7 +18,7 @@ from yolojax.model.convolution import KERNEL_GRADIENT
 from yolojax.model.network import Network, abstract_variables
 from yolojax.model.spec import ModelSpec
 from yolojax.plan.validation import compile_quickly, validation_programs
-from yolojax.training.gradient import Exchange
+from yolojax.training.gradient import WHOLE_BATCH, Exchange
 from yolojax.training.loss import LossSettings
 from yolojax.training.optimizer import OptimizerSettings
 from yolojax.training.schedule import Schedule
@@ -48,7 +48,7 @@ class StepShape:
     boxes: int
     frozen_bn: str
     optimizer: Any = "SGD"
-    exchange: Exchange = Exchange()
+    exchange: Exchange = WHOLE_BATCH
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,9 +148,7 @@ def step_flops(spec: ModelSpec, phase: Phase, shape: StepShape) -> float:
         return (step.lower(state, batch, phase.factors).cost_analysis() or {})["flops"]
 
 
-def _abstract_step(
-    spec: ModelSpec, phase: Phase, shape: StepShape, *devices: jax.Device
-) -> tuple[TrainStep, Any, Any]:
+def _abstract_step(spec: ModelSpec, phase: Phase, shape: StepShape, *devices: jax.Device) -> tuple[TrainStep, Any, Any]:
     """The step that a run would compile, and the shapes of its state and batch, placed on the devices that share it."""
     hyp = Hyperparameters()
     mesh = make_mesh(devices) if devices else None

@@ -44,8 +44,12 @@ class Exchange:
     def of_flags(cls, sync_bn: str, gradient_sum: str, dtype: DTypeLike | None) -> Exchange:
         """What ``--sync-bn`` and ``--gradient-sum`` mean for a computation in ``dtype``; None is float32."""
         if gradient_sum == "auto":
-            gradient_sum = "bfloat16" if dtype == jnp.bfloat16 else "float32"
+            narrow = dtype is not None and jnp.dtype(dtype) == jnp.bfloat16
+            gradient_sum = "bfloat16" if narrow else "float32"
         return cls(sync_bn=sync_bn == "on", gradient_sum=gradient_sum)
+
+
+WHOLE_BATCH = Exchange()
 
 
 class Gradient(NamedTuple):

@@ -20,7 +20,7 @@ from yolojax.mesh import replicated, split
 from yolojax.model.images import normalise
 from yolojax.model.network import Network, Variables
 from yolojax.model.spec import ModelSpec
-from yolojax.training.gradient import Exchange, make_gradient
+from yolojax.training.gradient import WHOLE_BATCH, Exchange, make_gradient
 from yolojax.training.loss import LossSettings, compute_loss
 from yolojax.training.optimizer import OptimizerSettings, make_optimizer
 from yolojax.training.schedule import Schedule
@@ -66,7 +66,7 @@ def make_train_step(
     optimizer: OptimizerSettings,
     schedule: Schedule,
     mesh: Mesh | None = None,
-    exchange: Exchange = Exchange(),
+    exchange: Exchange = WHOLE_BATCH,
 ) -> TrainStep:
     """Compile-ready training step for one freezing phase.
 
@@ -101,7 +101,7 @@ def make_step_function(
     optimizer: OptimizerSettings,
     schedule: Schedule,
     mesh: Mesh | None = None,
-    exchange: Exchange = Exchange(),
+    exchange: Exchange = WHOLE_BATCH,
 ) -> StepFunction:
     """What ``make_train_step`` compiles, for who compiles it as a part of something larger."""
     trainable = trainable_mask(labels)

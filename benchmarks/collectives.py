@@ -80,11 +80,13 @@ class Fabric:
     """What joins the devices.
 
     Attributes:
+      name: for people.
       devices: all of them.
-      bandwidth: bytes per second at which a ring of them moves data through each device (NCCL's bus bandwidth).
+      bandwidth: bytes per second at which an all-reduce moves data, as NCCL counts it ("bus bandwidth").
       latency: seconds that the smallest reduction takes.
     """
 
+    name: str
     devices: int
     bandwidth: float
     latency: float
@@ -94,12 +96,15 @@ class Fabric:
         return self.latency + 2 * (self.devices - 1) / self.devices * size / self.bandwidth
 
 
-# 370 GB/s: what NCCL reaches on eight H100 joined by NVLink, after the overhead of its protocol, says one of its authors (github.com/NVIDIA/nccl-tests,
-# issue 212). 45 GB/s: a 400 Gb/s link for each GPU, at 90 %. Latencies are assumed.
+# 370 GB/s: what a ring of NCCL reaches on eight H100 joined by NVLink, after the overhead of its protocol, says one of its authors
+# (github.com/NVIDIA/nccl-tests, issue 212). Between hosts of eight cards: a link of 400 Gb/s for each card, or one for each host, at 90 %. Latencies are
+# assumed.
 FABRICS = (
-    Fabric(devices=8, bandwidth=370e9, latency=20e-6),
-    Fabric(devices=64, bandwidth=45e9, latency=40e-6),
-    Fabric(devices=512, bandwidth=45e9, latency=60e-6),
+    Fabric(name="one host", devices=8, bandwidth=370e9, latency=20e-6),
+    Fabric(name="a link per card", devices=64, bandwidth=360e9, latency=40e-6),
+    Fabric(name="a link per host", devices=64, bandwidth=45e9, latency=40e-6),
+    Fabric(name="a link per card", devices=512, bandwidth=360e9, latency=60e-6),
+    Fabric(name="a link per host", devices=512, bandwidth=45e9, latency=60e-6),
 )
 # Of its roofline, what the step alone is assumed to reach.
 REACHED = 0.7
@@ -119,12 +124,12 @@ def compiled_row(options: argparse.Namespace, freeze: int, sync_bn: str) -> dict
 
     import jax
 
+    from yolojax.exchange import Exchange
     from yolojax.freezing.phases import make_phase
     from yolojax.model.network import abstract_variables
     from yolojax.model.spec import load_spec
     from yolojax.plan.cost import StepShape, compile_step
     from yolojax.plan.devices import load_target, open_devices
-    from yolojax.training.gradient import Exchange
     from yolojax.tree import flatten
 
     devices = open_devices(load_target(options.target), [int(number) for number in options.devices.split("x")])
@@ -225,14 +230,16 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def scaling(rows: list[dict[str, Any]]) -> str:
     """Markdown: expected efficiency of each program, were it run on more devices: the same reductions over more of them."""
-    lines = ["| freeze | sync-bn | step alone, ms |" + "".join(f" {one.devices} |" for one in FABRICS)]
+    lines = ["| freeze | sync-bn | step alone, ms |" + "".join(f" {one.devices}, {one.name} |" for one in FABRICS)]
     lines.append("|-|-|-|" + "-|" * len(FABRICS))
     for row in rows:
         alone = row["roofline_ms"] / 1e3 / REACHED
         sizes = [sum(one.values()) for one in row["bytes"]]
         cells = "".join(f" {efficiency(alone, sizes, fabric):.0%} |" for fabric in FABRICS)
         lines.append(f"| {row['freeze']} | {row['sync_bn']} | {1e3 * alone:.1f} |{cells}")
-    said = "; ".join(f"{one.devices}: {one.bandwidth / 1e9:.0f} GB/s, {one.latency * 1e6:.0f} µs" for one in FABRICS)
+    said = "; ".join(
+        f"{one.devices}, {one.name}: {one.bandwidth / 1e9:.0f} GB/s, {one.latency * 1e6:.0f} µs" for one in FABRICS
+    )
     return "\n".join([*lines, "", f"Assumed: {REACHED:.0%} of the roofline alone; no overlap; {said}."])
 
 

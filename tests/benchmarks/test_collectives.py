@@ -51,14 +51,14 @@ def test_reductions_and_donated_arguments_are_read_from_a_program():
 
 
 def test_what_reductions_cost_on_paper():
-    fabric = Fabric(devices=8, bandwidth=350e9, latency=10e-6)
+    fabric = Fabric(name="one host", devices=8, bandwidth=350e9, latency=10e-6)
     assert fabric.seconds(1e6) == pytest.approx(15e-6)  # 2 x 7 / 8 of a megabyte
     assert efficiency(1e-3, [], fabric) == 1
     assert efficiency(3e-4, [1e6] * 20, fabric) == pytest.approx(0.5)
     row = {"freeze": 10, "sync_bn": "on", "roofline_ms": 7.0, "bytes": [{"bf16": 17_500_000}, {"f32": 100}]}
     printed = scaling([row])
     assert "| 10 | on | 10.0 | 99% |" in printed
-    assert all(f"{one.devices}: {one.bandwidth / 1e9:.0f} GB/s" in printed for one in FABRICS)
+    assert all(f"{one.devices}, {one.name}: {one.bandwidth / 1e9:.0f} GB/s" in printed for one in FABRICS)
 
 
 def test_a_program_that_is_refused_has_a_line():

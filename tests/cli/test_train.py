@@ -44,6 +44,11 @@ def test_abbreviations_and_underscores_are_taken():
     assert (settings.label_smoothing, settings.exist_ok, settings.cos_lr) == (0.1, True, True)
 
 
+@pytest.mark.parametrize(("words", "sync_bn"), [([], "on"), (["--sync-bn"], "on"), (["--sync_bn", "off"], "off")])
+def test_batchnorm_is_synchronised_unless_it_is_switched_off(words, sync_bn):
+    assert read_fields(parse(words), TrainSettings).sync_bn == sync_bn
+
+
 @pytest.mark.parametrize("name", [*train.IGNORED, *train.REFUSED])
 def test_what_is_not_done_is_said(name, capsys):
     arguments = parse([f"--{name}"])

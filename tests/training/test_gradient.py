@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from yolojax.exchange import Exchange
 from yolojax.freezing.labels import fixed_bn
 from yolojax.freezing.phases import make_phase
 from yolojax.hyperparameters import Hyperparameters
 from yolojax.mesh import make_mesh, put_batch
 from yolojax.model.network import Network, abstract_variables, init_variables
-from yolojax.training.gradient import Exchange, make_gradient
-from yolojax.training.loss import LossSettings
+from yolojax.training.loss import LossSettings, make_gradient
 from yolojax.training.optimizer import OptimizerSettings
 from yolojax.training.state import abstract_state, create_state
 from yolojax.tree import flatten, map_with_path

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from yolojax.exchange import WHOLE_BATCH, Exchange
 from yolojax.freezing.phases import Phase
 from yolojax.hyperparameters import Hyperparameters
 from yolojax.mesh import make_mesh, replicated, split
@@ -18,7 +19,6 @@ from yolojax.model.convolution import KERNEL_GRADIENT
 from yolojax.model.network import Network, abstract_variables
 from yolojax.model.spec import ModelSpec
 from yolojax.plan.validation import compile_quickly, validation_programs
-from yolojax.training.gradient import WHOLE_BATCH, Exchange
 from yolojax.training.loss import LossSettings
 from yolojax.training.optimizer import OptimizerSettings
 from yolojax.training.schedule import Schedule

@@ -1,19 +1,29 @@
-"""The training loss: boxes (complete IoU), objectness and classes (binary cross-entropy)."""
+"""The training loss: boxes (complete IoU), objectness and classes (binary cross-entropy); and its gradient, on one device or on the share of each."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.training.dynamic_scale import DynamicScale
 from jax import Array
+from jax.sharding import Mesh
 
+from yolojax.exchange import Exchange, give, on_shares, varying
 from yolojax.hyperparameters import Hyperparameters
+from yolojax.mesh import AXIS
+from yolojax.model.images import normalise
+from yolojax.model.network import Network
 from yolojax.model.spec import ModelSpec
+from yolojax.training.state import Resting, WholeState, moving_statistics
 from yolojax.training.targets import Targets, build_targets
+from yolojax.tree import Tree, merge, partition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,3 +242,73 @@ def _cross_entropy(logits: Array, labels: Array, positive_weight: float, gamma: 
         missed = labels * (1 - probability) + (1 - labels) * probability
         loss = loss * (labels * 0.25 + (1 - labels) * 0.75) * missed**gamma
     return loss
+
+
+class Gradient(NamedTuple):
+    """What a batch says.
+
+    Attributes:
+      loss: times the batch size.
+      parts: of the loss, by name.
+      batch_stats: statistics that move, after the batch.
+      gradients: of what trains.
+      loss_scale: for the next batch; None where the loss is not scaled.
+      counts: whether no gradient left float16.
+    """
+
+    loss: Array
+    parts: dict[str, Array]
+    batch_stats: Tree
+    gradients: Tree
+    loss_scale: DynamicScale | None
+    counts: Array | bool
+
+
+def make_gradient(
+    network: Network, loss: LossSettings, mesh: Mesh | None, exchange: Exchange
+) -> Callable[[WholeState, Resting, Mapping[str, Any], tuple[int, int] | None], Gradient]:
+    """The function ``(moving, resting, batch, size) -> Gradient`` of a step; arguments as of ``step.make_train_step``."""
+    shared = mesh is not None and mesh.size > 1
+    axis = AXIS if shared and exchange.sync_bn else None
+    network = network.clone(axis=axis)
+
+    def share(
+        params: Tree, statistics: Tree, scale: DynamicScale | None, resting: Resting, batch: Any, size: Any
+    ) -> Gradient:
+        images = _network_images(batch["images"], jnp.result_type(*jax.tree.leaves(params)), size)
+        resting = varying(resting) if shared else resting
+        before = merge(statistics, resting.batch_stats)
+
+        def forward(learned: Tree) -> tuple[Array, tuple[dict[str, Array], Tree]]:
+            learned = give(jnp.dtype(exchange.gradient_sum), learned) if shared else learned
+            variables = {"params": merge(learned, resting.params), "batch_stats": before}
+            heads, mutated = network.apply(variables, images, train=True, mutable=["batch_stats"])
+            total, parts = compute_loss(heads, batch["boxes"], batch["mask"], network.spec, loss, axis=axis)
+            return total, (parts, mutated["batch_stats"])
+
+        counts: Array | bool = True
+        if scale is None:
+            (total, (parts, after)), gradients = jax.value_and_grad(forward, has_aux=True)(params)
+        else:
+            scale, counts, (total, (parts, after)), gradients = scale.value_and_grad(forward, has_aux=True)(params)
+        after, _ = partition(after, moving_statistics(after, network.fixed_bn))
+        if shared:
+            total = jax.lax.psum(total, AXIS)
+            parts = jax.lax.psum(parts, AXIS) if axis else jax.lax.pmean(parts, AXIS)
+            after = after if axis else jax.lax.pmean(after, AXIS)
+        return Gradient(total, parts, after, gradients, scale, counts)
+
+    def whole(moving: WholeState, resting: Resting, batch: Mapping[str, Any], size: tuple[int, int] | None) -> Gradient:
+        function = partial(share, size=size)
+        function = on_shares(function, mesh) if mesh is not None and shared else function
+        return function(moving.params, moving.batch_stats, moving.loss_scale, resting, dict(batch))
+
+    return whole
+
+
+def _network_images(images: Array, dtype: Any, size: tuple[int, int] | None) -> Array:
+    """Bytes to 0…1, resized bilinearly if a size is given."""
+    scaled = normalise(images, dtype)
+    if size is None or size == images.shape[1:3]:
+        return scaled
+    return jax.image.resize(scaled, (len(images), *size, 3), "linear", antialias=False)

@@ -27,6 +27,7 @@ from yolojax.data.sample import Split
 from yolojax.data.sources import load_data, open_split
 from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import most_shapes
+from yolojax.exchange import Exchange
 from yolojax.freezing.load import Strategy, load_strategy, rehearse
 from yolojax.freezing.phases import Phase
 from yolojax.freezing.random_layers import frozen_random, random_sentence
@@ -35,7 +36,6 @@ from yolojax.mesh import make_mesh
 from yolojax.model.network import Variables, abstract_variables, parameter_sizes
 from yolojax.model.spec import ModelSpec, load_spec, whole_strides
 from yolojax.runtime import computation_dtype, select_devices
-from yolojax.training.gradient import Exchange
 from yolojax.training.loss import LossSettings
 from yolojax.training.optimizer import OptimizerSettings
 from yolojax.training.schedule import Schedule

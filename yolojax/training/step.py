@@ -13,6 +13,7 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
+from yolojax.exchange import WHOLE_BATCH, Exchange
 from yolojax.freezing.labels import fixed_bn, trainable_mask
 from yolojax.freezing.phases import Phase
 from yolojax.freezing.signals import norms
@@ -20,8 +21,7 @@ from yolojax.mesh import replicated, split
 from yolojax.model.images import normalise
 from yolojax.model.network import Network, Variables
 from yolojax.model.spec import ModelSpec
-from yolojax.training.gradient import WHOLE_BATCH, Exchange, make_gradient
-from yolojax.training.loss import LossSettings, compute_loss
+from yolojax.training.loss import LossSettings, compute_loss, make_gradient
 from yolojax.training.optimizer import OptimizerSettings, make_optimizer
 from yolojax.training.schedule import Schedule
 from yolojax.training.state import Resting, TrainState, WholeState, update_average

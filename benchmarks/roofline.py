@@ -44,8 +44,8 @@ class Chip:
 
 
 # From NVIDIA's data sheets, dense, boost clock: "H100 Tensor Core GPU" (SXM; it prints the double, with sparsity), "H200 Tensor Core GPU", "A100 80GB"
-# (SXM), "T4 70W low profile PCIe GPU accelerator", "V100 Tensor Core GPU" (SXM2); from Google Cloud's page "TPU v5e". T4 and V100 have no bfloat16
-# and no TF32; a TPU multiplies float32 as bfloat16 by default.
+# (SXM), "T4 70W low profile PCIe GPU accelerator", "V100 Tensor Core GPU" (SXM2); from Google Cloud's pages "TPU v5e" and "TPU v4". T4 and V100
+# have no bfloat16 and no TF32; a TPU multiplies float32 as bfloat16 by default.
 CHIPS = {
     "cuda:h100": Chip(kinds=("NVIDIA H100",), tensor={"bf16": 989e12, "f16": 989e12, "f32": 494e12}, bandwidth=3.35e12),
     "cuda:h200": Chip(kinds=("NVIDIA H200",), tensor={"bf16": 989e12, "f16": 989e12, "f32": 494e12}, bandwidth=4.8e12),
@@ -54,6 +54,7 @@ CHIPS = {
     ),
     "cuda:t4": Chip(kinds=("Tesla T4", "NVIDIA T4"), tensor={"f16": 65e12, "f32": 8.1e12}, bandwidth=320e9),
     "cuda:v100": Chip(kinds=("Tesla V100", "NVIDIA V100"), tensor={"f16": 125e12, "f32": 15.7e12}, bandwidth=900e9),
+    "tpu:v4": Chip(kinds=("TPU v4",), tensor={"bf16": 275e12, "f32": 275e12}, bandwidth=1228e9),
     "tpu:v5e": Chip(kinds=("TPU v5 lite", "TPU v5e"), tensor={"bf16": 197e12, "f32": 197e12}, bandwidth=819e9),
 }
 CONVOLUTIONS = "convolutions"

@@ -32,7 +32,7 @@ def test_every_flag_of_yolov5_is_known(words):
     given, plain = vars(parse(words)), vars(parse([]))
     changed = {key for key in plain if given[key] != plain[key]}
     fields = {"batch": "batch_size", "img": "imgsz", "img_size": "imgsz"}
-    defaults = {"workers", "project", "name", "patience"}  # the value above is the default
+    defaults = {"workers", "project", "name", "patience", "sync_bn"}  # the value above is the default
     assert changed == ({fields.get(name, name)} if name not in defaults else set())
 
 
@@ -42,6 +42,11 @@ def test_abbreviations_and_underscores_are_taken():
     )
     assert (settings.batch_size, settings.imgsz, settings.multi_scale) == (8, 320, True)
     assert (settings.label_smoothing, settings.exist_ok, settings.cos_lr) == (0.1, True, True)
+
+
+@pytest.mark.parametrize(("words", "sync_bn"), [([], "on"), (["--sync-bn"], "on"), (["--sync_bn", "off"], "off")])
+def test_batchnorm_is_synchronised_unless_it_is_switched_off(words, sync_bn):
+    assert read_fields(parse(words), TrainSettings).sync_bn == sync_bn
 
 
 @pytest.mark.parametrize("name", [*train.IGNORED, *train.REFUSED])

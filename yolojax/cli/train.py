@@ -11,7 +11,6 @@ from yolojax.training.settings import LARGEST, TrainSettings
 
 # Flags of YOLOv5 that mean nothing here: taken, with a note, so that a command line can be carried over as it is.
 IGNORED = {
-    "sync_bn": "BatchNorm statistics are always taken over the global batch",
     "local_rank": "one program runs on all devices",
     "bbox_interval": "Weights & Biases gets the figures of the run folder, no boxes",
     "upload_dataset": "data sets and weights are not uploaded",

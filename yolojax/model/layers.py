@@ -21,10 +21,17 @@ MOMENTUM = 0.03
 
 @dataclass(frozen=True)
 class Mode:
-    """How BatchNorm behaves: ``fixed_bn`` are the module paths (``model_0/bn``) that use and keep running statistics even in training."""
+    """How BatchNorm behaves.
+
+    Attributes:
+      train: use the statistics of the batch and move the running ones.
+      fixed_bn: module paths (``model_0/bn``) that use and keep running statistics even in training.
+      axis: inside ``shard_map``, the axis of the mesh over all of which the statistics of a batch are taken; None: over what is here.
+    """
 
     train: bool = False
     fixed_bn: frozenset[str] = frozenset()
+    axis: str | None = None
 
 
 def _declared(_: Array, shape: tuple[int, ...]) -> Array:
@@ -68,10 +75,7 @@ def _with_adapter(
 
 
 class BatchNorm(nn.Module):
-    """BatchNorm and the SiLU that always follows it, with PyTorch's bookkeeping: the running variance averages the unbiased variance of the batch.
-
-    With the batch sharded over devices the statistics are those of the whole batch.
-    """
+    """BatchNorm and the SiLU that always follows it, with PyTorch's bookkeeping: the running variance averages the unbiased variance of the batch."""
 
     @nn.compact
     def __call__(self, x: Array, mode: Mode) -> Array:
@@ -83,9 +87,9 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", _declared, None, channels)
         if not mode.train or "/".join(self.path) in mode.fixed_bn:
             return fixed_norm_silu(x, scale, bias, running_mean.value, running_var.value)
-        y, mean, variance = batch_norm_silu(x, scale, bias, running_mean.value)
+        y, mean, variance = batch_norm_silu(x, scale, bias, running_mean.value, mode.axis)
         if not self.is_initializing():
-            count = x.size // x.shape[-1]
+            count = x.size // x.shape[-1] * (jax.lax.axis_size(mode.axis) if mode.axis else 1)
             unbiased = variance * (count / max(count - 1, 1))
             running_mean.value = (1 - MOMENTUM) * running_mean.value + MOMENTUM * mean
             running_var.value = (1 - MOMENTUM) * running_var.value + MOMENTUM * unbiased

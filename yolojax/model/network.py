@@ -26,11 +26,13 @@ class Network(nn.Module):
       spec: what to build.
       dtype: in what to compute; None means the dtype of the images. Parameters, BatchNorm statistics and heads are never narrower than float32.
       fixed_bn: paths of BatchNorm modules (``model_0/bn``) that use and keep their running statistics even with ``train=True``.
+      axis: inside ``shard_map``, the axis of the mesh over all of which BatchNorm takes the statistics of a batch; None: over what is here.
     """
 
     spec: ModelSpec
     dtype: DTypeLike | None = None
     fixed_bn: frozenset[str] = frozenset()
+    axis: str | None = None
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool = False) -> tuple[Array, ...]:
@@ -47,7 +49,7 @@ class Network(nn.Module):
             raise TypeError(f"images must be float in 0 to 1, not {images.dtype}")
         if any(side % self.spec.coarsest for side in images.shape[1:3]):
             raise ValueError(f"image sides {images.shape[1:3]} must be multiples of {self.spec.coarsest}")
-        mode = Mode(train, self.fixed_bn)
+        mode = Mode(train, self.fixed_bn, self.axis)
         images = images if self.dtype is None else images.astype(self.dtype)
         outputs: dict[int, Array] = {-1: images}
         heads: list[Array] = []

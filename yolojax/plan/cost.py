@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from yolojax.exchange import WHOLE_BATCH, Exchange
 from yolojax.freezing.phases import Phase
 from yolojax.hyperparameters import Hyperparameters
 from yolojax.mesh import make_mesh, replicated, split
@@ -32,12 +33,13 @@ class StepShape:
     """All that a compiled step depends on besides network and phase.
 
     Attributes:
-      batch: images per step.
+      batch: images per step over all devices.
       size: side of an image in pixels.
       dtype: of the computation; ``float32`` or ``bfloat16``.
       boxes: rows of the box array per image, labelled or not.
       frozen_bn: ``fixed`` or ``track``.
       optimizer: ``SGD``, ``Adam`` or ``AdamW``.
+      exchange: what devices tell each other where they are several.
     """
 
     batch: int
@@ -46,6 +48,7 @@ class StepShape:
     boxes: int
     frozen_bn: str
     optimizer: Any = "SGD"
+    exchange: Exchange = WHOLE_BATCH
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,16 +144,14 @@ def step_flops(spec: ModelSpec, phase: Phase, shape: StepShape) -> float:
     Positions of a kernel outside the image are not counted, elementwise operations are. (GPU programs do not tell their operations.)
     """
     with jax.default_device(jax.devices("cpu")[0]):
-        step, state, batch = _abstract_step(spec, phase, shape, None)
+        step, state, batch = _abstract_step(spec, phase, shape)
         return (step.lower(state, batch, phase.factors).cost_analysis() or {})["flops"]
 
 
-def _abstract_step(
-    spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Device | None
-) -> tuple[TrainStep, Any, Any]:
-    """The step that a run would compile, and the shapes of its state and batch, placed on the device."""
+def _abstract_step(spec: ModelSpec, phase: Phase, shape: StepShape, *devices: jax.Device) -> tuple[TrainStep, Any, Any]:
+    """The step that a run would compile, and the shapes of its state and batch, placed on the devices that share it."""
     hyp = Hyperparameters()
-    mesh = None if device is None else make_mesh([device])
+    mesh = make_mesh(devices) if devices else None
     optimizer = OptimizerSettings.from_hyperparameters(hyp, batch_size=shape.batch, name=shape.optimizer)
     fixed_bn = fixed_modules(phase, shape.frozen_bn)
     step = make_train_step(
@@ -160,6 +161,7 @@ def _abstract_step(
         optimizer,
         Schedule.from_hyperparameters(hyp, epochs=100, batches_per_epoch=100, batch_size=shape.batch),
         mesh,
+        shape.exchange,
     )
     variables = jax.eval_shape(lambda plain: enter_phase(plain, phase, jax.random.key(0)), abstract_variables(spec))
     state = abstract_state(variables, phase.tree(), optimizer, fixed_bn, scaled=shape.dtype == "float16")
@@ -182,12 +184,12 @@ def _bytes(tree: Any) -> int:
 
 
 def compile_step(
-    spec: ModelSpec, phase: Phase, shape: StepShape, device: jax.Device
+    spec: ModelSpec, phase: Phase, shape: StepShape, *devices: jax.Device
 ) -> tuple[TrainState, Any, Memory | None]:
-    """The abstract state, the compiled step and its memory; without a step where the compiler refuses it for its memory."""
-    step, state, batch = _abstract_step(spec, phase, shape, device)
+    """The abstract state, the step compiled for devices that share it, and the memory of each; without a step where the compiler refuses it for its memory."""
+    step, state, batch = _abstract_step(spec, phase, shape, *devices)
     try:
-        compiled = compile_quickly(step.lower(state, batch, phase.factors), device)
+        compiled = compile_quickly(step.lower(state, batch, phase.factors), devices[0])
     except jax.errors.JaxRuntimeError as error:
         if not _is_too_large(error):
             raise

@@ -6,8 +6,9 @@ read environment variables when JAX is imported, so each target has a process of
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Literal
@@ -110,7 +111,6 @@ def open_device(target: Target) -> jax.Device:
       UserError: it is a device of this machine that this machine does not have.
     """
     import jax
-    from jax.experimental import topologies
 
     if target.platform == "own":
         if (reason := why_absent({"gpu": "cuda"}.get(target.name, target.name))) is not None:
@@ -119,19 +119,34 @@ def open_device(target: Target) -> jax.Device:
             return jax.devices({"gpu": "cuda"}.get(target.name, target.name))[0]
         except RuntimeError as error:
             raise UserError(f"--target {target.name}: not available here ({str(error).splitlines()[0]})") from error
-    options: dict[str, Any] = (
-        {"topology_name": "", "topology": "1x1x1", "target_config": cuda_description(target)}
-        if target.platform == "cuda"
-        else {
-            "topology_name": target.facts["topology"],
-            "chips_per_host_bounds": tuple(target.facts["chips"]),
+    return open_devices(target, (1, 1) if target.platform == "cuda" else target.facts["chips"])[0]
+
+
+def open_devices(target: Target, arrangement: Sequence[int]) -> list[jax.Device]:
+    """Absent devices that share a step, to compile for in a process that was started with ``target_environment``.
+
+    Args:
+      target: one of ``configs/targets.yaml``.
+      arrangement: of GPUs, hosts and cards in each; of TPUs, the chips of a slice along each of its dimensions, all in one machine.
+    """
+    from jax.experimental import topologies
+
+    written = "x".join(map(str, arrangement))
+    options: dict[str, Any]
+    if target.platform == "cuda":
+        options = {"topology_name": "", "topology": f"1x{written}", "target_config": cuda_description(target)}
+    else:
+        bounds = (*arrangement, 1, 1)[:3]
+        options = {
+            "topology_name": f"{target.facts['generation']}:{written}",
+            "chips_per_host_bounds": bounds,
+            "chip_config_name": target.facts.get("configuration", "default"),
         }
-    )
-    device: Any = topologies.get_topology_desc(platform=target.platform, **options).devices[0]
+    devices: Any = topologies.get_topology_desc(platform=target.platform, **options).devices
     # A call that is not quite right gives a device of this machine, and figures of a CPU.
-    if device.client.runtime_type != "compile_only_runtime":
-        raise RuntimeError(f"{target.name}: JAX gave {device} instead of a device to compile for")
-    return device
+    if len(devices) != math.prod(arrangement) or devices[0].client.runtime_type != "compile_only_runtime":
+        raise RuntimeError(f"{target.name}, {written}: JAX gave {devices} instead of devices to compile for")
+    return list(devices)
 
 
 def dtype_on(target: Target, device: jax.Device, asked: str) -> str:

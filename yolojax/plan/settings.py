@@ -25,7 +25,7 @@ class PlanSettings:
     )
     target: tuple[str, ...] = flag(
         ("cpu",),
-        "devices: cpu, gpu, tpu of this machine; or absent ones: cuda:h100, cuda:a100, cuda:t4, tpu:v5e",
+        "devices: cpu, gpu, tpu of this machine; or absent ones: cuda:h100, cuda:a100, cuda:t4, tpu:v4, tpu:v5e",
         nargs="+",
     )
     batch_size: int = flag(16, "images per step over all devices", "--batch-size", "--batch")

@@ -36,6 +36,8 @@ _ONLY_HERE = {
     "init_head": "fresh",
     "same_as": (),
     "dtype": "auto",
+    "sync_bn": "on",
+    "gradient_sum": "auto",
     "cfg": "",
     "strict": False,
     "deterministic": True,

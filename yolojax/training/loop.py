@@ -101,7 +101,9 @@ class Step:
         """Take the state of the run over; they compile at their first call."""
         job, phase = run.job, run.phase
         network = Network(job.spec, dtype=job.dtype, fixed_bn=job.fixed_bn(phase))
-        function = make_step_function(network, phase.tree(), job.loss, job.optimizer, job.schedule, job.mesh)
+        function = make_step_function(
+            network, phase.tree(), job.loss, job.optimizer, job.schedule, job.mesh, job.exchange
+        )
         self._run = run
         self._dispatch = Dispatch(function, run.state, phase.factors, job.schedule, job.mesh, job.maker)
         self.compiled = False

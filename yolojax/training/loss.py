@@ -1,19 +1,29 @@
-"""The training loss: boxes (complete IoU), objectness and classes (binary cross-entropy)."""
+"""The training loss: boxes (complete IoU), objectness and classes (binary cross-entropy); and its gradient, on one device or on the share of each."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.training.dynamic_scale import DynamicScale
 from jax import Array
+from jax.sharding import Mesh
 
+from yolojax.exchange import Exchange, give, on_shares, varying
 from yolojax.hyperparameters import Hyperparameters
+from yolojax.mesh import AXIS
+from yolojax.model.images import normalise
+from yolojax.model.network import Network
 from yolojax.model.spec import ModelSpec
+from yolojax.training.state import Resting, WholeState, moving_statistics
 from yolojax.training.targets import Targets, build_targets
+from yolojax.tree import Tree, merge, partition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +75,7 @@ def compute_loss(
     spec: ModelSpec,
     settings: LossSettings,
     valid: Array | None = None,
+    axis: str | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Loss of a batch.
 
@@ -75,6 +86,8 @@ def compute_loss(
       spec: gives the anchors and strides.
       settings: gains and options.
       valid: ``(B,)`` bool, the images that count; all by default.
+      axis: inside ``shard_map``, the axis of the mesh over which a batch is divided into equal shares, of which this is one. What is returned is then
+        its share of the loss of the whole batch: their sum over the devices is that loss. (Not with ``valid``.)
 
     Returns:
       The sum of the parts times the number of images that count, and the parts ``box``, ``obj``, ``cls`` with their gains; scalars in the dtype of the
@@ -83,7 +96,7 @@ def compute_loss(
     Source: ``docs/yolov5.md`` §1.4.
     """
     if spec.branches:
-        return _branches_loss(heads, boxes, mask, spec, settings, valid)
+        return _branches_loss(heads, boxes, mask, spec, settings, valid, axis)
     balance = (4.0, 1.0, 0.4) if len(heads) == 3 else (4.0, 1.0, 0.25, 0.06, 0.02)
     # In double precision all of it is, the arctangents of the boxes' own shapes too.
     boxes = boxes.astype(heads[0].dtype)
@@ -94,14 +107,21 @@ def compute_loss(
         shapes = np.asarray(anchors) / stride
         _, ny, nx, _, _ = head.shape
         targets = build_targets(boxes, mask, shapes, (ny, nx), settings.anchor_t)
-        level_box, level_obj, level_cls = _level_loss(head, targets, shapes, settings, valid)
+        level_box, level_obj, level_cls = _level_loss(head, targets, shapes, settings, valid, axis)
         box, obj, cls = box + level_box, obj + level_obj * weight, cls + level_cls
     parts = {"box": box * settings.box, "obj": obj * settings.obj, "cls": cls * settings.cls}
-    return sum(parts.values()) * (heads[0].shape[0] if valid is None else valid.sum()), parts
+    images = heads[0].shape[0] * (jax.lax.axis_size(axis) if axis else 1)
+    return sum(parts.values()) * (images if valid is None else valid.sum()), parts
 
 
 def _branches_loss(
-    heads: Sequence[Array], boxes: Array, mask: Array, spec: ModelSpec, settings: LossSettings, valid: Array | None
+    heads: Sequence[Array],
+    boxes: Array,
+    mask: Array,
+    spec: ModelSpec,
+    settings: LossSettings,
+    valid: Array | None,
+    axis: str | None,
 ) -> tuple[Array, dict[str, Array]]:
     losses = []
     for own, network, known in zip(spec.split(heads), spec.networks, spec.branches, strict=True):
@@ -110,13 +130,18 @@ def _branches_loss(
         label = jnp.asarray(numbers)[boxes[..., 0].astype(jnp.int32)]
         relabelled = jnp.concatenate([label[..., None].astype(boxes.dtype), boxes[..., 1:]], -1)
         gains = replace(settings, cls=settings.cls * network.classes / spec.classes)
-        losses.append(compute_loss(own, relabelled, mask & (label >= 0), network, gains, valid))
+        losses.append(compute_loss(own, relabelled, mask & (label >= 0), network, gains, valid, axis))
     totals, parts = zip(*losses, strict=True)
     return sum(totals), jax.tree.map(lambda *values: sum(values), *parts)
 
 
 def _level_loss(
-    head: Array, targets: Targets, anchors: np.ndarray, settings: LossSettings, valid: Array | None
+    head: Array,
+    targets: Targets,
+    anchors: np.ndarray,
+    settings: LossSettings,
+    valid: Array | None,
+    axis: str | None,
 ) -> tuple[Array, Array, Array]:
     batch, _, columns, count, channels = head.shape
     rows = head.reshape(batch, -1, channels)
@@ -133,7 +158,7 @@ def _level_loss(
     centre = jax.nn.sigmoid(matched[..., :2]) * 2 - 0.5
     side = (jax.nn.sigmoid(matched[..., 2:4]) * 2) ** 2 * shapes.astype(head.dtype)
     iou = complete_iou(jnp.concatenate([centre, side], -1), wanted)
-    box = _masked_mean(1 - iou, held)
+    box = _masked_mean(1 - iou, held, axis)
 
     overlap = _last_written(jax.lax.stop_gradient(jnp.maximum(iou, 0)), places, rows.shape[1])
     everywhere = _cross_entropy(rows[..., 4], overlap.astype(head.dtype), settings.obj_pw, settings.fl_gamma)
@@ -142,6 +167,7 @@ def _level_loss(
         if valid is None
         else _masked_mean(everywhere, jnp.broadcast_to(valid[:, None], everywhere.shape))
     )
+    obj = obj / jax.lax.axis_size(axis) if axis else obj
 
     classes = channels - 5
     if classes == 1:
@@ -150,12 +176,14 @@ def _level_loss(
     off = settings.label_smoothing / 2
     truth = jnp.where(labels[..., None] == np.arange(classes), 1 - off, off).astype(head.dtype)
     cls = _cross_entropy(matched[..., 5:], truth, settings.cls_pw, settings.fl_gamma).mean(-1)
-    return box, obj, _masked_mean(cls, held)
+    return box, obj, _masked_mean(cls, held, axis)
 
 
-def _masked_mean(values: Array, mask: Array) -> Array:
-    """Mean of the values where ``mask`` is true; 0 where none is."""
-    return jnp.where(mask, values, 0).sum() / jnp.maximum(mask.sum(), 1).astype(values.dtype)
+def _masked_mean(values: Array, mask: Array, axis: str | None = None) -> Array:
+    """Mean of the values where ``mask`` is true; 0 where none is. With ``axis``, this device's share of the mean over all of it."""
+    total, count = jnp.where(mask, values, 0).sum(), mask.sum()
+    count = jax.lax.psum(count, axis) if axis else count
+    return total / jnp.maximum(count, 1).astype(values.dtype)
 
 
 def _last_written(values: Array, places: Array, length: int) -> Array:
@@ -214,3 +242,73 @@ def _cross_entropy(logits: Array, labels: Array, positive_weight: float, gamma: 
         missed = labels * (1 - probability) + (1 - labels) * probability
         loss = loss * (labels * 0.25 + (1 - labels) * 0.75) * missed**gamma
     return loss
+
+
+class Gradient(NamedTuple):
+    """What a batch says.
+
+    Attributes:
+      loss: times the batch size.
+      parts: of the loss, by name.
+      batch_stats: statistics that move, after the batch.
+      gradients: of what trains.
+      loss_scale: for the next batch; None where the loss is not scaled.
+      counts: whether no gradient left float16.
+    """
+
+    loss: Array
+    parts: dict[str, Array]
+    batch_stats: Tree
+    gradients: Tree
+    loss_scale: DynamicScale | None
+    counts: Array | bool
+
+
+def make_gradient(
+    network: Network, loss: LossSettings, mesh: Mesh | None, exchange: Exchange
+) -> Callable[[WholeState, Resting, Mapping[str, Any], tuple[int, int] | None], Gradient]:
+    """The function ``(moving, resting, batch, size) -> Gradient`` of a step; arguments as of ``step.make_train_step``."""
+    shared = mesh is not None and mesh.size > 1
+    axis = AXIS if shared and exchange.sync_bn else None
+    network = network.clone(axis=axis)
+
+    def share(
+        params: Tree, statistics: Tree, scale: DynamicScale | None, resting: Resting, batch: Any, size: Any
+    ) -> Gradient:
+        images = _network_images(batch["images"], jnp.result_type(*jax.tree.leaves(params)), size)
+        resting = varying(resting) if shared else resting
+        before = merge(statistics, resting.batch_stats)
+
+        def forward(learned: Tree) -> tuple[Array, tuple[dict[str, Array], Tree]]:
+            learned = give(jnp.dtype(exchange.gradient_sum), learned) if shared else learned
+            variables = {"params": merge(learned, resting.params), "batch_stats": before}
+            heads, mutated = network.apply(variables, images, train=True, mutable=["batch_stats"])
+            total, parts = compute_loss(heads, batch["boxes"], batch["mask"], network.spec, loss, axis=axis)
+            return total, (parts, mutated["batch_stats"])
+
+        counts: Array | bool = True
+        if scale is None:
+            (total, (parts, after)), gradients = jax.value_and_grad(forward, has_aux=True)(params)
+        else:
+            scale, counts, (total, (parts, after)), gradients = scale.value_and_grad(forward, has_aux=True)(params)
+        after, _ = partition(after, moving_statistics(after, network.fixed_bn))
+        if shared:
+            total = jax.lax.psum(total, AXIS)
+            parts = jax.lax.psum(parts, AXIS) if axis else jax.lax.pmean(parts, AXIS)
+            after = after if axis else jax.lax.pmean(after, AXIS)
+        return Gradient(total, parts, after, gradients, scale, counts)
+
+    def whole(moving: WholeState, resting: Resting, batch: Mapping[str, Any], size: tuple[int, int] | None) -> Gradient:
+        function = partial(share, size=size)
+        function = on_shares(function, mesh) if mesh is not None and shared else function
+        return function(moving.params, moving.batch_stats, moving.loss_scale, resting, dict(batch))
+
+    return whole
+
+
+def _network_images(images: Array, dtype: Any, size: tuple[int, int] | None) -> Array:
+    """Bytes to 0…1, resized bilinearly if a size is given."""
+    scaled = normalise(images, dtype)
+    if size is None or size == images.shape[1:3]:
+        return scaled
+    return jax.image.resize(scaled, (len(images), *size, 3), "linear", antialias=False)

@@ -95,6 +95,17 @@ class TrainSettings:
         "auto",
         "dtype of the computation; parameters stay float32; auto: bfloat16 on TPUs and GPUs from Ampere on, float16 on Volta and Turing, else float32",
     )
+    sync_bn: Literal["on", "off"] = flag(
+        "on",
+        "BatchNorm and the means of the loss, where devices share a batch: on, also without a value = over the whole batch; "
+        "off = over the share of each device, as YOLOv5 does unless --sync-bn is given, so that devices wait for each other once per step",
+        nargs="?",
+        const="on",
+    )
+    gradient_sum: Literal["auto", "float32", "bfloat16"] = flag(
+        "auto",
+        "dtype in which devices that share a batch add up the gradients of kernels; auto: bfloat16 where the computation is in it, else float32",
+    )
     rect: bool = flag(False, "rectangular training: batches of one aspect ratio, no mosaic, no shuffling")
     resume: str | None = flag(
         None,

@@ -27,6 +27,7 @@ from yolojax.data.sample import Split
 from yolojax.data.sources import load_data, open_split
 from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import most_shapes
+from yolojax.exchange import Exchange
 from yolojax.freezing.load import Strategy, load_strategy, rehearse
 from yolojax.freezing.phases import Phase
 from yolojax.freezing.random_layers import frozen_random, random_sentence
@@ -103,6 +104,11 @@ class Job:
     def paths(self) -> tuple[str, ...]:
         """Every parameter path."""
         return tuple(flatten(self.shapes["params"]))
+
+    @property
+    def exchange(self) -> Exchange:
+        """What the devices tell each other in a step."""
+        return Exchange.of_flags(self.settings.sync_bn, self.settings.gradient_sum, self.dtype)
 
     @property
     def maker(self) -> BatchMaker | None:

@@ -13,6 +13,7 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
+from yolojax.exchange import WHOLE_BATCH, Exchange
 from yolojax.freezing.labels import fixed_bn, trainable_mask
 from yolojax.freezing.phases import Phase
 from yolojax.freezing.signals import norms
@@ -20,10 +21,10 @@ from yolojax.mesh import put_batch, replicated, split
 from yolojax.model.images import normalise
 from yolojax.model.network import Network, Variables
 from yolojax.model.spec import ModelSpec
-from yolojax.training.loss import LossSettings, compute_loss
+from yolojax.training.loss import LossSettings, compute_loss, make_gradient
 from yolojax.training.optimizer import OptimizerSettings, make_optimizer
 from yolojax.training.schedule import Schedule
-from yolojax.training.state import Resting, TrainState, WholeState, moving_statistics, update_average
+from yolojax.training.state import Resting, TrainState, WholeState, update_average
 from yolojax.tree import Tree, merge, partition
 
 Batch = Mapping[str, Any]
@@ -65,6 +66,7 @@ def make_train_step(
     optimizer: OptimizerSettings,
     schedule: Schedule,
     mesh: Mesh | None = None,
+    exchange: Exchange = WHOLE_BATCH,
 ) -> TrainStep:
     """Compile-ready training step for one freezing phase.
 
@@ -75,6 +77,7 @@ def make_train_step(
       optimizer: fixed settings.
       schedule: gives the rates at every iteration.
       mesh: devices that share the batch; None is the default device.
+      exchange: what devices tell each other where they are several.
 
     Returns:
       A compiled ``step(state, batch, factors={}, size=None) -> (state, metrics)``. It consumes what moves of ``state``. ``batch`` holds ``images`` uint8
@@ -86,7 +89,7 @@ def make_train_step(
 
     Frozen leaves, their averages and fixed statistics pass through untouched; gradients are taken of the trainable leaves alone.
     """
-    step = make_step_function(network, labels, loss, optimizer, schedule, mesh)
+    step = make_step_function(network, labels, loss, optimizer, schedule, mesh, exchange)
     out_shardings = None if mesh is None else replicated(mesh)
     return TrainStep(jax.jit(step, donate_argnums=0, static_argnames="size", out_shardings=out_shardings))
 
@@ -98,9 +101,11 @@ def make_step_function(
     optimizer: OptimizerSettings,
     schedule: Schedule,
     mesh: Mesh | None = None,
+    exchange: Exchange = WHOLE_BATCH,
 ) -> StepFunction:
     """What ``make_train_step`` compiles, for who compiles it as a part of something larger."""
     trainable = trainable_mask(labels)
+    gradient = make_gradient(network, loss, mesh, exchange)
 
     def step(
         moving: WholeState,
@@ -111,42 +116,31 @@ def make_step_function(
     ) -> tuple[WholeState, dict[str, Array]]:
         if mesh is not None:
             batch = jax.lax.with_sharding_constraint(batch, split(mesh))
-        images = _network_images(batch["images"], jnp.result_type(*jax.tree.leaves(moving.params)), size)
-        statistics = merge(moving.batch_stats, resting.batch_stats)
-
-        def forward(learned: Tree) -> tuple[Array, tuple[dict[str, Array], Tree]]:
-            variables = {"params": merge(learned, resting.params), "batch_stats": statistics}
-            heads, mutated = network.apply(variables, images, train=True, mutable=["batch_stats"])
-            total, parts = compute_loss(heads, batch["boxes"], batch["mask"], network.spec, loss)
-            return total, (parts, mutated["batch_stats"])
-
+        result = gradient(moving, resting, batch, size)
+        gradients, counts = result.gradients, result.counts
         if moving.loss_scale is None:
-            (total, (parts, batch_stats)), gradients = jax.value_and_grad(forward, has_aux=True)(moving.params)
             norm = optax.tree.norm(gradients)
-            metrics = {"finite": jnp.isfinite(total) & jnp.isfinite(norm)}
-            state = _update(moving, resting, gradients, batch_stats, factors, True)
+            metrics = {"finite": jnp.isfinite(result.loss) & jnp.isfinite(norm)}
         else:
             # A gradient that overflows is a scale that was tried too high, no fault: its batch is left out, and the next scale is half of it.
-            scale, counts, (total, (parts, batch_stats)), gradients = moving.loss_scale.value_and_grad(
-                forward, has_aux=True
-            )(moving.params)
             gradients = jax.tree.map(lambda gradient: jnp.where(counts, gradient, 0), gradients)
             norm = optax.tree.norm(gradients)
             metrics = {
-                "finite": jnp.isfinite(total),
-                "overflows": ~counts,
+                "finite": jnp.isfinite(result.loss),
+                "overflows": ~jnp.asarray(counts),
                 "loss_scale": jnp.asarray(moving.loss_scale.scale),
             }
-            state = _update(moving, resting, gradients, batch_stats, factors, counts)._replace(loss_scale=scale)
+        state = _update(moving, resting, gradients, result.batch_stats, factors, counts)
         if "stop" in batch:  # by several processes; a sum, so that it goes with those of the loss
             metrics["stop"] = batch["stop"].sum()
-        return state, {"loss": total, **parts, "gradient_norm": norm, **metrics}
+        state = state._replace(loss_scale=result.loss_scale)
+        return state, {"loss": result.loss, **result.parts, "gradient_norm": norm, **metrics}
 
     def _update(
         moving: WholeState,
         resting: Resting,
         gradients: Tree,
-        batch_stats: Tree,
+        statistics: Tree,
         factors: Mapping[str, Any],
         counts: Array | bool,
     ) -> WholeState:
@@ -165,7 +159,6 @@ def make_step_function(
             moving.params,
             partition(updates, trainable)[0],
         )
-        statistics, _ = partition(batch_stats, moving_statistics(batch_stats, network.fixed_bn))
         count = moving.ema_updates + 1
         return WholeState(
             step=moving.step + 1,
@@ -354,14 +347,6 @@ class Pace:
         # What a small network takes alone is Python's time; among others in a dispatch it is found to be quicker, once.
         self.settled = steps <= self.steps or self.steps > 1
         self.steps, self._times = steps, []
-
-
-def _network_images(images: Array, dtype: Any, size: tuple[int, int] | None) -> Array:
-    """Bytes to 0…1, resized bilinearly if a size is given."""
-    scaled = normalise(images, dtype)
-    if size is None or size == images.shape[1:3]:
-        return scaled
-    return jax.image.resize(scaled, (len(images), *size, 3), "linear", antialias=False)
 
 
 def fixed_modules(phase: Phase, mode: str) -> frozenset[str]:

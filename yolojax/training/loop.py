@@ -8,7 +8,7 @@ import os
 import shlex
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -20,16 +20,25 @@ from rich.console import Console
 
 from yolojax.data.workers import affordable_workers
 from yolojax.errors import UserError
+from yolojax.features.kept import KeptFeatures
+from yolojax.features.shared import Shared
 from yolojax.interrupts import Interrupt, interruptible
 from yolojax.mesh import put_batch
 from yolojax.model.network import Network
 from yolojax.training import plots, report
-from yolojax.training.progress import EpochMeter, ProgressBar
+from yolojax.training.progress import EpochMeter, ProgressBar, program_record
 from yolojax.training.run import Run, open_run
 from yolojax.training.settings import TrainSettings
 from yolojax.training.setup import BATCHES_OF_ONE_SIZE, Job
 from yolojax.training.state import TrainState
-from yolojax.training.step import BatchMaker, Dispatch, Pace, device_peak_bytes, make_step_function, program_record
+from yolojax.training.step import (
+    BatchMaker,
+    Dispatch,
+    Pace,
+    device_peak_bytes,
+    make_step_function,
+    shared_step_function,
+)
 from yolojax.training.validator import Validator
 
 log = logging.getLogger(__name__)
@@ -39,12 +48,13 @@ LEAST_SCALE = 2.0**-10
 STEPS_WITHOUT_MEASURING = 8
 
 
-def train(settings: TrainSettings, given: Set[str] | None = None) -> dict[str, Any]:
+def train(settings: TrainSettings, given: Set[str] | None = None, shared: Shared | None = None) -> dict[str, Any]:
     """Train, or continue an interrupted run, and leave everything in the run folder.
 
     Args:
       settings: of the run; with ``resume`` those of its folder hold, see ``settings.settings_to_resume``.
       given: names of the settings that are asked for and no mere defaults; by default those that differ from the defaults.
+      shared: what runs of this process share, where several come one after the other; it is added to.
 
     Returns:
       What ``results.json`` holds: the figures of the best and of the last epoch, timings and places.
@@ -53,23 +63,27 @@ def train(settings: TrainSettings, given: Set[str] | None = None) -> dict[str, A
       UserError: the input is wrong, the loss is no longer finite, or the disk is full.
       SystemExit: a signal asked to stop; the state is saved.
     """
-    with open_run(settings, _changed(settings) if given is None else given) as run, interruptible() as interrupt:
+    with (
+        open_run(settings, _changed(settings) if given is None else given, shared) as run,
+        interruptible() as interrupt,
+    ):
         job, step, workers = run.job, None, _workers(run.job)
         trackers = report.beginning(run)
-        validate = Validator(job.spec, job.loss, job.names, job.mesh, job.dtype)
+        validate = Validator(job.spec, job.loss, job.names, job.mesh, job.dtype, shared)
         while not run.ended:
             started = time.perf_counter()
             if run.enter_phase():
                 report.phase(run)
                 step, run.position.steps_per_dispatch = None, None
-            step = step or Step(run)
+            step = step or Step(run, shared)
             run.enter_epoch()
             meter = _train_epoch(run, step, workers, interrupt)
             if interrupt:
                 run.pause(meter, time.perf_counter() - started)
                 log.info("saved; continue with: python train.py --resume %s", shlex.quote(str(run.folder)))
                 raise SystemExit(interrupt.status)
-            evaluation = validate(run.averaged(), job.validation, _threads(job)) if run.validates else None
+            batches = (step.features and step.features.validation) or job.validation
+            evaluation = validate(run.averaged(), batches, _threads(job)) if run.validates else None
             run.advance(meter, evaluation, time.perf_counter() - started)
             report.epoch(run, trackers, meter, evaluation)
             run.save()
@@ -91,15 +105,23 @@ class Step:
     Attributes:
       compiled: whether the last call compiled.
       pace: how many steps go into a dispatch, where the devices make the batches.
+      features: what is read in place of images; None where images are.
     """
 
-    def __init__(self, run: Run) -> None:
-        """Take the state of the run over; they compile at their first call."""
+    def __init__(self, run: Run, shared: Shared | None = None) -> None:
+        """Take the state of the run over; they compile at their first call, unless ``shared`` has their program."""
         job, phase = run.job, run.phase
-        network = Network(job.spec, dtype=job.dtype, fixed_bn=job.fixed_bn(phase))
-        function = make_step_function(network, phase.tree(), job.loss, job.optimizer, job.schedule, job.mesh)
+        self.features = _enter_features(run)
+        network = Network(job.spec, dtype=job.dtype, fixed_bn=job.fixed_bn(phase), start=run.position.features_start)
+        settings = job.loss, job.optimizer, job.schedule
+        factors: Mapping[str, Any] = phase.factors
+        if shared is None:
+            function = make_step_function(network, phase.tree(), *settings, job.mesh)
+        else:
+            function, numbers = shared_step_function(network, phase, settings, job.mesh, shared)
+            factors = {"factors": dict(factors), "numbers": numbers}
         self._run = run
-        self._dispatch = Dispatch(function, run.state, phase.factors, job.schedule, job.mesh, job.maker)
+        self._dispatch = Dispatch(function, run.state, factors, job.schedule, job.mesh, job.maker, shared)
         self.compiled = False
         self.pace = _pace(job, run.position.steps_per_dispatch)
 
@@ -123,7 +145,8 @@ class Step:
     def _record(self, feed: Feed, size: tuple[int, int] | None, seconds: float) -> None:
         """Tell and write down what the program costs that was just compiled."""
         run, job = self._run, self._run.job
-        side = (job.image_size,) * 2 if feed.steps else feed.content["images"].shape[1:3]
+        made_here = feed.steps or self.features
+        side = (job.image_size,) * 2 if made_here else feed.content["images"].shape[1:3]
         height, width = size or side
         steps = f"{feed.steps} steps" if (feed.steps or 1) > 1 else "the step"
         log.info("compiled %s for %d images of %d x %d px in %.1f s", steps, job.batch_size, width, height, seconds)
@@ -136,9 +159,22 @@ class Step:
                 "parameters": total,
                 "compile_seconds": seconds,
                 "steps": feed.steps or 1,
+                "features_start": run.position.features_start,
                 **program_record(self._dispatch.lower(feed.content, size, feed.steps)),
             }
         )
+
+
+def _enter_features(run: Run) -> KeptFeatures | None:
+    """The features that a phase reads; None where it reads images. Notes where it starts, for those who resume."""
+    job, position = run.job, run.position
+    if job.features is None:
+        return None
+    variables = {"params": run.state.params, "batch_stats": run.state.whole.batch_stats}
+    position.features_start = job.features.enter(
+        run.phase, job.fixed_bn(run.phase), variables, run.state.averages, position.features_start
+    )
+    return job.features if position.features_start else None
 
 
 @dataclass(frozen=True)
@@ -180,7 +216,12 @@ def _train_epoch(run: Run, step: Step, workers: int, interrupt: Interrupt) -> Ep
         if before is not None:
             step.pace.finished(feed.steps or 1, ended - before)
 
-    feeds = _host_feeds(run, workers, meter, running) if job.maker is None else _device_feeds(run, job.maker, step.pace)
+    if step.features is not None:
+        feeds = _feature_feeds(run, step.features, workers, interrupt)
+    elif job.maker is not None:
+        feeds = _device_feeds(run, job.maker, step.pace)
+    else:
+        feeds = _host_feeds(run, workers, meter, running)
     with ProgressBar(Console(), position.epoch, job.epochs, batches, position.batch) as bar:
         for feed in feeds:
             running.append((step(feed), feed))
@@ -221,6 +262,18 @@ def _host_feeds(run: Run, workers: int, meter: EpochMeter, running: Running) -> 
         if position.epoch == 0 and number < 3 and not job.settings.noplots:
             plots.draw_batch(batch, job.names, run.folder / f"train_batch{number}.jpg")
         yield Feed(number, None, put_batch(batch, job.mesh), [made.indices].__getitem__)
+
+
+def _feature_feeds(run: Run, features: KeptFeatures, workers: int, interrupt: Interrupt) -> Iterator[Feed]:
+    """The rest of the epoch, batch by batch, whose features are kept."""
+    job, position = run.job, run.position
+    if position.epoch == position.batch == 0 and not job.settings.noplots:
+        for number in range(min(3, job.schedule.batches_per_epoch)):
+            shown = features.images(number)
+            plots.draw_batch(shown, job.names, run.folder / f"train_batch{number}.jpg")
+    made = features.batches(position.epoch, position.batch, workers, interrupt.__bool__)
+    for number, each in enumerate(made, position.batch):
+        yield Feed(number, None, put_batch(each.batch, job.mesh), [each.indices].__getitem__)
 
 
 def _device_feeds(run: Run, maker: BatchMaker, pace: Pace) -> Iterator[Feed]:

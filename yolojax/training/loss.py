@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from yolojax.freezing.signals import norms
 from yolojax.hyperparameters import Hyperparameters
+from yolojax.model.images import normalise
+from yolojax.model.network import Network, Variables
 from yolojax.model.spec import ModelSpec
 from yolojax.training.targets import Targets, build_targets
+from yolojax.tree import Tree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,3 +219,25 @@ def _cross_entropy(logits: Array, labels: Array, positive_weight: float, gamma: 
         missed = labels * (1 - probability) + (1 - labels) * probability
         loss = loss * (labels * 0.25 + (1 - labels) * 0.75) * missed**gamma
     return loss
+
+
+def gradient_norms(
+    spec: ModelSpec, loss: LossSettings, variables: Variables, batches: Iterable[Mapping[str, Any]]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Per path, the norm of the gradient of some batches together and that of the parameter: what a strategy may choose layers by."""
+    network = Network(spec)
+
+    @jax.jit
+    def gradient(params: Tree, batch: Mapping[str, Any]) -> Tree:
+        def total(params: Tree) -> Array:
+            images = normalise(batch["images"])
+            heads, _ = network.apply({**variables, "params": params}, images, train=True, mutable=["batch_stats"])
+            return compute_loss(heads, batch["boxes"], batch["mask"], spec, loss)[0]
+
+        return jax.grad(total)(params)
+
+    summed = None
+    for batch in batches:
+        batch_gradient = gradient(variables["params"], {key: batch[key] for key in ("images", "boxes", "mask")})
+        summed = batch_gradient if summed is None else jax.tree.map(jnp.add, summed, batch_gradient)
+    return norms(summed or {}), norms(variables["params"])

@@ -1,8 +1,11 @@
 """Runs that read kept features: the same figures and weights as those that read images."""
 
+import json
 import os
 import re
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -124,6 +127,28 @@ def test_an_order_of_its_own_for_every_epoch_and_the_same_views():
 def test_what_features_cannot_be_kept_for_is_refused(settings, changes, message):
     with pytest.raises(UserError, match=re.escape(message)):
         train(settings(**{"cache": "features:2", "freeze": ("3",), **changes}))
+
+
+TWO_DEVICES = """
+import sys
+from yolojax.training.loop import train
+from yolojax.training.settings import TrainSettings
+
+model, data, project = sys.argv[1:]
+for name, cache in (("images", None), ("features", "features:2")):
+    fixed = {"weights": "", "cfg": model, "data": data, "imgsz": 64, "batch_size": 10, "epochs": 2, "workers": 0, "noplots": True}
+    train(TrainSettings(**fixed, freeze=("3",), project=project, name=name, cache=cache))
+"""
+
+
+@pytest.mark.slow
+def test_two_devices_share_a_batch_of_features(tiny_model, tiny_data, tmp_path):
+    words = [sys.executable, "-c", TWO_DEVICES, str(tiny_model), str(tiny_data), str(tmp_path)]
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(json.loads((tmp_path / "features" / "environment.json").read_text())["devices"]) == 2
+    assert_alike(tmp_path / "images", tmp_path / "features", 1e-5)
 
 
 @pytest.mark.slow

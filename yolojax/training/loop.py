@@ -122,7 +122,7 @@ class Step:
             factors = {"factors": dict(factors), "numbers": numbers}
         self._run = run
         self._dispatch = Dispatch(function, run.state, factors, job.schedule, job.mesh, job.maker, shared)
-        self.compiled = False
+        self.compiled, self._recorded = False, False
         self.pace = _pace(job, run.position.steps_per_dispatch)
 
     @property
@@ -138,8 +138,8 @@ class Step:
         with jax.transfer_guard("disallow"):  # nothing goes to a device, or comes back, unseen
             metrics = self._dispatch(feed.content, size, feed.steps)
         self.compiled = self._dispatch.traces > programs
-        if self.compiled:
-            self._record(feed, size, time.perf_counter() - start)
+        if self.compiled or not self._recorded:
+            self._record(feed, size, time.perf_counter() - start if self.compiled else 0.0)
         return metrics
 
     def _record(self, feed: Feed, size: tuple[int, int] | None, seconds: float) -> None:
@@ -149,7 +149,11 @@ class Step:
         side = (job.image_size,) * 2 if made_here else feed.content["images"].shape[1:3]
         height, width = size or side
         steps = f"{feed.steps} steps" if (feed.steps or 1) > 1 else "the step"
-        log.info("compiled %s for %d images of %d x %d px in %.1f s", steps, job.batch_size, width, height, seconds)
+        shape = f"{steps} for {job.batch_size} images of {width} x {height} px"
+        log.info(
+            f"compiled {shape} in {seconds:.1f} s" if self.compiled else f"{shape}: compiled by a run before this one"
+        )
+        self._recorded = True
         trainable, total = report.trainable_parameters(run)
         run.position.programs.append(
             {

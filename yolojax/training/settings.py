@@ -198,6 +198,11 @@ class TrainSettings:
         return match and int(match[1] or DEFAULT_VIEWS)
 
     @property
+    def images_cache(self) -> str | None:
+        """What is kept of images alone, for who keeps no features."""
+        return self.cache if self.kept_views is None else "ram"
+
+    @property
     def host_cache(self) -> Literal["ram", "disk"] | None:
         """Where images are kept that are read on the host, as those of validation are."""
         return None if self.cache is None else "disk" if self.cache == "disk" else "ram"

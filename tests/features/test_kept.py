@@ -13,6 +13,7 @@ import pytest
 from yolojax.data.batches import epoch_order
 from yolojax.errors import UserError
 from yolojax.features import kept
+from yolojax.features.compute import join_labels
 from yolojax.features.kept import view_rows
 from yolojax.training import loop
 from yolojax.training.loop import train
@@ -74,7 +75,7 @@ def test_phases_read_what_they_can_and_a_resumed_run_reads_the_same(settings, tm
     train(settings(**shared, name="features", cache="features"))
     lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("kept features")]
     assert lines[0].startswith(
-        "kept features: outputs of layers 2, of 3 views of 10 images and of 4 validation images, float32: 540.7 kB, in memory"
+        "kept features: outputs of layers 2, of 3 views of 10 images and of 4 validation images, float32: 860.2 kB, in memory"
     )
     assert [line for line in lines[1:] if "computed view" not in line] == [
         "kept features: this phase goes on with those of layers 0 to 2",
@@ -162,8 +163,19 @@ def test_features_without_room_in_memory_lie_on_disk_for_later_runs(settings, tm
     assert sorted(file.suffix for file in files) == [".bin", ".bin", ".json", ".json", ".npz", ".npz"]
     caplog.set_level("INFO", "yolojax")
     train(settings(freeze=("3",), name="again", cache="features:1", epochs=1))
-    assert "kept features: 1 views are there already" in caplog.text
+    assert "kept features: there already: 1 of 1 views" in caplog.text
     assert {file: file.stat().st_mtime_ns for file in files} == files
     train(settings(freeze=("3",), name="other", cache="features:1", epochs=1, seed=1))
     assert "are of this run (frozen layers, seed differ from the nearest): filling anew" in caplog.text
     assert {file: file.stat().st_mtime_ns for file in files} == files
+
+
+def test_labels_of_a_view_have_room_for_the_most_and_one_row_per_image():
+    def labels(images, room, value):
+        return np.full((images, room, 5), value, np.float32), np.ones((images, room), bool)
+
+    boxes, mask = join_labels([labels(3, 4, 1), labels(3, 8, 2)], 5)
+    assert boxes.shape == (5, 8, 5)
+    assert boxes[:, 0, 0].tolist() == [1, 1, 1, 2, 2]
+    assert mask.sum(1).tolist() == [4, 4, 4, 8, 8]
+    assert boxes[2, 4:].max() == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -11,13 +11,13 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from yolojax.data.batches import Batch
 from yolojax.mesh import put_batch, replicated, split
 from yolojax.model.images import normalise
 from yolojax.model.network import Network, Variables
 from yolojax.model.spec import ModelSpec
 
 Front: TypeAlias = Callable[[NDArray[np.uint8]], tuple[jax.Array, ...]]
+Labels: TypeAlias = tuple[NDArray[np.float32], NDArray[np.bool_]]  # boxes and mask, as in ``data.batches.Batch``
 
 
 def make_front(spec: ModelSpec, end: int, dtype: Any, mesh: Mesh, variables: Variables) -> Front:
@@ -49,14 +49,14 @@ def front_variables(variables: Variables, end: int) -> Variables:
     }
 
 
-def join_boxes(batches: list[Batch], count: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def join_labels(batches: Sequence[Labels], count: int) -> Labels:
     """Boxes and mask of ``count`` images, with room for the most that a batch has."""
-    room = max(batch.mask.shape[1] for batch in batches)
+    room = max(mask.shape[1] for _, mask in batches)
     boxes, mask = np.zeros((count, room, 5), np.float32), np.zeros((count, room), bool)
     start = 0
-    for batch in batches:
-        taken = min(len(batch.mask), count - start)
-        boxes[start : start + taken, : batch.mask.shape[1]] = batch.boxes[:taken]
-        mask[start : start + taken, : batch.mask.shape[1]] = batch.mask[:taken]
+    for batch_boxes, batch_mask in batches:
+        taken, own = min(len(batch_mask), count - start), batch_mask.shape[1]
+        boxes[start : start + taken, :own] = batch_boxes[:taken]
+        mask[start : start + taken, :own] = batch_mask[:taken]
         start += taken
     return boxes, mask

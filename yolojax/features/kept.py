@@ -17,11 +17,11 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from numpy.typing import NDArray
 
-from yolojax.data.batches import Batch, ValidationBatches, epoch_order
+from yolojax.data.batches import ValidationBatches, epoch_order
 from yolojax.data.cache import available_memory
 from yolojax.data.stream import TrainingStream
 from yolojax.errors import UserError
-from yolojax.features.compute import Front, compute_ahead, front_variables, join_boxes, make_front
+from yolojax.features.compute import Front, Labels, compute_ahead, front_variables, join_labels, make_front
 from yolojax.features.front import feature_bytes, feature_shapes, first_that_moves, front_end
 from yolojax.features.key import Key, front_digest, training_key, validation_key
 from yolojax.features.shared import Shared
@@ -128,10 +128,10 @@ class KeptFeatures:
         if not end:
             return 0
         trained, validated = (front_variables(tree, end) for tree in (variables, averages))
-        digests = [front_digest(self._spec, end, front) for front in (trained, validated)]
+        facts = {"dtype": self._dtype.name, "device": self._mesh.devices.flat[0].device_kind}
         keys = (
-            training_key(digests[0], self._dtype, self._stream.batches),
-            validation_key(digests[1], self._dtype, self._images),
+            training_key(facts | {"frozen layers": front_digest(self._spec, end, trained)}, self._stream.batches),
+            validation_key(facts | {"frozen layers": front_digest(self._spec, end, validated)}, self._images),
         )
         self._store, validation = self._open(keys, end)
         self._front = make_front(self._spec, end, self._dtype, self._mesh, trained)
@@ -187,12 +187,12 @@ class KeptFeatures:
         """Write the features of a view, sample after sample in the order of its epoch."""
         assert self._front is not None
         batches, count, started = self._stream.batches, len(arrays[0]), time.perf_counter()
-        size, beside = batches.settings.batch_size, list[Batch]()
+        size, labels = batches.settings.batch_size, list[Labels]()
         made = zip(range(batches.batches_per_epoch), self._stream.iterate(view, 0, workers), strict=False)
 
         def images() -> Iterator[NDArray[np.uint8]]:
             for _, each in made:
-                beside.append(each.batch)
+                labels.append((each.batch.boxes, each.batch.mask))
                 yield each.batch.images
 
         for number, features in enumerate(compute_ahead(self._front, images())):
@@ -202,7 +202,7 @@ class KeptFeatures:
             for array, feature in zip(arrays, features, strict=True):
                 array[rows] = feature[: rows.stop - rows.start]
         log.info("kept features: computed view %d in %.1f s", view + 1, time.perf_counter() - started)
-        boxes, mask = join_boxes(beside, count)
+        boxes, mask = join_labels(labels, count)
         return {"boxes": boxes, "mask": mask, "unreadable": np.array(self._stream.unreadable, str)}
 
     def _leave(self) -> None:
@@ -212,21 +212,23 @@ class KeptFeatures:
 
     def _open(self, keys: tuple[Key, Key], end: int) -> tuple[Store, Store]:
         """The stores of training and validation images, in memory where both fit."""
-        known = [self._stores.get(key.digest) for key in keys]
-        if known[0] is not None and known[1] is not None:
-            log.info("kept features: those of a run before this one")
-            return known[0], known[1]
         stream, images = self._stream.batches, self._images
-        itemsize = self._dtype.itemsize
-        views = min(self.views, stream.settings.epochs)
+        views, itemsize = min(self.views, stream.settings.epochs), self._dtype.itemsize
         square = (stream.images.size,) * 2
-        needed = views * len(stream.images.samples) * feature_bytes(self._spec, end, square, itemsize)
+        view = len(stream.images.samples) * feature_bytes(self._spec, end, square, itemsize)
+        needed = views * view
         needed += images.batch_size * sum(feature_bytes(self._spec, end, size, itemsize) for size in images.shapes)
+        trained, validated = (self._stores.get(key.digest) for key in keys)
+        if trained is not None and validated is not None:
+            missing = view * sum(not trained.has(f"view-{number}") for number in range(views))
+            if trained.folder is not None or missing <= MEMORY_SHARE * available_memory():
+                log.info("kept features: those of a run before this one")
+                return trained, validated
         folder, where = _place(needed, keys)
         log.info(
-            "kept features: outputs of layers %s, of %d views of %d images and of %d validation images, %s: %s, %s",
+            "kept features: outputs of layers %s, of %s of %d images and of %d validation images, %s: %s, %s",
             ", ".join(map(str, self._spec.crossing(end))),
-            views,
+            f"{views} view" + "s" * (views > 1),
             len(stream.images.samples),
             len(images.images.samples),
             self._dtype.name,
@@ -244,7 +246,7 @@ class KeptFeatures:
     def _tell_changes(self, store: Store, folder: Path) -> None:
         there = sum(store.has(f"view-{number}") for number in range(self.views))
         if there:
-            log.info("kept features: %d views are there already", there)
+            log.info("kept features: there already: %d of %d views", there, self.views)
         elif changed := store.key.changed(parts for parts in keys_on_disk(folder) if "seed" in parts):
             log.info(
                 "kept features: none in %s are of this run (%s differ from the nearest): filling anew",

@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-import jax
 import numpy as np
 
 from yolojax.data.batches import TrainingBatches, ValidationBatches
@@ -39,34 +37,31 @@ class Key:
         return min(differences, key=len, default=[])
 
 
-def training_key(front: str, dtype: Any, batches: TrainingBatches) -> Key:
-    """The key of views of training images; ``front`` is of ``front_digest``."""
+def training_key(facts: Mapping[str, str], batches: TrainingBatches) -> Key:
+    """The key of views of training images; ``facts`` are what does not depend on them."""
     settings, hyperparameters = batches.settings, dataclasses.asdict(batches.augmentation.hyperparameters)
     drawn = {name: hyperparameters[name] for name in AUGMENTATION} | {"effects": settings.effects}
     return Key(
         {
-            **_shared_parts(front, dtype, batches.images.samples, settings.image_size),
+            **facts,
+            **_images(batches.images.samples, settings.image_size),
             "hyperparameters": json.dumps(drawn),
             "seed": str(settings.seed),
         }
     )
 
 
-def validation_key(front: str, dtype: Any, batches: ValidationBatches) -> Key:
+def validation_key(facts: Mapping[str, str], batches: ValidationBatches) -> Key:
     """The key of validation images, which are kept batch by batch."""
     order = _digest(batches.order.astype("<i8").tobytes(), repr((batches.batch_size, batches.shapes)).encode())
-    return Key({**_shared_parts(front, dtype, batches.images.samples, batches.images.size), "batches": order})
+    return Key({**facts, **_images(batches.images.samples, batches.images.size), "batches": order})
 
 
-def _shared_parts(front: str, dtype: Any, samples: Iterable[Sample], size: int) -> dict[str, str]:
-    samples = list(samples)
+def _images(samples: Sequence[Sample], size: int) -> dict[str, str]:
     return {
-        "frozen layers": front,
         "images": fingerprint(samples),
         "boxes": str(samples_record(samples)["sha256"]),
         "image size": str(size),
-        "dtype": np.dtype(dtype).name,
-        "device": jax.devices()[0].device_kind,
     }
 
 

@@ -28,6 +28,7 @@ def phase(**choice):
         ({"freeze": [0, 1, 2, 5]}, 3),
         ({"freeze": [1, 2]}, 0),
         ({"train": "bn"}, 0),
+        ({"train": ["model_3/conv/kernel", "head"]}, 3),
         ({"train": ["model_4/cv2/bn/bias", "head"]}, 4),
     ],
 )

@@ -7,17 +7,40 @@ import pytest
 
 from yolojax.features.compute import front_variables, make_front
 from yolojax.features.front import front_end
+from yolojax.features.shared import Shared
 from yolojax.freezing.phases import make_phase
 from yolojax.hyperparameters import Hyperparameters
 from yolojax.mesh import make_mesh
-from yolojax.model.network import Network, init_variables
+from yolojax.model.network import Network, init_variables, parameter_sizes
 from yolojax.model.spec import load_spec
 from yolojax.training.loss import LossSettings
 from yolojax.training.optimizer import OptimizerSettings
 from yolojax.training.schedule import Schedule
 from yolojax.training.state import create_state
-from yolojax.training.step import fixed_modules, make_train_step
+from yolojax.training.step import fixed_modules, make_train_step, shared_step_function
 from yolojax.tree import flatten
+
+
+def test_runs_that_differ_in_rates_and_gains_alone_have_one_step(tiny_model):
+    spec, shared = load_spec(tiny_model), Shared()
+    phase = make_phase(tuple(parameter_sizes(spec)), freeze=5)
+    network = Network(spec, fixed_bn=fixed_modules(phase, "fixed"), start=5)
+
+    def step(epochs=3, name="SGD", **rates):
+        hyp = Hyperparameters(**rates)
+        settings = (
+            LossSettings.from_hyperparameters(hyp, spec, 64),
+            OptimizerSettings.from_hyperparameters(hyp, batch_size=64, name=name),
+            Schedule.from_hyperparameters(hyp, epochs=epochs, batches_per_epoch=1, batch_size=64),
+        )
+        return shared_step_function(network, phase, settings, make_mesh(jax.devices()[:1]), shared)
+
+    first, numbers = step()
+    other, others = step(lr0=0.1, lrf=0.5, momentum=0.9, weight_decay=0.1, box=0.1, epochs=9)
+    assert other is first
+    assert [numbers[2]["initial"], others[2]["initial"], others[2]["epochs"]] == [0.01, 0.1, 9]
+    assert step(name="AdamW")[0] is not first
+    assert step(anchor_t=5.0)[0] is not first
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 2e-2)])

@@ -16,7 +16,7 @@ TIERS = [
         *("config", "hyperparameters"),
     },
     {"model", "freezing", "data", "evaluation"},
-    {"augmentation"},
+    {"augmentation", "features"},
     {"weights.store"},
     {"convert", "weights.safetensors", "weights.card", "weights.join", "weights.head", "weights.delta"},
     {"weights.find", "weights.start"},

@@ -9,6 +9,7 @@ from yolojax.data.shapes.scene import ShapesSettings
 OURS = {
     "compiled": ["jit_step-0af3-cache", "jit_step-0af3-atime", "xla_gpu_per_fusion_autotune_cache_dir/a.textproto"],
     "images": ["0af3.bin", "0af3.npz"],
+    "features": ["0af3.json", "0af3-view-0.bin", "0af3-view-0.npz", "yolojax-x.bin", ".0af3-val.npz-x1.npz"],
     "checks": ["0af3.json"],
     "downloads": ["bccd.zip", "coco.zip.part", "coco.zip.part.version"],
 }
@@ -31,10 +32,10 @@ def root(tmp_path):
 def test_every_folder_is_told_with_its_size_and_cleared(root):
     caches, foreign = read_caches(root)
     assert foreign == []
-    assert [cache.name for cache in caches][:4] == sorted(OURS)
-    assert caches[4].name.startswith("shapes-")
-    assert [cache.bytes for cache in caches][:4] == [5 * len(OURS[name]) for name in sorted(OURS)]
-    assert len(caches[4].files) == 6  # images and labels
+    assert [cache.name for cache in caches][:5] == sorted(OURS)
+    assert caches[5].name.startswith("shapes-")
+    assert [cache.bytes for cache in caches][:5] == [5 * len(OURS[name]) for name in sorted(OURS)]
+    assert len(caches[5].files) == 6  # images and labels
     for cache in caches:
         assert cache.foreign == ()
         clear(cache)

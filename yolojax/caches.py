@@ -24,6 +24,10 @@ _OURS = {
         r"[0-9a-f]+\.(bin|npz)|yolojax-[^/]*\.bin|\.[0-9a-f]+\.npz-[^/]*",
         "decoded images of '--cache disk': decoded again",
     ),
+    r"features": (
+        r"[0-9a-f]+(-[a-z0-9-]+)?\.(bin|npz|json)|yolojax-[^/]*\.bin|\.[0-9a-f]+[^/]*\.(npz|json)(-[^/]*)?",
+        "features of '--cache features' that memory had no room for: computed again",
+    ),
     r"checks": (r"\.?[0-9a-f]+\.json[^/]*", "what 'data check' remembers: images are decoded again"),
     r"downloads": (r"[^/]+", "fetched archives: fetched again"),
     r"\.?shapes[a-z-]*-[0-9a-f]{10}(-\w+)?": (

@@ -39,6 +39,7 @@ _METAVARS = {
     "trunk": "WEIGHTS",
     "head": "WEIGHTS",
     "same_as": "NEW=OLD",
+    "cache": "KIND",
     "classes": "CLASS",
 }
 _METAVARS_BY_TYPE = {int: "N", float: "VALUE", str: "TEXT"}

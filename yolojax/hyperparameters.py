@@ -54,6 +54,13 @@ class Hyperparameters:
     copy_paste: float = 0.0
 
 
+# What decides how a training image is drawn and made.
+AUGMENTATION = (
+    *("hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "perspective"),
+    *("flipud", "fliplr", "mosaic", "mixup", "copy_paste"),
+)
+
+
 def load_hyperparameters(name: str | Path) -> Hyperparameters:
     """Hyperparameters from a file or a shipped name.
 

@@ -83,13 +83,15 @@ def put_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
     """Move a batch to the devices.
 
     Args:
-      batch: this process' slice of the global batch; its length a multiple of the number of local devices. What is on the devices stays as it is.
+      batch: this process' slice of the global batch, trees of arrays; its length a multiple of the number of local devices. What is on the devices
+        stays as it is.
       mesh: of ``make_mesh``.
 
     Returns:
       Global arrays, split over the mesh.
     """
-    return {
-        key: value if isinstance(value, jax.Array) else jax.make_array_from_process_local_data(split(mesh), value)
-        for key, value in batch.items()
-    }
+
+    def put(array: Any) -> jax.Array:
+        return array if isinstance(array, jax.Array) else jax.make_array_from_process_local_data(split(mesh), array)
+
+    return jax.tree.map(put, batch)

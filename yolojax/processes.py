@@ -1,14 +1,19 @@
-"""Processes of our own: started with a log, waited for, and alone in their folder."""
+"""Processes of our own: what they print, started with a log, waited for, and alone in their folder."""
 
 from __future__ import annotations
 
+import io
+import logging
+import os
 import signal
 import subprocess
+import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 
 from yolojax.errors import UserError
 from yolojax.interrupts import Interrupt
@@ -42,7 +47,25 @@ def start_process(
         )
 
 
-def wait_for(process: subprocess.Popen[bytes], interrupt: Interrupt, watch: Callable[[], None] = lambda: None) -> int:
+class Running(Protocol):
+    """What is waited for: a process, or the part of one."""
+
+    returncode: int | None
+
+    def wait(self, timeout: float) -> int:
+        """Wait for the end; ``subprocess.TimeoutExpired`` where it does not come."""
+        ...
+
+    def send_signal(self, signal: int) -> None:
+        """Hand a signal on."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once."""
+        ...
+
+
+def wait_for(process: Running, interrupt: Interrupt, watch: Callable[[], None] = lambda: None) -> int:
     """Wait until a process ends, and hand an interruption on to it.
 
     Args:
@@ -95,3 +118,22 @@ def locked_folder(folder: Path, owner: str) -> Iterator[int]:
         if not take_lock(file):
             raise UserError(f"{folder}: another {owner}, or a run that it left behind, is at work in this folder")
         yield file.fileno() if inherits_locks() else -1
+
+
+def show_log() -> None:
+    """Print what yolojax logs; on a terminal through rich, which keeps the lines and a progress bar apart."""
+    # What OpenCV and FFmpeg print about damaged files names no file; our own lines do. Data workers inherit this.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be text
+    handler: logging.Handler = logging.StreamHandler(sys.stdout)
+    if sys.stdout.isatty():
+        from rich.logging import RichHandler
+
+        handler = RichHandler(show_time=False, show_level=False, show_path=False)
+    log = logging.getLogger("yolojax")
+    log.handlers[:] = [handler]
+    log.propagate = False
+    log.setLevel(logging.INFO)

@@ -222,6 +222,29 @@ def test_a_frozen_layer_has_no_backward_pass(tiny, frozen, kernels, convolutions
     assert "select_and_scatter" not in text
 
 
+@pytest.mark.parametrize("start", [1, 3, 6])
+def test_a_network_cut_in_two_is_the_whole(tiny, start):
+    spec, variables = tiny
+    images = jax.random.uniform(jax.random.key(1), (2, 64, 96, 3))
+    fixed = frozenset(path.rpartition("/")[0] for path in flat(variables["batch_stats"]))
+    whole, _ = run(spec, variables, images, fixed_bn=fixed)
+    front, rear = Network(spec, fixed_bn=fixed, end=start), Network(spec, fixed_bn=fixed, start=start)
+    features = jax.jit(front.apply)(variables, images)
+    assert len(features) == len(spec.crossing(start))
+    heads, moved = jax.jit(partial(rear.apply, train=True, mutable=["batch_stats"]))(variables, features)
+    for expected, head in zip(whole, heads, strict=True):
+        np.testing.assert_array_equal(head, expected)
+    assert flat(moved["batch_stats"]).keys() == flat(variables["batch_stats"]).keys()
+
+
+def test_features_must_be_float_and_as_many_as_are_read(tiny):
+    spec, variables = tiny
+    with pytest.raises(TypeError, match="features must be float, not int32"):
+        Network(spec, start=1).apply(variables, (jnp.zeros((1, 32, 32, 16), jnp.int32),))
+    with pytest.raises(ValueError, match="zip"):
+        Network(spec, start=6).apply(variables, (jnp.zeros((1, 8, 8, 16)),))
+
+
 def test_images_must_be_float_and_fit_the_strides(tiny):
     spec, variables = tiny
     with pytest.raises(TypeError, match="float"):

@@ -172,3 +172,8 @@ def test_anchors_grow_with_the_stride_where_no_model_has_the_level(pyramid):
 def test_another_number_of_anchors_is_refused(pyramid, anchors):
     with pytest.raises(UserError, match="or how many anchors each level has, found"):
         ModelSpec.from_dict(pyramid(3, 4, 5, anchors=anchors))
+
+
+def test_what_crosses_a_cut_is_what_later_layers_read():
+    spec = load_spec("yolov5n")
+    assert [spec.crossing(start) for start in (0, 1, 10, 11, 24)] == [(-1,), (0,), (4, 6, 9), (4, 6, 10), (17, 20, 23)]

@@ -27,13 +27,21 @@ from yolojax.tree import flatten
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_a_plan_counts_what_each_freeze_costs(tiny_model, tmp_path):
+def test_a_plan_counts_what_each_freeze_costs(tiny_model, tmp_path, capsys):
     file = tmp_path / "plan.json"
     words = ["plan", "--cfg", str(tiny_model), "--img", "64", "--batch", "2", "--freeze", "0", "5", "--quick"]
     assert main([*words, "--images", "10", "--json", str(file)]) == 0
     content = json.loads(file.read_text())
     everything, detect = content["rows"]
     assert content["device_cache_bytes"] == 10 * 4 * 65**2
+    assert everything["features"] is None
+    kept = detect["features"]
+    assert kept["start"] == 5
+    assert kept["image_bytes"] == 4 * 8 * 8 * 24  # the outputs of layer 4, at an eighth of 64 px
+    assert 0 < kept["flops"] < detect["flops"] - 0.9 * kept["view_flops"]
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "--cache features, freeze 5, float32: a step takes 0.0" in printed
+    assert "491.5 kB for 8 views of 10 images" in printed
     assert [everything["freeze"], detect["freeze"]] == ["0", "5"]
     assert everything["parameters"] == everything["trainable"] > detect["trainable"] > 0
     # Layer 5 is one convolution, layer 6 (Detect) has one per level.

@@ -31,6 +31,12 @@ def test_the_shipped_studies_are_well_formed(name):
     assert {"0", "10", "24"} <= {scenario.freeze for scenario in study.scenarios}
 
 
+def test_the_study_of_views_reads_the_same_photos_in_more_and_more_views():
+    study = load_study(configs_root() / "studies" / "views.yaml")
+    views = [(scenario.freeze, scenario.settings.kept_views) for scenario in study.scenarios]
+    assert views == [(freeze, count) for freeze in ("24", "10") for count in (1, 4, 16, None)]
+
+
 def test_flags_say_what_the_settings_are(write_study):
     row = {
         "name": "A",

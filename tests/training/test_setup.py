@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from yolojax.model.spec import load_spec
-from yolojax.training.setup import fitting_validation_batch
+from yolojax.training.validator import fitting_validation_batch
 
 
 def devices(limit, count=1):
@@ -19,7 +19,7 @@ def devices(limit, count=1):
 def test_a_validation_batch_is_twice_that_of_a_step_or_what_fits(limit, count, expected):
     spec = load_spec("yolov5m", classes=20)
     resolved = SimpleNamespace(imgsz=512, batch_size=48)
-    found = fitting_validation_batch(spec, resolved, devices(limit, count))
+    found = fitting_validation_batch(spec, resolved.batch_size, resolved.imgsz, devices(limit, count))
     assert found == pytest.approx(expected, rel=0.6)
     assert found % count == 0
     assert (found == expected) or limit == 2e9

@@ -65,7 +65,7 @@ def test_a_shorter_last_batch_is_traced_by_nobody_and_changes_no_loss(mini_spec,
 
     expected = []
     for batch in batches.iterate():
-        _, heads = validate._predict(variables, batch["images"])
+        _, heads = validate._predict(0)(variables, batch["images"])
         rows = batch["valid"]
         parts = compute_loss([head[rows] for head in heads], batch["boxes"][rows], batch["mask"][rows], mini_spec, loss)
         expected.append(parts[1])

@@ -22,7 +22,6 @@ from yolojax.hyperparameters import Hyperparameters
 
 log = logging.getLogger(__name__)
 
-CacheName: TypeAlias = Literal["auto", "device", "ram", "disk", "val"]
 Stream: TypeAlias = TrainingStream | DeviceStream
 
 # Of the memory of a device that is free before training: images may take so much, the step needs the rest.
@@ -33,7 +32,7 @@ def open_stream(
     samples: Sequence[Sample],
     hyperparameters: Hyperparameters,
     stream: StreamSettings,
-    cache: CacheName | None,
+    cache: str | None,
     mesh: Mesh,
 ) -> Stream:
     """The training batches of a run, made where ``--cache`` says.
@@ -60,7 +59,7 @@ def open_stream(
     return training_stream(samples, hyperparameters, dataclasses.replace(stream, cache=on_host))
 
 
-def cache_in_use(cache: CacheName | None, stream: Stream) -> CacheName | None:
+def cache_in_use(cache: str | None, stream: Stream) -> str | None:
     """The value of ``--cache`` that means what a run does, so that it goes on with the same batches where it is resumed."""
     if isinstance(stream, DeviceStream):
         return "device"

@@ -5,9 +5,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
-import io
-import logging
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -17,6 +14,7 @@ from typing import NoReturn
 from yolojax.errors import UserError
 from yolojax.flags import add_shared, with_dashes
 from yolojax.hosts.cluster import Cluster, add_cluster_flags, find_cluster, refuse_several
+from yolojax.processes import show_log
 from yolojax.runtime import use_huge_pages
 from yolojax.version import __version__
 
@@ -92,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, unknown = parser.parse_known_args(words)
     if argv is None and arguments.command in _COMPUTING:
         use_huge_pages()
-    _show_log()
+    show_log()
     try:
         if unknown:
             raise UserError(_unknown(unknown[0], _flags_of(parser)))
@@ -177,25 +175,6 @@ def _check_json(file: Path | None) -> None:
     """Refuse before the work what could not be written after it."""
     if file is not None and (file.is_dir() or any(place.is_file() for place in file.parents)):
         raise UserError(f"--json {file}: is no place for a file, because a folder or a file has that name")
-
-
-def _show_log() -> None:
-    """Print what yolojax logs; on a terminal through rich, which keeps the lines and a progress bar apart."""
-    # What OpenCV and FFmpeg print about damaged files names no file; our own lines do. Data workers inherit this.
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names of files need not be text
-    handler: logging.Handler = logging.StreamHandler(sys.stdout)
-    if sys.stdout.isatty():
-        from rich.logging import RichHandler
-
-        handler = RichHandler(show_time=False, show_level=False, show_path=False)
-    log = logging.getLogger("yolojax")
-    log.handlers[:] = [handler]
-    log.propagate = False
-    log.setLevel(logging.INFO)
 
 
 if __name__ == "__main__":

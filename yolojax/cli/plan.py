@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from yolojax.flags import add_fields, read_fields
 from yolojax.plan.settings import PlanSettings
+from yolojax.training.settings import DEFAULT_VIEWS
 
 if TYPE_CHECKING:
     from yolojax.plan.plan import Row
@@ -55,6 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
         console.print(
             f"--cache device keeps {settings.images:,} images on every device: {kept / 1e9:.2f} GB beside the peak"
         )
+    for row in rows:
+        if sentence := _features(row, settings):
+            console.print(sentence)
     if arguments.plot:
         plot_plan(rows, arguments.plot, f"{title}, {', '.join(dict.fromkeys(row.dtype for row in rows))}")
     if arguments.json:
@@ -63,6 +67,28 @@ def run(arguments: argparse.Namespace) -> int:
             {"network": spec.name, "device_cache_bytes": kept, "rows": [dataclasses.asdict(row) for row in rows]},
         )
     return 0
+
+
+def _features(row: Row, settings: PlanSettings) -> str | None:
+    """What keeping features means for a row; None where there are none."""
+    from yolojax.files import readable_size
+
+    kept = row.features
+    if kept is None:
+        return None
+    words = [
+        f"--cache features, freeze {row.freeze}, {row.dtype}: a step takes {_short(int(kept.flops), 1e9)} GFLOP, {row.flops / kept.flops:.3g} times fewer, "
+        f"and {readable_size(kept.image_bytes)} are kept of each view of an image"
+    ]
+    whole = settings.epochs * row.flops
+    part = settings.epochs * kept.flops + min(DEFAULT_VIEWS, settings.epochs) * kept.view_flops
+    words.append(
+        f"{settings.epochs} epochs on {DEFAULT_VIEWS} views take {part / whole:.1%} of the operations of training"
+    )
+    if settings.images:
+        needed = DEFAULT_VIEWS * settings.images * kept.image_bytes
+        words.append(f"{readable_size(needed)} for {DEFAULT_VIEWS} views of {settings.images:,} images")
+    return "; ".join(words)
 
 
 def _table(rows: Sequence[Row], title: str) -> Any:

@@ -99,7 +99,7 @@ def _make_cache(samples: Sequence[Sample], kind: CacheKind, size: int, smooth: b
     else:
         folder, target = cache_folder() / "images", None
         folder.mkdir(parents=True, exist_ok=True)
-        finished = folder / f"{_fingerprint(samples)}.npz"
+        finished = folder / f"{fingerprint(samples)}.npz"
         filled = _open(finished, len(samples))
         if filled is not None:
             log.info("disk cache: %s", finished)
@@ -206,7 +206,7 @@ def available_memory() -> int:
     return free
 
 
-def _fingerprint(samples: Sequence[Sample]) -> str:
+def fingerprint(samples: Sequence[Sample]) -> str:
     """Names what the images are: their names, and size and time of their files."""
     digest = hashlib.sha256()
     for sample in samples:

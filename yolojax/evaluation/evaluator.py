@@ -131,7 +131,8 @@ def evaluate(
     Args:
       predict: ``(B, H, W, 3)`` uint8 RGB to predictions ``(B, N, 5 + nc)`` (``x y w h`` in pixels of the image, objectness, class probabilities) and the heads
         that ``loss`` takes, a tree of arrays with leading axis ``B``; jitted.
-      batches: dictionaries with ``images`` ``(B, H, W, 3)`` uint8; ``boxes`` ``(B, M, 5)`` ``class x y w h`` relative to that image, and ``mask`` ``(B, M)``;
+      batches: dictionaries with ``images`` ``(B, H, W, 3)`` uint8 (where they hold ``features``, these go to ``predict``, and ``images`` only tell a shape);
+        ``boxes`` ``(B, M, 5)`` ``class x y w h`` relative to that image, and ``mask`` ``(B, M)``;
         ``valid`` ``(B,)``; ``original_size`` ``(B, 2)`` height and width of the photo; ``gain`` ``(B, 2)`` pixels of the image per pixel of the photo, in y and
         x; ``padding`` ``(B, 2)`` left and upper border in pixels.
       names: class names; their number is the number of classes.
@@ -139,7 +140,7 @@ def evaluate(
       loss: heads, boxes, mask and ``valid`` of a batch to its named parts, those of its valid images alone.
       single_class: all predictions and labels count as class 0.
       nms_on_device: suppress in JAX; by default on every platform but the CPU, where NumPy is faster.
-      place: moves the images of a batch to the device or devices.
+      place: moves the images or features of a batch to the device or devices.
       observe: is called with every batch and the detections of each of its images, ``(n, 6)`` ``x1 y1 x2 y2 score class`` in pixels of the photo; none where
         the image is not valid. The thread calls it.
       shares: whether the batches are this process' parts of larger ones, whose other parts other processes evaluate at the same time; ``place`` then gives
@@ -165,9 +166,9 @@ def evaluate(
         counting: Future[None] | None = None
         stopwatch.start()
         for batch in batches:
-            images = place(batch["images"])
+            inputs = place(batch.get("features", batch["images"]))
             stopwatch.lap("preprocess")
-            predictions, heads = jax.block_until_ready(predict(images))
+            predictions, heads = jax.block_until_ready(predict(inputs))
             stopwatch.lap("inference")
             valid = np.flatnonzero(batch["valid"]).tolist()
             found = suppress_rows(predictions, valid, settings, on_device)
@@ -178,7 +179,7 @@ def evaluate(
             if loss is not None and (valid or shares):
                 parts = jax.device_get(loss(heads, batch["boxes"], batch["mask"], batch["valid"]))
                 loss_parts += [{name: float(part) for name, part in parts.items()}] if parts else []
-            stopwatch.finish(images.shape, len(valid))
+            stopwatch.finish(batch["images"].shape, len(valid))
         if counting is not None:
             counting.result()
     if shares:

@@ -27,41 +27,54 @@ class Network(nn.Module):
       dtype: in what to compute; None means the dtype of the images. Parameters, BatchNorm statistics and heads are never narrower than float32.
       fixed_bn: paths of BatchNorm modules (``model_0/bn``) that use and keep their running statistics even with ``train=True``.
       axis: inside ``shard_map``, the axis of the mesh over all of which BatchNorm takes the statistics of a batch; None: over what is here.
+      start: the first layer that runs. Beyond 0, what those of ``spec.crossing(start)`` gave is taken in place of images.
+      end: the layer before which to stop, where what those of ``spec.crossing(end)`` gave is returned in place of logits; None runs to the last one.
+        A part of a network takes the variables of the whole.
     """
 
     spec: ModelSpec
     dtype: DTypeLike | None = None
     fixed_bn: frozenset[str] = frozenset()
     axis: str | None = None
+    start: int = 0
+    end: int | None = None
 
     @nn.compact
-    def __call__(self, images: Array, *, train: bool = False) -> tuple[Array, ...]:
+    def __call__(self, inputs: Array | tuple[Array, ...], *, train: bool = False) -> tuple[Array, ...]:
         """Run the network.
 
         Args:
-          images: ``(B, H, W, 3)`` RGB, float, 0 to 1; H and W are multiples of ``spec.coarsest``.
+          inputs: images ``(B, H, W, 3)`` RGB, float, 0 to 1; H and W are multiples of ``spec.coarsest``. With ``start`` features, each
+            ``(B, H / reduction, W / reduction, channels)``.
           train: use the statistics of the batch and move the running ones; needs ``mutable=["batch_stats"]``.
 
         Returns:
-          Per level raw logits ``(B, ny, nx, anchors, 5 + classes)``; of several Detects one after the other, each with its own classes.
+          Per level raw logits ``(B, ny, nx, anchors, 5 + classes)``; of several Detects one after the other, each with its own classes. With ``end``
+          features.
         """
-        if not jnp.issubdtype(images.dtype, jnp.floating):
-            raise TypeError(f"images must be float in 0 to 1, not {images.dtype}")
-        if any(side % self.spec.coarsest for side in images.shape[1:3]):
-            raise ValueError(f"image sides {images.shape[1:3]} must be multiples of {self.spec.coarsest}")
+        outputs = self._entering(inputs if isinstance(inputs, tuple) else (inputs,))
         mode = Mode(train, self.fixed_bn, self.axis)
-        images = images if self.dtype is None else images.astype(self.dtype)
-        outputs: dict[int, Array] = {-1: images}
         heads: list[Array] = []
         networks = iter(self.spec.networks)
-        for layer in self.spec.resolved:
+        for layer in self.spec.resolved[self.start : self.end]:
             sources = [outputs[source] for source in layer.sources]
             if layer.module == "Detect":
                 own = next(networks)
                 heads += Detect(len(own.anchors[0]), own.classes, name=f"model_{layer.index}")(sources)
             else:
                 outputs[layer.index] = _apply(layer, sources, mode)
-        return tuple(heads)
+        return tuple(heads) if self.end is None else tuple(outputs[index] for index in self.spec.crossing(self.end))
+
+    def _entering(self, inputs: tuple[Array, ...]) -> dict[int, Array]:
+        """What the first layers read, by the layer that gave it; -1 is the image."""
+        outputs = dict(zip(self.spec.crossing(self.start), inputs, strict=True))
+        for index, x in outputs.items():
+            if not jnp.issubdtype(x.dtype, jnp.floating):
+                name = "images must be float in 0 to 1" if index < 0 else "features must be float"
+                raise TypeError(f"{name}, not {x.dtype}")
+            if index < 0 and any(side % self.spec.coarsest for side in x.shape[1:3]):
+                raise ValueError(f"image sides {x.shape[1:3]} must be multiples of {self.spec.coarsest}")
+        return outputs if self.dtype is None else {index: x.astype(self.dtype) for index, x in outputs.items()}
 
 
 def _apply(layer: Layer, sources: list[Array], mode: Mode) -> Array:

@@ -121,6 +121,11 @@ class ModelSpec:
         """The pixels that image sides are made multiples of; ``coarsest``, but at least 32, as in YOLOv5."""
         return math.lcm(_LEAST_STRIDE, self.coarsest)
 
+    def crossing(self, start: int) -> tuple[int, ...]:
+        """The layers before ``start``, which stands before every Detect or at the first, that are read from there on, ascending; -1 is the image."""
+        read = {source for layer in self.resolved[start:] for source in layer.sources}
+        return tuple(sorted(source for source in read if source < start))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data in the form of the YAML file; ``from_dict`` reads it back."""
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from yolojax.exchange import WHOLE_BATCH, Exchange
+from yolojax.features.front import feature_bytes, feature_shapes, front_end
 from yolojax.freezing.phases import Phase
 from yolojax.hyperparameters import Hyperparameters
 from yolojax.mesh import make_mesh, replicated, split
@@ -138,24 +139,62 @@ def validation_bytes(spec: ModelSpec, phase: Phase, shape: StepShape, device: ja
     return _bytes(state) + images + memory["predict"].output_size_in_bytes + max(own)
 
 
-def step_flops(spec: ModelSpec, phase: Phase, shape: StepShape) -> float:
+def step_flops(spec: ModelSpec, phase: Phase, shape: StepShape, start: int = 0) -> float:
     """Floating-point operations of a step, counted by XLA in the program as it is lowered for CPU; nothing is compiled.
 
-    Positions of a kernel outside the image are not counted, elementwise operations are. (GPU programs do not tell their operations.)
+    Positions of a kernel outside the image are not counted, elementwise operations are. (GPU programs do not tell their operations.) With ``start`` those
+    of a step that reads the features of the layers before it.
     """
     with jax.default_device(jax.devices("cpu")[0]):
-        step, state, batch = _abstract_step(spec, phase, shape)
+        step, state, batch = _abstract_step(spec, phase, shape, start=start)
         return (step.lower(state, batch, phase.factors).cost_analysis() or {})["flops"]
 
 
-def _abstract_step(spec: ModelSpec, phase: Phase, shape: StepShape, *devices: jax.Device) -> tuple[TrainStep, Any, Any]:
+@dataclass(frozen=True, kw_only=True)
+class FeatureCost:
+    """What keeping features saves and takes.
+
+    Attributes:
+      start: the layer that follows the front part.
+      image_bytes: of one view of an image.
+      flops: of a step that reads features.
+      view_flops: of computing the features of as many images as a batch has.
+    """
+
+    start: int
+    image_bytes: int
+    flops: float
+    view_flops: float
+
+
+def feature_cost(spec: ModelSpec, phase: Phase, shape: StepShape) -> FeatureCost | None:
+    """The cost of a phase whose features are kept, counted as ``step_flops`` does; None where it has no front part."""
+    start = front_end(spec, phase, fixed_modules(phase, shape.frozen_bn))
+    if not start:
+        return None
+    dtype = jnp.dtype(shape.dtype)
+    network = Network(spec, dtype=dtype, end=start)
+    images = jax.ShapeDtypeStruct((shape.batch, shape.size, shape.size, 3), jnp.float32)
+    with jax.default_device(jax.devices("cpu")[0]):
+        front = jax.jit(network.apply).lower(abstract_variables(spec), images)
+    return FeatureCost(
+        start=start,
+        image_bytes=feature_bytes(spec, start, (shape.size, shape.size), dtype.itemsize),
+        flops=step_flops(spec, phase, shape, start),
+        view_flops=(front.cost_analysis() or {})["flops"],
+    )
+
+
+def _abstract_step(
+    spec: ModelSpec, phase: Phase, shape: StepShape, *devices: jax.Device, start: int = 0
+) -> tuple[TrainStep, Any, Any]:
     """The step that a run would compile, and the shapes of its state and batch, placed on the devices that share it."""
     hyp = Hyperparameters()
     mesh = make_mesh(devices) if devices else None
     optimizer = OptimizerSettings.from_hyperparameters(hyp, batch_size=shape.batch, name=shape.optimizer)
     fixed_bn = fixed_modules(phase, shape.frozen_bn)
     step = make_train_step(
-        Network(spec, dtype=jnp.dtype(shape.dtype), fixed_bn=fixed_bn),
+        Network(spec, dtype=jnp.dtype(shape.dtype), fixed_bn=fixed_bn, start=start),
         phase.tree(),
         LossSettings.from_hyperparameters(hyp, spec, shape.size),
         optimizer,
@@ -165,8 +204,13 @@ def _abstract_step(spec: ModelSpec, phase: Phase, shape: StepShape, *devices: ja
     )
     variables = jax.eval_shape(lambda plain: enter_phase(plain, phase, jax.random.key(0)), abstract_variables(spec))
     state = abstract_state(variables, phase.tree(), optimizer, fixed_bn, scaled=shape.dtype == "float16")
+    features = [
+        jax.ShapeDtypeStruct((shape.batch, *feature), jnp.dtype(shape.dtype))
+        for feature in feature_shapes(spec, start, (shape.size, shape.size))
+    ]
+    images = jax.ShapeDtypeStruct((shape.batch, shape.size, shape.size, 3), jnp.uint8)
     batch = {
-        "images": jax.ShapeDtypeStruct((shape.batch, shape.size, shape.size, 3), jnp.uint8),
+        **({"features": tuple(features)} if start else {"images": images}),
         "boxes": jax.ShapeDtypeStruct((shape.batch, shape.boxes, 5), jnp.float32),
         "mask": jax.ShapeDtypeStruct((shape.batch, shape.boxes), jnp.bool_),
     }

@@ -21,7 +21,15 @@ from yolojax.freezing.load import load_strategy, rehearse
 from yolojax.freezing.phases import Phase
 from yolojax.model.network import parameter_sizes
 from yolojax.model.spec import ModelSpec
-from yolojax.plan.cost import StepShape, largest_batch, step_cost, training_peak, validation_bytes
+from yolojax.plan.cost import (
+    FeatureCost,
+    StepShape,
+    feature_cost,
+    largest_batch,
+    step_cost,
+    training_peak,
+    validation_bytes,
+)
 from yolojax.plan.devices import Target, dtype_on, load_target, open_device, target_environment, usable_bytes
 from yolojax.plan.process import ask
 from yolojax.plan.settings import PlanSettings
@@ -50,6 +58,7 @@ class Row:
       fits: whether there is a program and its peak is not above it.
       largest_batch: whose step and validation fit; 0 if none does, None if it was not looked for.
       compile_seconds: what compiling for the target took here.
+      features: what ``--cache features`` saves and takes; None where nothing is frozen in front.
     """
 
     freeze: str
@@ -70,6 +79,7 @@ class Row:
     fits: bool
     largest_batch: int | None
     compile_seconds: float
+    features: FeatureCost | None
 
 
 def plan(settings: PlanSettings, spec: ModelSpec) -> Iterator[Row]:
@@ -107,7 +117,9 @@ def _rows_of(target: Target, settings: PlanSettings, spec: ModelSpec) -> Iterato
     """The rows of one target, from a process that was started for it."""
     request = {"settings": dataclasses.asdict(settings), "spec": spec.to_dict(), "target": target.name}
     try:
-        yield from (Row(**content) for content in ask("yolojax.plan.plan", request, target_environment(target)))
+        for content in ask("yolojax.plan.plan", request, target_environment(target)):
+            features = content["features"] and FeatureCost(**content["features"])
+            yield Row(**{**content, "features": features})
     except ChildProcessError as error:
         raise UserError(f"--target {target.name}: compiling failed ({error})") from error
 
@@ -164,6 +176,7 @@ def _answer(settings: PlanSettings, spec: ModelSpec, target: Target) -> Iterator
             fits=cost.weight_gradients is not None and memory is not None and memory.peak <= limit,
             largest_batch=largest,
             compile_seconds=cost.compile_seconds,
+            features=feature_cost(spec, phase, shape),
         )
 
 

@@ -40,7 +40,7 @@ class PlanSettings:
     )
     optimizer: Literal["SGD", "Adam", "AdamW"] = flag("SGD", "optimizer")
     images: int | None = flag(
-        None, "training images, to say what --cache device takes for them beside the step; default: not said"
+        None, "training images, to say what --cache device and --cache features take for them; default: not said"
     )
     epochs: int = flag(100, "epochs of the run, for strategies in phases")
     phases: bool = flag(False, "show a row for every phase of a strategy, not the first one alone")

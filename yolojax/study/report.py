@@ -194,7 +194,19 @@ def _progress(measurements: Sequence[Measurement]) -> str:
     told = f"{done} runs" if done == len(measurements) else f"{done} of {len(measurements)} runs finished"
     told += f", {failed} failed" if failed else ""
     told += f"; mean ± standard deviation over {seeds} seeds." if seeds > 1 else "; one seed."
-    return told + _dtypes(measurements)
+    return told + _dtypes(measurements) + _sharing(measurements)
+
+
+def _sharing(measurements: Sequence[Measurement]) -> str:
+    """Which runs read the same views of images, and what that means for their figures."""
+    runs = [measurement.run for measurement in measurements if measurement.run.record().get("shares_features")]
+    if not runs:
+        return ""
+    names = ", ".join(dict.fromkeys(run.scenario.name for run in runs))
+    return (
+        f" Runs of one seed of {names} read kept features in one process: they share the views of their images, so that they differ by less chance "
+        "than runs alone; the first of them computes the features and compiles, and memory of the process is that of all up to then."
+    )
 
 
 def _dtypes(measurements: Sequence[Measurement]) -> str:

@@ -1,4 +1,5 @@
-"""Runs a study: one process per run, one after the other; finished runs are kept, interrupted ones go on, a failed one stops no other."""
+"""Runs a study, one run after the other: each in a process, runs that share features in one. Finished runs are kept, interrupted ones go on, a failed one
+stops no other."""
 
 from __future__ import annotations
 
@@ -8,8 +9,9 @@ import json
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -23,8 +25,9 @@ from yolojax.study.forgetting import measure_forgetting, measured_forgetting
 from yolojax.study.original import original_command, original_environment, write_inputs
 from yolojax.study.sampling import COLUMNS, Sampler
 from yolojax.study.scenarios import Extent, Scenario, Study
+from yolojax.study.together import SharedProcess, sharing
 from yolojax.system import processors, stop_signals
-from yolojax.training.settings import train_command
+from yolojax.training.settings import TrainSettings, train_command
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +54,7 @@ class StudyRun:
 
 
 def planned_runs(study: Study, output: Path) -> list[StudyRun]:
-    """All runs of a study, seed by seed, so that an unfinished study compares everything on the same seeds.
+    """All runs of a study, seed by seed, so that an unfinished study compares everything on the same seeds; those that share features after one another.
 
     Raises:
       UserError: a folder holds a run of the same name with other settings.
@@ -59,7 +62,7 @@ def planned_runs(study: Study, output: Path) -> list[StudyRun]:
     runs = [
         StudyRun(scenario, seed, output / f"{scenario.folder}-seed{seed}")
         for seed in study.seeds
-        for scenario in study.scenarios
+        for scenario in _neighbours(study.scenarios)
     ]
     for run in runs:
         now = _plain_settings(run)
@@ -71,6 +74,13 @@ def planned_runs(study: Study, output: Path) -> list[StudyRun]:
                 f"{now[changed[0]]!r}; remove the folder to run it again, or choose another --output"
             )
     return runs
+
+
+def _neighbours(scenarios: Sequence[Scenario]) -> list[Scenario]:
+    """Scenarios in their order, but those that share features stand where the first of them does."""
+    keys = [sharing(scenario, 0) or scenario for scenario in scenarios]
+    order = sorted(range(len(keys)), key=lambda place: keys.index(keys[place]))
+    return [scenarios[place] for place in order]
 
 
 def run_study(
@@ -97,7 +107,11 @@ def run_study(
       SystemExit: a signal asked to stop; the current run has saved what it has.
     """
     runs = planned_runs(study, output)
-    with locked_folder(output, "study") as lock, interruptible() as interrupt:
+    with (
+        locked_folder(output, "study") as lock,
+        interruptible() as interrupt,
+        closing(_Starter(runs, lock)) as starter,
+    ):
         for number, run in enumerate(runs, 1):
             if interrupt:
                 raise SystemExit(interrupt.status)
@@ -105,7 +119,7 @@ def run_study(
                 _forget(study, run, output, interrupt, lock)
                 continue
             log.info("[%d/%d] %s: %s", number, len(runs), run.name, run.folder / LOG)
-            status = _run(run, output / "original", extents[run.scenario.name], interrupt, lock, cluster)
+            status = _run(run, output / "original", extents[run.scenario.name], interrupt, starter, cluster)
             _stop_if_asked(interrupt, status, run, cluster)
             record = run.record()
             if status:
@@ -168,8 +182,43 @@ def _has_ended(run: StudyRun, extent: Extent) -> bool:
     return ended and _epochs(run.folder) >= extent.epochs
 
 
-def _run(run: StudyRun, inputs: Path, extent: Extent, interrupt: Interrupt, lock: int, cluster: Cluster | None) -> int:
-    """Train in a process of its own and watch it; its exit status."""
+class _Starter:
+    """Starts runs: those that share features in one process after another, all others in one of their own."""
+
+    def __init__(self, runs: Sequence[StudyRun], lock: int) -> None:
+        self._lock = lock
+        waiting = (run for run in runs if run.record()["status"] != "finished")
+        self._counts = Counter(sharing(run.scenario, run.seed) for run in waiting)
+        self._shared: tuple[TrainSettings, SharedProcess] | None = None
+
+    def start(self, run: StudyRun, command: Sequence[str], environment: Mapping[str, str]) -> tuple[Any, int]:
+        """The process, or the part of one, that trains a run; and how many runs its process had before."""
+        key = sharing(run.scenario, run.seed)
+        if self._shared and (self._shared[0] != key or not self._shared[1].alive):
+            self.close()
+        if key is None or self._counts[key] < 2:
+            return start_process(command, run.folder / LOG, self._lock, environment), 0
+        if self._shared is None:
+            self._shared = key, SharedProcess(self._lock, environment, run.folder / LOG)
+        process, settings = self._shared[1], dataclasses.replace(run.scenario.settings, seed=run.seed)
+        return process.train(settings, run.folder, run.folder / LOG), process.runs - 1
+
+    def shares(self, run: StudyRun) -> bool:
+        """Whether other runs read the same views of images as this one."""
+        key = sharing(run.scenario, run.seed)
+        return key is not None and self._counts[key] > 1
+
+    def close(self) -> None:
+        """End the process that waits for runs."""
+        if self._shared is not None:
+            self._shared[1].close()
+            self._shared = None
+
+
+def _run(
+    run: StudyRun, inputs: Path, extent: Extent, interrupt: Interrupt, starter: _Starter, cluster: Cluster | None
+) -> int:
+    """Train in a process and watch it; its exit status."""
     run.folder.mkdir(parents=True, exist_ok=True)
     before = float(run.record()["seconds"])
     if run.scenario.framework == "torch":
@@ -194,7 +243,8 @@ def _run(run: StudyRun, inputs: Path, extent: Extent, interrupt: Interrupt, lock
         return 0
     write_json(run.folder / RECORD, {**record, "status": "running", "seconds": before})
     started = time.monotonic()
-    process = start_process(command, run.folder / LOG, lock, environment)
+    process, before_it = starter.start(run, command, environment)
+    record |= {"shares_features": starter.shares(run), "runs_before_in_process": before_it}
     sampler = Sampler(process.pid)
     with _samples(run.folder / SAMPLES) as (file, writer):
 

@@ -18,11 +18,13 @@ from typing import Any, Literal
 from yolojax.config import check_keys, find_config, from_mapping, read_yaml
 from yolojax.data.sources import load_data
 from yolojax.errors import UserError
+from yolojax.features.front import require_front
 from yolojax.freezing.load import load_strategy, rehearse
 from yolojax.model.network import parameter_sizes
 from yolojax.study.forgetting import Forgetting, check_forgetting
 from yolojax.training.settings import LARGEST, TrainSettings
 from yolojax.training.setup import Job, prepare
+from yolojax.training.step import fixed_modules
 from yolojax.tree import flatten
 from yolojax.weights.find import EMBEDDED_WEIGHTS, find_weights
 
@@ -177,7 +179,7 @@ def _scenario(row: Any, shared: Mapping[str, Any], file: Path, number: int) -> S
     settings = _train_settings(flags, where)
     if framework == "torch":
         _check_torch_settings(settings, row, where)
-        settings = dataclasses.replace(settings, frozen_bn="track")
+        settings = dataclasses.replace(settings, frozen_bn="track", cache=settings.images_cache)
     return Scenario(name=name, settings=settings, framework=framework, python=str(python))
 
 
@@ -274,6 +276,9 @@ def check_study(study: Study) -> dict[str, Extent]:
             job = jobs[common]
             strategy = load_strategy(scenario.settings.freeze, sizes=partial(parameter_sizes, job.spec))
             phases = rehearse(strategy, job.paths, job.epochs, job.spec.name)
+            if scenario.settings.kept_views is not None:
+                fixed = {phase: fixed_modules(phase, scenario.settings.frozen_bn) for _, phase in phases}
+                require_front(job.spec, strategy.name, fixed)
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
         leaves = {path: leaf.size for path, leaf in flatten(job.shapes["params"]).items()}

@@ -7,7 +7,7 @@ import logging
 import shlex
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -19,6 +19,8 @@ from rich.console import Console
 
 from yolojax.data.workers import affordable_workers
 from yolojax.errors import UserError
+from yolojax.features.kept import KeptFeatures
+from yolojax.features.shared import Shared
 from yolojax.hosts.agreement import is_first, process_count
 from yolojax.hosts.stopping import CommonStop
 from yolojax.interrupts import interruptible
@@ -26,12 +28,19 @@ from yolojax.mesh import local_rows, put_batch
 from yolojax.model.network import Network
 from yolojax.system import processors
 from yolojax.training import plots, report
-from yolojax.training.progress import EpochMeter, ProgressBar
+from yolojax.training.progress import EpochMeter, ProgressBar, program_record
 from yolojax.training.run import Run, open_run
 from yolojax.training.settings import TrainSettings
 from yolojax.training.setup import BATCHES_OF_ONE_SIZE, Job
 from yolojax.training.state import TrainState
-from yolojax.training.step import BatchMaker, Dispatch, Pace, device_peak_bytes, make_step_function, program_record
+from yolojax.training.step import (
+    BatchMaker,
+    Dispatch,
+    Pace,
+    device_peak_bytes,
+    make_step_function,
+    shared_step_function,
+)
 from yolojax.training.validator import Validator
 
 log = logging.getLogger(__name__)
@@ -41,12 +50,13 @@ LEAST_SCALE = 2.0**-10
 STEPS_WITHOUT_MEASURING = 8
 
 
-def train(settings: TrainSettings, given: Set[str] | None = None) -> dict[str, Any]:
+def train(settings: TrainSettings, given: Set[str] | None = None, shared: Shared | None = None) -> dict[str, Any]:
     """Train, or continue an interrupted run, and leave everything in the run folder.
 
     Args:
       settings: of the run; with ``resume`` those of its folder hold, see ``settings.settings_to_resume``.
       given: names of the settings that are asked for and no mere defaults; by default those that differ from the defaults.
+      shared: what runs of this process share, where several come one after the other; it is added to.
 
     Returns:
       What ``results.json`` holds: the figures of the best and of the last epoch, timings and places.
@@ -56,24 +66,25 @@ def train(settings: TrainSettings, given: Set[str] | None = None) -> dict[str, A
       SystemExit: a signal asked to stop; the state is saved.
     """
     asked = _changed(settings) if given is None else given
-    with open_run(settings, asked) as run, interruptible(tell=is_first()) as interrupt:
+    with open_run(settings, asked, shared) as run, interruptible(tell=is_first()) as interrupt:
         job, step, workers = run.job, None, _workers(run.job)
         stop = CommonStop(interrupt, job.mesh)
         trackers = report.beginning(run)
-        validate = Validator(job.spec, job.loss, job.names, job.mesh, job.dtype)
+        validate = Validator(job.spec, job.loss, job.names, job.mesh, job.dtype, shared)
         while not run.ended:
             started = time.perf_counter()
             if run.enter_phase():
                 report.phase(run)
                 step, run.position.steps_per_dispatch = None, None
-            step = step or Step(run)
+            step = step or Step(run, shared)
             run.enter_epoch()
             meter = _train_epoch(run, step, workers, stop)
             if stop:
                 run.pause(meter, time.perf_counter() - started)
                 log.info("saved; continue with: python train.py --resume %s", shlex.quote(str(run.folder)))
                 raise SystemExit(stop.status)
-            evaluation = validate(run.averaged(), job.validation, _threads(job)) if run.validates else None
+            batches = (step.features and step.features.validation) or job.validation
+            evaluation = validate(run.averaged(), batches, _threads(job)) if run.validates else None
             run.advance(meter, evaluation, time.perf_counter() - started)
             report.epoch(run, trackers, meter, evaluation)
             run.save()
@@ -95,18 +106,24 @@ class Step:
     Attributes:
       compiled: whether the last call compiled.
       pace: how many steps go into a dispatch, where the devices make the batches.
+      features: what is read in place of images; None where images are.
     """
 
-    def __init__(self, run: Run) -> None:
-        """Take the state of the run over; they compile at their first call."""
+    def __init__(self, run: Run, shared: Shared | None = None) -> None:
+        """Take the state of the run over; they compile at their first call, unless ``shared`` has their program."""
         job, phase = run.job, run.phase
-        network = Network(job.spec, dtype=job.dtype, fixed_bn=job.fixed_bn(phase))
-        function = make_step_function(
-            network, phase.tree(), job.loss, job.optimizer, job.schedule, job.mesh, job.exchange
-        )
+        self.features = _enter_features(run)
+        network = Network(job.spec, dtype=job.dtype, fixed_bn=job.fixed_bn(phase), start=run.position.features_start)
+        settings = job.loss, job.optimizer, job.schedule
+        factors: Mapping[str, Any] = phase.factors
+        if shared is None:
+            function = make_step_function(network, phase.tree(), *settings, job.mesh, job.exchange)
+        else:
+            function, numbers = shared_step_function(network, phase, settings, job.mesh, job.exchange, shared)
+            factors = {"factors": dict(factors), "numbers": numbers}
         self._run = run
-        self._dispatch = Dispatch(function, run.state, phase.factors, job.schedule, job.mesh, job.maker)
-        self.compiled = False
+        self._dispatch = Dispatch(function, run.state, factors, job.schedule, job.mesh, job.maker, shared)
+        self.compiled, self._recorded = False, False
         self.pace = _pace(job, run.position.steps_per_dispatch)
 
     @property
@@ -124,16 +141,21 @@ class Step:
         with jax.transfer_guard("disallow"):  # nothing goes to a device, or comes back, unseen
             metrics = self._dispatch(feed.content, size, feed.steps)
         self.compiled = self._dispatch.traces > programs
-        if self.compiled:
-            self._record(feed, size, time.perf_counter() - start)
+        if self.compiled or not self._recorded:
+            self._record(feed, size, time.perf_counter() - start if self.compiled else 0.0)
         return metrics
 
     def _record(self, feed: Feed, size: tuple[int, int] | None, seconds: float) -> None:
         """Tell and write down what the program costs that was just compiled."""
         run, job = self._run, self._run.job
-        side = (job.image_size,) * 2 if feed.steps else feed.content["images"].shape[1:3]
+        made_here = feed.steps or self.features
+        side = (job.image_size,) * 2 if made_here else feed.content["images"].shape[1:3]
         height, width = size or side
-        log.info("compiled the step for %d images of %d x %d px in %.1f s", job.batch_size, width, height, seconds)
+        shape = f"the step for {job.batch_size} images of {width} x {height} px"
+        log.info(
+            f"compiled {shape} in {seconds:.1f} s" if self.compiled else f"{shape}: compiled by a run before this one"
+        )
+        self._recorded = True
         trainable, total = report.trainable_parameters(run)
         run.position.programs.append(
             {
@@ -142,9 +164,22 @@ class Step:
                 "trainable": trainable,
                 "parameters": total,
                 "compile_seconds": seconds,
+                "features_start": run.position.features_start,
                 **program_record(self._dispatch.lower(feed.content, size, feed.steps)),
             }
         )
+
+
+def _enter_features(run: Run) -> KeptFeatures | None:
+    """The features that a phase reads; None where it reads images. Notes where it starts, for those who resume."""
+    job, position = run.job, run.position
+    if job.features is None:
+        return None
+    variables = {"params": run.state.params, "batch_stats": run.state.whole.batch_stats}
+    position.features_start = job.features.enter(
+        run.phase, job.fixed_bn(run.phase), variables, run.state.averages, position.features_start
+    )
+    return job.features if position.features_start else None
 
 
 @dataclass(frozen=True)
@@ -187,7 +222,12 @@ def _train_epoch(run: Run, step: Step, workers: int, stop: CommonStop) -> EpochM
         if before is not None:
             step.pace.finished(feed.steps or 1, ended - before)
 
-    feeds = _host_feeds(run, workers, meter, running) if job.maker is None else _device_feeds(run, job.maker, step.pace)
+    if step.features is not None:
+        feeds = _feature_feeds(run, step.features, workers, stop)
+    elif job.maker is not None:
+        feeds = _device_feeds(run, job.maker, step.pace)
+    else:
+        feeds = _host_feeds(run, workers, meter, running)
     with ProgressBar(Console(quiet=not is_first()), position.epoch, job.epochs, batches, position.batch) as bar:
         for feed in feeds:
             if flag := stop.feed():
@@ -235,6 +275,18 @@ def _host_feeds(run: Run, workers: int, meter: EpochMeter, running: Running) -> 
         if position.epoch == 0 and number < 3 and not job.settings.noplots and is_first():
             plots.draw_batch(batch, job.names, run.folder / f"train_batch{number}.jpg")
         yield Feed(number, None, put_batch(batch, job.mesh), [made.indices].__getitem__)
+
+
+def _feature_feeds(run: Run, features: KeptFeatures, workers: int, stop: CommonStop) -> Iterator[Feed]:
+    """The rest of the epoch, batch by batch, whose features are kept."""
+    job, position = run.job, run.position
+    if position.epoch == position.batch == 0 and not job.settings.noplots:
+        for number in range(min(3, job.schedule.batches_per_epoch)):
+            shown = features.images(number)
+            plots.draw_batch(shown, job.names, run.folder / f"train_batch{number}.jpg")
+    made = features.batches(position.epoch, position.batch, workers, stop.__bool__)
+    for number, each in enumerate(made, position.batch):
+        yield Feed(number, None, put_batch(each.batch, job.mesh), [each.indices].__getitem__)
 
 
 def _device_feeds(run: Run, maker: BatchMaker, pace: Pace) -> Iterator[Feed]:

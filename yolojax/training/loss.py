@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,10 +16,11 @@ from jax import Array
 from jax.sharding import Mesh
 
 from yolojax.exchange import Exchange, give, on_shares, varying
+from yolojax.freezing.signals import norms
 from yolojax.hyperparameters import Hyperparameters
-from yolojax.mesh import AXIS
+from yolojax.mesh import AXIS, put_batch
 from yolojax.model.images import normalise
-from yolojax.model.network import Network
+from yolojax.model.network import Network, Variables
 from yolojax.model.spec import ModelSpec
 from yolojax.training.state import Resting, WholeState, moving_statistics
 from yolojax.training.targets import Targets, build_targets
@@ -275,14 +276,15 @@ def make_gradient(
     def share(
         params: Tree, statistics: Tree, scale: DynamicScale | None, resting: Resting, batch: Any, size: Any
     ) -> Gradient:
-        images = _network_images(batch["images"], jnp.result_type(*jax.tree.leaves(params)), size)
+        dtype = jnp.result_type(*jax.tree.leaves(params))
+        inputs = batch["features"] if network.start else _network_images(batch["images"], dtype, size)
         resting = varying(resting) if shared else resting
         before = merge(statistics, resting.batch_stats)
 
         def forward(learned: Tree) -> tuple[Array, tuple[dict[str, Array], Tree]]:
             learned = give(jnp.dtype(exchange.gradient_sum), learned) if shared else learned
             variables = {"params": merge(learned, resting.params), "batch_stats": before}
-            heads, mutated = network.apply(variables, images, train=True, mutable=["batch_stats"])
+            heads, mutated = network.apply(variables, inputs, train=True, mutable=["batch_stats"])
             total, parts = compute_loss(heads, batch["boxes"], batch["mask"], network.spec, loss, axis=axis)
             return total, (parts, mutated["batch_stats"])
 
@@ -299,8 +301,8 @@ def make_gradient(
         return Gradient(total, parts, after, gradients, scale, counts)
 
     def whole(moving: WholeState, resting: Resting, batch: Mapping[str, Any], size: tuple[int, int] | None) -> Gradient:
-        function = partial(share, size=size)
-        function = on_shares(function, mesh) if mesh is not None and shared else function
+        own = partial(share, size=size)
+        function = on_shares(own, mesh) if mesh is not None and shared else own
         return function(moving.params, moving.batch_stats, moving.loss_scale, resting, dict(batch))
 
     return whole
@@ -312,3 +314,29 @@ def _network_images(images: Array, dtype: Any, size: tuple[int, int] | None) -> 
     if size is None or size == images.shape[1:3]:
         return scaled
     return jax.image.resize(scaled, (len(images), *size, 3), "linear", antialias=False)
+
+
+def gradient_norms(
+    spec: ModelSpec, loss: LossSettings, variables: Variables, batches: Iterable[Mapping[str, Any]], mesh: Mesh
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Per path, the norm of the gradient of some batches together and that of the parameter: what a strategy may choose layers by.
+
+    Every process gives its part of the batches; the norms are those of whole ones, and the same in all.
+    """
+    network = Network(spec)
+
+    @jax.jit
+    def gradient(params: Tree, batch: Mapping[str, Any]) -> Tree:
+        def total(params: Tree) -> Array:
+            images = normalise(batch["images"])
+            heads, _ = network.apply({**variables, "params": params}, images, train=True, mutable=["batch_stats"])
+            return compute_loss(heads, batch["boxes"], batch["mask"], spec, loss)[0]
+
+        return jax.grad(total)(params)
+
+    summed = None
+    for batch in batches:
+        placed = put_batch({key: batch[key] for key in ("images", "boxes", "mask")}, mesh)
+        batch_gradient = gradient(variables["params"], placed)
+        summed = batch_gradient if summed is None else jax.tree.map(jnp.add, summed, batch_gradient)
+    return norms(summed or {}), norms(variables["params"])

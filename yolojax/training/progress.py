@@ -135,9 +135,10 @@ class Position:
       best: figures of the best validation, as ``results.json`` has them.
       final: those of the last validation.
       seconds: time of training and validation so far.
-      programs: a row for every compiled step: epoch, phase, parameters that train, compile time, operations, memory.
+      programs: a row for every compiled step: epoch, phase, parameters that train, compile time, operations, memory, the layer that it starts with.
       timings: a row for every finished epoch: seconds, images per second, the part spent waiting for data, steps left out for an overflow of float16.
       stopped: whether the run ended early, for want of improvement.
+      features_start: the layer that steps start with, where features of those before it are kept; else 0.
       steps_per_dispatch: where the devices make the batches and it was found out; see ``step.Pace``.
       step_peak_bytes: the most memory that steps held on a device, seen before the first validation; None where the device does not say (CPU).
     """
@@ -156,8 +157,28 @@ class Position:
     stopped: bool = False
     step_peak_bytes: int | None = None
     steps_per_dispatch: int | None = None
+    features_start: int = 0
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Position:
         """Read what ``dataclasses.asdict`` made."""
         return cls(**{**content, "history": History.from_dict(content["history"])})
+
+
+def program_record(lowered: Any) -> dict[str, Any]:
+    """The cost of a program as XLA counts it.
+
+    Args:
+      lowered: what ``jitted.lower(...)`` gives; a program that was just called is not compiled again.
+
+    Returns:
+      ``flops`` of one call and its ``argument_bytes``, ``temporary_bytes``; None where the platform does not say.
+    """
+    compiled = lowered.compile()
+    costs = compiled.cost_analysis() or lowered.cost_analysis() or {}
+    memory = compiled.memory_analysis()
+    return {
+        "flops": costs.get("flops"),
+        "argument_bytes": None if memory is None else memory.argument_size_in_bytes,
+        "temporary_bytes": None if memory is None else memory.temp_size_in_bytes,
+    }

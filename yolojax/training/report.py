@@ -206,6 +206,7 @@ def end(run: Run, trackers: Trackers, validate: Validator) -> dict[str, Any]:
         "model": job.spec.name,
         "freeze": job.strategy.name,
         "frozen_bn": job.settings.frozen_bn,
+        "kept_views": job.settings.kept_views,
         "dtype": job.settings.dtype,
         "deterministic": job.settings.deterministic or job.mesh.devices.flat[0].platform != "gpu",
         "epochs": position.epoch,

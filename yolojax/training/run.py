@@ -25,6 +25,7 @@ from yolojax.data.stream import image_weights
 from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import Evaluation
 from yolojax.evaluation.metrics import fitness
+from yolojax.features.shared import Shared
 from yolojax.files import find_run_folder, new_run_folder, run_folder_of
 from yolojax.freezing.adapters import merge_adapters_on_host
 from yolojax.freezing.phases import GRADIENT_NORMS, MOVEMENT, EpochRecord, History, Phase
@@ -36,6 +37,7 @@ from yolojax.mesh import replicated
 from yolojax.model.network import Variables
 from yolojax.scores import known_scores
 from yolojax.training.checkpoints import CheckpointError, Checkpoints, has_checkpoint, on_host
+from yolojax.training.loss import gradient_norms
 from yolojax.training.progress import EpochMeter, Position
 from yolojax.training.settings import TrainSettings, read_settings, settings_to_resume, write_settings
 from yolojax.training.setup import Job, prepare, prepare_to_resume
@@ -48,7 +50,6 @@ from yolojax.training.state import (
     enter_phase,
     share_averages,
 )
-from yolojax.training.step import gradient_norms
 from yolojax.tree import Tree, flatten, partition
 from yolojax.weights.delta import SUFFIX as DELTA
 from yolojax.weights.delta import Delta, save_delta, small_delta
@@ -197,12 +198,13 @@ class Run:
 
 
 @contextmanager
-def open_run(settings: TrainSettings, given: Set[str]) -> Iterator[Run]:
+def open_run(settings: TrainSettings, given: Set[str], shared: Shared | None = None) -> Iterator[Run]:
     """A new run, or with ``settings.resume`` an interrupted one from its own folder; its folder is held until the end of the block.
 
     Args:
       settings: the user's.
       given: names of those that are more than defaults; see ``settings_to_resume``.
+      shared: what runs of this process share.
 
     Raises:
       UserError: the input is wrong, the folder is in use, or there is nothing to resume.
@@ -219,14 +221,14 @@ def open_run(settings: TrainSettings, given: Set[str]) -> Iterator[Run]:
         if "data" not in given and Path(now.data).is_absolute() and not Path(now.data).is_file():
             raise UserError(f"{now.data}: the data set of this run is not there any more; --data names where it is now")
         if decided("checkpoint", lambda: str(has_checkpoint(folder))) == str(True):
-            job = prepare_to_resume(now, folder)
+            job = prepare_to_resume(now, folder, shared)
         else:
             log.info("%s has no checkpoint yet: starting it again", folder)
-            job, variables = prepare(now)
+            job, variables = prepare(now, shared)
     else:
         if settings.exist_ok and is_first():
             _refuse_unfinished(Path(settings.project, settings.name))
-        job, variables = prepare(settings.with_absolute_paths())
+        job, variables = prepare(settings.with_absolute_paths(), shared)
         folder = run_folder(partial(new_run_folder, settings.project, settings.name, settings.exist_ok), resumable=True)
     _check_alike(job, variables)
     with closing(job.stream), locked(folder) if is_first() else nullcontext():

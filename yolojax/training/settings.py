@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from collections.abc import Set
 from dataclasses import dataclass
@@ -19,6 +20,15 @@ LARGEST = -1  # a batch size: the most images that fit
 OptimizerName: TypeAlias = Literal["SGD", "Adam", "AdamW"]
 # What an interrupted run may be continued with: where its data and its devices are, and how exactly these compute.
 _MAY_CHANGE = ("data", "data_root", "device", "workers", "project", "deterministic", "steps_per_dispatch")
+
+CACHES = ("auto", "device", "ram", "disk", "val")
+DEFAULT_VIEWS = 8
+# What features are not kept for, and why.
+_NO_FEATURES = {
+    "multi_scale": "which changes the size of images from batch to batch",
+    "image_weights": "which draws images anew in every epoch, by what was found",
+    "rect": "whose batches have shapes of their own",
+}
 
 SETTINGS = "settings.yaml"  # in a run folder, for those who resume
 
@@ -117,10 +127,11 @@ class TrainSettings:
     noval: bool = flag(False, "validate after the final epoch only")
     noautoanchor: bool = flag(False, "keep the anchors even if they fit the boxes badly")
     noplots: bool = flag(False, "write no figures")
-    cache: Literal["auto", "device", "ram", "disk", "val"] | None = flag(
+    cache: str | None = flag(
         None,
         "decoded images kept: device = on the devices, which then make the batches; ram; disk; val = those of validation alone, in ram; "
-        "auto, also without a value = device on a GPU where they fit, else ram; default: none are",
+        "auto, also without a value = device on a GPU where they fit, else ram; features, features:VIEWS = what frozen layers compute "
+        "of VIEWS (8) views of each image; default: nothing is",
         nargs="?",
         const="auto",
     )
@@ -162,6 +173,7 @@ class TrainSettings:
         """Refuse values that no run can have."""
         if self.image_weights and self.rect:
             raise UserError("--image-weights: cannot go with --rect, whose batches are in a fixed order")
+        self._check_cache()
         if self.cache == "device" and (self.rect or self.albumentations):
             name = "--rect" if self.rect else "--albumentations"
             raise UserError(f"--cache device: cannot go with {name}, which is done on the host alone; --cache ram can")
@@ -182,10 +194,37 @@ class TrainSettings:
         ):
             raise UserError(f"--steps-per-dispatch {self.steps_per_dispatch}: must be auto or a number from 1 on")
 
+    def _check_cache(self) -> None:
+        if self.cache is None or self.cache in CACHES:
+            return
+        if self.kept_views is None:
+            raise UserError(f"--cache {self.cache}: is none of {', '.join(CACHES)}, features and features:VIEWS")
+        if self.kept_views < 1:
+            raise UserError(f"--cache {self.cache}: must be at least one view")
+        if self.frozen_bn == "track":
+            raise UserError(
+                "--cache features: cannot go with --frozen-bn track, where frozen layers compute with the statistics of each batch; "
+                "--frozen-bn fixed can"
+            )
+        for name, reason in _NO_FEATURES.items():
+            if getattr(self, name):
+                raise UserError(f"--cache features: cannot go with --{name.replace('_', '-')}, {reason}")
+
+    @property
+    def kept_views(self) -> int | None:
+        """Views of each image of which features are kept; None where none are."""
+        match = re.fullmatch(r"features(?::(\d+))?", self.cache or "")
+        return match and int(match[1] or DEFAULT_VIEWS)
+
+    @property
+    def images_cache(self) -> str | None:
+        """What is kept of images alone, for who keeps no features."""
+        return self.cache if self.kept_views is None else "ram"
+
     @property
     def host_cache(self) -> Literal["ram", "disk"] | None:
         """Where images are kept that are read on the host, as those of validation are."""
-        return self.cache if self.cache in ("disk", None) else "ram"
+        return None if self.cache is None else "disk" if self.cache == "disk" else "ram"
 
     @property
     def same_as_classes(self) -> dict[str, str]:

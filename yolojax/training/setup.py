@@ -25,13 +25,17 @@ from yolojax.data.colour import load_effects
 from yolojax.data.config import DataConfig
 from yolojax.data.sample import Split
 from yolojax.data.sources import load_data, open_split
+from yolojax.data.stream import TrainingStream
 from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import most_shapes
 from yolojax.exchange import Exchange
+from yolojax.features.front import require_front
+from yolojax.features.kept import KeptFeatures
+from yolojax.features.shared import Shared
 from yolojax.freezing.load import Strategy, load_strategy, rehearse
 from yolojax.freezing.phases import Phase
 from yolojax.freezing.random_layers import frozen_random, random_sentence
-from yolojax.hosts.agreement import gathered, process_count, process_index
+from yolojax.hosts.agreement import process_count, process_index
 from yolojax.hyperparameters import Hyperparameters, load_hyperparameters
 from yolojax.mesh import check_divides, make_mesh
 from yolojax.model.network import Variables, abstract_variables, parameter_sizes
@@ -42,7 +46,7 @@ from yolojax.training.optimizer import OptimizerSettings
 from yolojax.training.schedule import Schedule
 from yolojax.training.settings import LARGEST, Resolved, TrainSettings
 from yolojax.training.step import BatchMaker, fixed_modules
-from yolojax.training.validator import validation_batch
+from yolojax.training.validator import fitting_validation_batch
 from yolojax.tree import flatten
 from yolojax.weights.find import EMBEDDED_WEIGHTS, load_weights
 from yolojax.weights.start import RandomArrays, start_variables, with_fitting_anchors
@@ -80,6 +84,7 @@ class Job:
       loss: gains and options.
       strategy: which parameters train in which epoch.
       mesh: the devices.
+      features: what frozen layers compute, where it is kept.
     """
 
     settings: TrainSettings
@@ -99,6 +104,7 @@ class Job:
     loss: LossSettings
     strategy: Strategy
     mesh: Mesh
+    features: KeptFeatures | None = None
 
     @cached_property
     def paths(self) -> tuple[str, ...]:
@@ -192,8 +198,12 @@ def read_network(folder: Path) -> NetworkRecord:
         raise UserError(f"{file}: is damaged ({error!r}), so that the run cannot go on; begin a new one") from error
 
 
-def prepare(settings: TrainSettings) -> tuple[Job, Variables]:
+def prepare(settings: TrainSettings, shared: Shared | None = None) -> tuple[Job, Variables]:
     """Read and check everything that a new run needs; nothing is written but caches.
+
+    Args:
+      settings: of the run.
+      shared: what runs of this process share.
 
     Returns:
       The job, and the parameters and statistics that it starts from, NumPy float32.
@@ -229,16 +239,17 @@ def prepare(settings: TrainSettings) -> tuple[Job, Variables]:
     _check_random_layers(settings, strategy, resolved.epochs, spec, tuple(flatten(variables["params"])), fresh)
     resolved = replace(resolved, imgsz=image_size)
     network = NetworkRecord(spec, names, source)
-    job = _make_job(settings, resolved, data, hyperparameters, network, strategy, (train, val), devices)
+    job = _make_job(settings, resolved, data, hyperparameters, network, strategy, (train, val), devices, shared)
     return job, variables
 
 
-def prepare_to_resume(settings: TrainSettings, folder: Path) -> Job:
+def prepare_to_resume(settings: TrainSettings, folder: Path, shared: Shared | None = None) -> Job:
     """Read and check everything that an interrupted run needs: its own folder and the data, no initial weights.
 
     Args:
       settings: of the run, with what is to change.
       folder: of the run.
+      shared: what runs of this process share.
 
     Raises:
       UserError: as ``prepare``; or the data set has other classes than the run.
@@ -260,7 +271,7 @@ def prepare_to_resume(settings: TrainSettings, folder: Path) -> Job:
         load_effects()
     train = open_split(data, "train", single_class=settings.single_cls, needs_boxes=True)
     val = open_split(data, "val", single_class=settings.single_cls)
-    return _make_job(settings, resolved, data, hyperparameters, network, strategy, (train, val), devices)
+    return _make_job(settings, resolved, data, hyperparameters, network, strategy, (train, val), devices, shared)
 
 
 def _make_job(
@@ -272,11 +283,15 @@ def _make_job(
     strategy: Strategy,
     splits: tuple[Split, Split],
     devices: Sequence[jax.Device],
+    shared: Shared | None,
 ) -> Job:
     spec, (train, val), dtype = network.spec, splits, _dtype(settings.dtype, devices)
     shapes, stride = abstract_variables(spec), spec.stride
-    rehearse(strategy, tuple(flatten(shapes["params"])), resolved.epochs, spec.name)
-    mesh, share = make_mesh(devices), (process_index(), process_count())
+    phases = [phase for _, phase in rehearse(strategy, tuple(flatten(shapes["params"])), resolved.epochs, spec.name)]
+    if settings.kept_views is not None:
+        require_front(spec, strategy.name, {phase: fixed_modules(phase, settings.frozen_bn) for phase in phases})
+    mesh = make_mesh(devices)
+    share = {"process_index": process_index(), "process_count": process_count()}
     stream = open_stream(
         train.samples,
         hyperparameters,
@@ -288,8 +303,7 @@ def _make_job(
             effects=settings.albumentations,
             rectangular=settings.rect,
             stride=stride,
-            process_index=share[0],
-            process_count=share[1],
+            **share,
         ),
         settings.cache,
         mesh,
@@ -297,13 +311,15 @@ def _make_job(
     validation = validation_batches(
         val.samples,
         image_size=resolved.imgsz,
-        batch_size=fitting_validation_batch(spec, resolved, devices),
+        batch_size=fitting_validation_batch(spec, resolved.batch_size, resolved.imgsz, devices),
         stride=stride,
         most_shapes=most_shapes(devices),
         cache=settings.host_cache,
-        process_index=share[0],
-        process_count=share[1],
+        **share,
     )
+    width, features = None if dtype == "float32" else jnp.dtype(dtype), None
+    if settings.kept_views is not None and isinstance(stream, TrainingStream):
+        features = KeptFeatures(spec, width, mesh, stream, validation, settings.kept_views, shared)
     schedule = Schedule.from_hyperparameters(
         hyperparameters,
         epochs=resolved.epochs,
@@ -321,7 +337,7 @@ def _make_job(
         source=network.source,
         image_size=resolved.imgsz,
         batch_size=resolved.batch_size,
-        dtype=None if dtype == "float32" else jnp.dtype(dtype),
+        dtype=width,
         stream=stream,
         validation=validation,
         schedule=schedule,
@@ -331,6 +347,7 @@ def _make_job(
         loss=LossSettings.from_hyperparameters(hyperparameters, spec, resolved.imgsz, settings.label_smoothing),
         strategy=strategy,
         mesh=mesh,
+        features=features,
     )
 
 
@@ -340,23 +357,6 @@ def _dtype(asked: str, devices: Sequence[jax.Device]) -> Any:
         scaled = ", with a loss scale" if dtype == "float16" else ""
         log.info("--dtype auto: %s%s, which %s is made for", dtype, scaled, devices[0].device_kind)
     return dtype
-
-
-def fitting_validation_batch(spec: ModelSpec, resolved: Resolved, devices: Sequence[jax.Device]) -> int:
-    """Images of a validation batch: ``validation_batch``, or what half of the memory of the devices holds.
-
-    An image is counted with the outputs of all layers at once in float32, which is more than prediction and suppression need.
-    """
-    on_cpu = devices[0].platform == "cpu"
-    wanted = validation_batch(resolved.batch_size, resolved.imgsz, len(devices), on_cpu=on_cpu)
-    local = next(device for device in devices if device.process_index == jax.process_index())
-    limits = gathered("memory", str((local.memory_stats() or {}).get("bytes_limit", 0)))
-    limit = min(map(int, limits))
-    if limit == 0:
-        return wanted
-    values = sum(layer.channels / layer.reduction**2 for layer in spec.resolved)
-    image_bytes = (resolved.imgsz + spec.stride) ** 2 * values * 4
-    return min(wanted, max(int(limit / 2 / image_bytes), 1) * len(devices))
 
 
 def _check_batch_size(batch_size: int, devices: Sequence[jax.Device]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import jax
@@ -14,14 +14,12 @@ from jax import Array
 from jax.sharding import Mesh
 
 from yolojax.exchange import WHOLE_BATCH, Exchange
+from yolojax.features.shared import Shared
 from yolojax.freezing.labels import fixed_bn, trainable_mask
 from yolojax.freezing.phases import Phase
-from yolojax.freezing.signals import norms
-from yolojax.mesh import put_batch, replicated, split
-from yolojax.model.images import normalise
-from yolojax.model.network import Network, Variables
-from yolojax.model.spec import ModelSpec
-from yolojax.training.loss import LossSettings, compute_loss, make_gradient
+from yolojax.mesh import replicated, split
+from yolojax.model.network import Network
+from yolojax.training.loss import LossSettings, make_gradient
 from yolojax.training.optimizer import OptimizerSettings, make_optimizer
 from yolojax.training.schedule import Schedule
 from yolojax.training.state import Resting, TrainState, WholeState, update_average
@@ -71,7 +69,8 @@ def make_train_step(
     """Compile-ready training step for one freezing phase.
 
     Args:
-      network: with its compute dtype and its ``fixed_bn`` (BatchNorm modules that keep their statistics).
+      network: with its compute dtype and its ``fixed_bn`` (BatchNorm modules that keep their statistics). One that starts behind the first layer reads
+        ``features`` of a batch, a tuple of arrays, in place of ``images``.
       labels: tree of ``frozen`` or the name of a trainable group, structure of the parameters. Static: another choice is another step.
       loss: gains and options.
       optimizer: fixed settings.
@@ -174,6 +173,40 @@ def make_step_function(
     return step
 
 
+# What a step only multiplies and adds with: runs that differ in nothing else can train with one program.
+_NUMBERS: tuple[tuple[str, ...], ...] = (
+    ("box", "obj", "cls"),
+    ("weight_decay", "momentum"),
+    ("epochs", "initial", "final_fraction", "momentum", "warmup_momentum", "warmup_bias_rate"),
+)
+
+
+def shared_step_function(
+    network: Network,
+    phase: Phase,
+    settings: tuple[LossSettings, OptimizerSettings, Schedule],
+    mesh: Mesh,
+    exchange: Exchange,
+    shared: Shared,
+) -> tuple[StepFunction, list[dict[str, float]]]:
+    """A step that is the same for all runs of a process that differ in rates and gains alone.
+
+    Returns:
+      It, and the numbers of this run. It takes ``{"factors": ..., "numbers": ...}`` for factors. What is a constant of the program elsewhere is an
+      argument here, so that figures differ by rounding.
+    """
+    pairs: list[tuple[Any, tuple[str, ...]]] = list(zip(settings, _NUMBERS, strict=True))
+    numbers = [{name: float(getattr(own, name)) for name in names} for own, names in pairs]
+    rest = tuple(replace(own, **dict.fromkeys(names, 0)) for own, names in pairs)
+
+    def step(moving: WholeState, resting: Resting, batch: Batch, given: Mapping[str, Any], size: Any) -> Any:
+        loss, optimizer, schedule = (replace(own, **new) for own, new in zip(rest, given["numbers"], strict=True))
+        function = make_step_function(network, phase.tree(), loss, optimizer, schedule, mesh, exchange)
+        return function(moving, resting, batch, given["factors"], size)
+
+    return shared.program((network, phase, rest, mesh, exchange), lambda: step), numbers
+
+
 class BatchMaker(Protocol):
     """Makes batches on the devices, inside a program that trains on them."""
 
@@ -215,6 +248,7 @@ class Dispatch:
         schedule: Schedule,
         mesh: Mesh | None = None,
         maker: BatchMaker | None = None,
+        shared: Shared | None = None,
     ) -> None:
         """Take a state over.
 
@@ -225,6 +259,7 @@ class Dispatch:
           schedule: of the run.
           mesh: devices that share the batch.
           maker: of the batches, where they are made on the devices.
+          shared: where programs of runs before this one are; with a step of ``shared_step_function``.
         """
         self._resting = state.resting
         self._moving, moving = jax.tree.flatten(state.moving)
@@ -254,7 +289,10 @@ class Dispatch:
 
             return iterate(leaves) if steps is None else _repeat(iterate, leaves, steps)
 
-        self._program = jax.jit(program, donate_argnums=0, static_argnums=5, out_shardings=placed, keep_unused=True)
+        def compiled() -> Any:
+            return jax.jit(program, donate_argnums=0, static_argnums=5, out_shardings=placed, keep_unused=True)
+
+        self._program = compiled() if shared is None else shared.program((step, moving, constant), compiled)
 
     def __call__(self, feed: Any, size: tuple[int, int] | None = None, steps: int | None = None) -> dict[str, Array]:
         """Train.
@@ -352,51 +390,6 @@ class Pace:
 def fixed_modules(phase: Phase, mode: str) -> frozenset[str]:
     """The BatchNorm modules that keep their statistics: those of frozen layers if ``mode`` is ``fixed``, none if it is ``track``."""
     return fixed_bn(phase.tree()) if mode == "fixed" else frozenset()
-
-
-def gradient_norms(
-    spec: ModelSpec, loss: LossSettings, variables: Variables, batches: Iterable[Mapping[str, Any]], mesh: Mesh
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Per path, the norm of the gradient of some batches together and that of the parameter: what a strategy may choose layers by.
-
-    Every process gives its part of the batches; the norms are those of whole ones, and the same in all.
-    """
-    network = Network(spec)
-
-    @jax.jit
-    def gradient(params: Tree, batch: Mapping[str, Any]) -> Tree:
-        def total(params: Tree) -> Array:
-            images = normalise(batch["images"])
-            heads, _ = network.apply({**variables, "params": params}, images, train=True, mutable=["batch_stats"])
-            return compute_loss(heads, batch["boxes"], batch["mask"], spec, loss)[0]
-
-        return jax.grad(total)(params)
-
-    summed = None
-    for batch in batches:
-        placed = put_batch({key: batch[key] for key in ("images", "boxes", "mask")}, mesh)
-        batch_gradient = gradient(variables["params"], placed)
-        summed = batch_gradient if summed is None else jax.tree.map(jnp.add, summed, batch_gradient)
-    return norms(summed or {}), norms(variables["params"])
-
-
-def program_record(lowered: Any) -> dict[str, Any]:
-    """The cost of a program as XLA counts it.
-
-    Args:
-      lowered: what ``jitted.lower(...)`` gives; a program that was just called is not compiled again.
-
-    Returns:
-      ``flops`` of one call and its ``argument_bytes``, ``temporary_bytes``; None where the platform does not say.
-    """
-    compiled = lowered.compile()
-    costs = compiled.cost_analysis() or lowered.cost_analysis() or {}
-    memory = compiled.memory_analysis()
-    return {
-        "flops": costs.get("flops"),
-        "argument_bytes": None if memory is None else memory.argument_size_in_bytes,
-        "temporary_bytes": None if memory is None else memory.temp_size_in_bytes,
-    }
 
 
 def device_peak_bytes(device: jax.Device) -> int | None:

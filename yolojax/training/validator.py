@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias, cast
 
@@ -17,6 +17,9 @@ from jax.typing import DTypeLike
 from yolojax.data.batches import ValidationBatches
 from yolojax.evaluation.evaluator import Evaluation, evaluate
 from yolojax.evaluation.nms import NmsSettings
+from yolojax.features.shared import Shared
+from yolojax.features.validation import FeatureValidation
+from yolojax.hosts.agreement import gathered
 from yolojax.mesh import place_everywhere, place_images, put_batch, split
 from yolojax.model.decode import decode
 from yolojax.model.images import normalise
@@ -37,12 +40,28 @@ def validation_batch(batch_size: int, image_size: int, devices: int = 1, on_cpu:
     return min(2 * batch_size, most)
 
 
-def make_predict(spec: ModelSpec, mesh: Mesh, dtype: DTypeLike | None = None) -> Wrapped:
-    """The jitted function from variables and images to predictions and heads, as ``evaluation.evaluator.evaluate`` takes it."""
-    network = Network(spec, dtype=dtype)
+def fitting_validation_batch(spec: ModelSpec, batch_size: int, image_size: int, devices: Sequence[jax.Device]) -> int:
+    """Images of a validation batch: ``validation_batch``, or what half of the memory of the devices holds.
 
-    def predict(variables: Variables, images: Array) -> tuple[Array, Heads]:
-        heads = cast(Heads, network.apply(variables, normalise(images)))
+    An image is counted with the outputs of all layers at once in float32, which is more than prediction and suppression need.
+    """
+    on_cpu = devices[0].platform == "cpu"
+    wanted = validation_batch(batch_size, image_size, len(devices), on_cpu=on_cpu)
+    local = next(device for device in devices if device.process_index == jax.process_index())
+    limit = min(map(int, gathered("memory", str((local.memory_stats() or {}).get("bytes_limit", 0)))))
+    if limit == 0:
+        return wanted
+    values = sum(layer.channels / layer.reduction**2 for layer in spec.resolved)
+    image_bytes = (image_size + spec.stride) ** 2 * values * 4
+    return min(wanted, max(int(limit / 2 / image_bytes), 1) * len(devices))
+
+
+def make_predict(spec: ModelSpec, mesh: Mesh, dtype: DTypeLike | None = None, start: int = 0) -> Wrapped:
+    """The jitted function from variables and images to predictions and heads, as ``evaluation.evaluator.evaluate`` takes it; from a layer on, of features."""
+    network = Network(spec, dtype=dtype, start=start)
+
+    def predict(variables: Variables, inputs: Any) -> tuple[Array, Heads]:
+        heads = cast(Heads, network.apply(variables, inputs if start else normalise(inputs)))
         return decode(heads, spec), heads
 
     # What comes out stays where it is made: each process suppresses and matches its own images.
@@ -62,19 +81,29 @@ class Validator:
         names: tuple[str, ...],
         mesh: Mesh,
         dtype: DTypeLike | None = None,
+        shared: Shared | None = None,
     ) -> None:
-        """Prepare; nothing is compiled yet. The devices of the mesh share every batch."""
-        self._predict = make_predict(spec, mesh, dtype)
-        self._loss = jax.jit(lambda heads, boxes, mask, valid: compute_loss(heads, boxes, mask, spec, loss, valid)[1])
+        """Prepare; nothing is compiled yet. The devices of the mesh share every batch, and ``shared`` has programs of runs before this one."""
+        shared = shared or Shared()
+        self._predict = lambda start: shared.program(
+            ("predict", spec, mesh, dtype, start), lambda: make_predict(spec, mesh, dtype, start)
+        )
+        self._loss = shared.program(
+            ("loss", spec, loss),
+            lambda: jax.jit(lambda heads, boxes, mask, valid: compute_loss(heads, boxes, mask, spec, loss, valid)[1]),
+        )
         self._shares = jax.process_count() > 1
         self._names = names
         self._nms = NmsSettings(parts=spec.prediction_parts)
         self._mesh = mesh
 
-    def __call__(self, variables: Variables, batches: ValidationBatches, threads: int = 1) -> Evaluation:
+    def __call__(
+        self, variables: Variables, batches: ValidationBatches | FeatureValidation, threads: int = 1
+    ) -> Evaluation:
         """Evaluate ``{"params": ..., "batch_stats": ...}`` on all batches, which so many threads make; see ``evaluation.evaluator.evaluate``."""
+        predict = self._predict(batches.start if isinstance(batches, FeatureValidation) else 0)
         return evaluate(
-            partial(self._predict, place_everywhere(variables, self._mesh)),
+            partial(predict, place_everywhere(variables, self._mesh)),
             batches.iterate(threads=threads),
             self._names,
             self._nms,

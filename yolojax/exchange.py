@@ -60,8 +60,8 @@ def on_shares(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     return whole
 
 
-def varying(tree: Tree) -> Tree:
-    """The same values, as some that may differ between the devices of ``on_shares``."""
+def varying(tree: Any) -> Any:
+    """A tree with the same values, as some that may differ between the devices of ``on_shares``."""
     return jax.tree.map(lambda leaf: jax.lax.pcast(leaf, AXIS, to="varying"), tree)
 
 

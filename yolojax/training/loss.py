@@ -299,7 +299,7 @@ def make_gradient(
         return Gradient(total, parts, after, gradients, scale, counts)
 
     def whole(moving: WholeState, resting: Resting, batch: Mapping[str, Any], size: tuple[int, int] | None) -> Gradient:
-        function = partial(share, size=size)
+        function: Callable[..., Gradient] = partial(share, size=size)
         function = on_shares(function, mesh) if mesh is not None and shared else function
         return function(moving.params, moving.batch_stats, moving.loss_scale, resting, dict(batch))
 

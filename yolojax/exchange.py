@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,6 @@ from jax.typing import DTypeLike
 
 from yolojax.mesh import AXIS
 from yolojax.tree import Tree
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +60,9 @@ def on_shares(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     return whole
 
 
-def varying(tree: T) -> T:
-    """The same values, as some that may differ between the devices of ``on_shares``."""
-    varied: T = jax.tree.map(lambda leaf: jax.lax.pcast(leaf, AXIS, to="varying"), tree)
-    return varied
+def varying(tree: Any) -> Any:
+    """A tree with the same values, as some that may differ between the devices of ``on_shares``."""
+    return jax.tree.map(lambda leaf: jax.lax.pcast(leaf, AXIS, to="varying"), tree)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -301,8 +301,8 @@ def make_gradient(
         return Gradient(total, parts, after, gradients, scale, counts)
 
     def whole(moving: WholeState, resting: Resting, batch: Mapping[str, Any], size: tuple[int, int] | None) -> Gradient:
-        own = partial(share, size=size)
-        function = on_shares(own, mesh) if mesh is not None and shared else own
+        function: Callable[..., Gradient] = partial(share, size=size)
+        function = on_shares(function, mesh) if mesh is not None and shared else function
         return function(moving.params, moving.batch_stats, moving.loss_scale, resting, dict(batch))
 
     return whole

@@ -291,7 +291,7 @@ def _make_job(
     if settings.kept_views is not None:
         require_front(spec, strategy.name, {phase: fixed_modules(phase, settings.frozen_bn) for phase in phases})
     mesh = make_mesh(devices)
-    share = {"process_index": process_index(), "process_count": process_count()}
+    share: dict[str, Any] = {"process_index": process_index(), "process_count": process_count()}
     stream = open_stream(
         train.samples,
         hyperparameters,
@@ -384,9 +384,7 @@ def _architecture(settings: TrainSettings, weights: Weights | None, classes: int
     if settings.cfg:
         return load_spec(settings.cfg, classes)
     if weights is None:
-        raise UserError(
-            "training from scratch needs an architecture: add --cfg yolov5n (or s, m, l, x, or a YAML file)"
-        )
+        raise UserError("training from scratch needs an architecture: add --cfg yolov5n (s, m, l, x, or a YAML file)")
     return weights.spec.with_classes(classes)
 
 

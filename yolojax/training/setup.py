@@ -345,7 +345,7 @@ def fitting_validation_batch(spec: ModelSpec, resolved: Resolved, devices: Seque
     wanted = validation_batch(resolved.batch_size, resolved.imgsz, len(devices), on_cpu=on_cpu)
     local = next(device for device in devices if device.process_index == jax.process_index())
     limits = gathered("memory", str((local.memory_stats() or {}).get("bytes_limit", 0)))
-    limit = min(map(int, limits))
+    limit = min(map(float, limits))
     if limit == 0:
         return wanted
     values = sum(layer.channels / layer.reduction**2 for layer in spec.resolved)

@@ -47,7 +47,8 @@ def test_on_a_cpu_the_host_makes_the_batches_unless_it_is_told_not_to(cache, kep
 
 @pytest.mark.parametrize(("free", "expected"), [(10**9, "on the device"), (20_000, "on the host")])
 def test_on_a_gpu_a_cache_without_a_name_is_that_of_the_device_where_it_fits(free, expected, monkeypatch):
-    mesh = SimpleNamespace(devices=np.array([SimpleNamespace(platform="gpu")], object))
+    device = SimpleNamespace(platform="gpu")
+    mesh = SimpleNamespace(devices=np.array([device], object), local_devices=[device])
     monkeypatch.setattr(feeding, "free_bytes", lambda device: free)
     monkeypatch.setattr(feeding, "DeviceStream", lambda *arguments: "on the device")
     monkeypatch.setattr(feeding, "training_stream", lambda *arguments: "on the host")

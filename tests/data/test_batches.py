@@ -40,6 +40,11 @@ def test_room_for_boxes_comes_from_the_data(samples, settings, room):
     assert room_for_boxes(samples, settings) == room  # the largest counts are 5, 4, 4, 3, 3, 2, 2, 1
 
 
+@pytest.mark.parametrize(("settings", "room"), [(None, 8), (Hyperparameters(), 24), (Hyperparameters(mixup=0.1), 40)])
+def test_there_may_be_room_for_one_sample_in_every_part_of_a_mosaic(samples, settings, room):
+    assert room_for_boxes(samples, settings, repeated=True) == room
+
+
 def test_validation_has_every_image_once_with_its_facts(samples):
     batches = validation_batches(samples, image_size=64, batch_size=4, stride=16)
     seen = []

@@ -1,13 +1,14 @@
 """The evaluator on batches with known answers."""
 
 import threading
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from yolojax.evaluation.evaluator import evaluate
+from yolojax.evaluation.evaluator import evaluate, suppress_rows
 from yolojax.evaluation.nms import NmsSettings
 from yolojax.evaluation.tally import Tally, to_photo, true_boxes
 
@@ -234,3 +235,16 @@ def test_shares_of_batches_count_as_the_whole_ones():
     for name, value in vars(whole.curves()).items():
         np.testing.assert_array_equal(getattr(parts[0].curves(), name), value, err_msg=name)
     assert whole.curves().map50 > 0
+
+
+def test_each_device_suppresses_what_lies_on_it():
+    """Of an array that several processes share, the parts of this one, in order."""
+    rng = np.random.default_rng(1)
+    whole = np.concatenate([rng.uniform(5, 60, (4, 30, 4)), rng.uniform(0, 1, (4, 30, 3))], 2).astype(np.float32)
+    parts = [SimpleNamespace(index=(slice(row, row + 2),), data=jnp.asarray(whole[row : row + 2])) for row in (2, 0)]
+    shared = SimpleNamespace(is_fully_addressable=False, addressable_shards=parts)
+    found = suppress_rows(shared, [0, 1, 3], NmsSettings(), on_device=True)
+    expected = suppress_rows(jnp.asarray(whole), [0, 1, 3], NmsSettings(), on_device=True)
+    assert sum(map(len, expected)) > 3
+    for own, of_whole in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(own, of_whole)

@@ -17,6 +17,7 @@ LAUNCH = Path(__file__).resolve().parents[2] / "examples" / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
 ANNOTATION = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 
+MOST_SECONDS = 900
 # Each stands for a program of the same name, and starts what it is given once for each of two processes.
 STANDS_FOR = {
     "yolojax": 'exec {python} -m yolojax "$@"',
@@ -88,6 +89,16 @@ def pod() -> dict:
     return content["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
 
 
+def run_together(commands: list[tuple[list[str], dict]], **options) -> None:
+    """Start commands at once, each in a process; none of them stays behind."""
+    started = [subprocess.Popen(command, **options | extra) for command, extra in commands]
+    try:
+        assert [process.wait(MOST_SECONDS) for process in started] == [0] * len(started)
+    finally:
+        for process in started:
+            process.kill()
+
+
 def assert_trained_together(folder: Path) -> None:
     assert (folder / "results.json").is_file()
     assert "process 1 of 2" in (folder / "logs" / "process-1.txt").read_text(encoding="utf-8")
@@ -97,7 +108,7 @@ def assert_trained_together(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["slurm_per_node", "slurm_per_gpu"])
 def test_slurm(name, machine, small, tmp_path):
     done = subprocess.run(
-        ["bash", str(LAUNCH / f"{name}.sh"), *small], cwd=tmp_path, env=machine, timeout=300, check=False
+        ["bash", str(LAUNCH / f"{name}.sh"), *small], cwd=tmp_path, env=machine, timeout=MOST_SECONDS, check=False
     )
     assert done.returncode == 0
     assert_trained_together(tmp_path / "runs" / "train" / f"slurm-{machine['SLURM_JOB_ID']}")
@@ -106,7 +117,7 @@ def test_slurm(name, machine, small, tmp_path):
 @pytest.mark.slow
 def test_tpu_pod(machine, small, tmp_path):
     words = ["bash", str(LAUNCH / "tpu_pod.sh"), "slice", "zone", str(tmp_path), *small]
-    assert subprocess.run(words, env=machine, timeout=300, check=False).returncode == 0
+    assert subprocess.run(words, env=machine, timeout=MOST_SECONDS, check=False).returncode == 0
     assert_trained_together(tmp_path / "runs" / "exp")
 
 
@@ -114,8 +125,8 @@ def test_tpu_pod(machine, small, tmp_path):
 def test_two_machines(machine, small, tmp_path):
     words = ["bash", str(LAUNCH / "two_machines.sh")]
     address = f"127.0.0.1:{machine['PORT']}"
-    started = [subprocess.Popen([*words, number, address, *small], cwd=tmp_path, env=machine) for number in ("0", "1")]
-    assert [process.wait(300) for process in started] == [0, 0]
+    commands = [([*words, number, address, *small], {}) for number in ("0", "1")]
+    run_together(commands, cwd=tmp_path, env=machine)
     assert_trained_together(tmp_path / "runs" / "train" / "exp")
 
 
@@ -129,8 +140,6 @@ def test_jobset(machine, small, tmp_path):
         "JAX_PROCESS_COUNT": "2",
         "FLAGS": " ".join(small),
     }
-    started = [
-        subprocess.Popen(command, cwd=tmp_path, env=machine | own | {"JAX_PROCESS_ID": number}) for number in ("0", "1")
-    ]
-    assert [process.wait(300) for process in started] == [0, 0]
+    commands = [(command, {"env": machine | own | {"JAX_PROCESS_ID": number}}) for number in ("0", "1")]
+    run_together(commands, cwd=tmp_path)
     assert_trained_together(tmp_path / "runs" / "train" / "jobset")

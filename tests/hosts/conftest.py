@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -53,7 +54,8 @@ class Ended:
 def together(tmp_path) -> Callable[..., list[Ended]]:
     """``together(words, count=2, devices=1)`` runs a command in several processes at once, or in one.
 
-    ``struck`` has the signals that processes send themselves, ``own`` the words that they alone have; both by process.
+    ``struck`` has the signals that processes send themselves, ``own`` the words that they alone have, ``folders`` where they are started; all
+    by process.
     """
     script = tmp_path / "struck.py"
     script.write_text(STRUCK)
@@ -64,7 +66,8 @@ def together(tmp_path) -> Callable[..., list[Ended]]:
         devices: int = 1,
         struck: dict[int, str] | None = None,
         own: dict[int, list[str]] | None = None,
-        timeout: float = 300,
+        folders: dict[int, Path] | None = None,
+        timeout: float = 900,
         **environment: str,
     ) -> list[Ended]:
         with socket.socket() as free:
@@ -78,7 +81,14 @@ def together(tmp_path) -> Callable[..., list[Ended]]:
             command = [sys.executable, str(script), strike, *words, *alone, *several]
             variables = os.environ | {"XLA_FLAGS": flags} | environment
             started.append(
-                subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables)
+                subprocess.Popen(
+                    command,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    env=variables,
+                    cwd=(folders or {}).get(number),
+                )
             )
 
         def wait(process: subprocess.Popen[str]) -> Ended:

@@ -1,11 +1,16 @@
 """Two processes train one network: as one would, and they stop as one."""
 
+import json
 import signal
 import sys
 
+import numpy as np
 import pytest
 
 from yolojax.training.checkpoints import Checkpoints
+from yolojax.training.report import read_results
+from yolojax.tree import flatten
+from yolojax.weights.find import load_weights
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="processes find each other's devices by gloo, which is tried on Linux"
@@ -54,3 +59,55 @@ def test_an_error_of_one_process_ends_the_other_with_its_words(together, words, 
     assert "none.yaml" in second.errors
     assert "process 1 on" in first.errors
     assert "none.yaml" in first.errors
+
+
+@pytest.mark.slow
+def test_a_folder_that_one_process_does_not_see_is_told_by_both(together, words, tmp_path):
+    """A name is the same folder for both only where they stand in the same place."""
+    places = {0: tmp_path / "first", 1: tmp_path / "second"}
+    for place in places.values():
+        place.mkdir()
+    for ended in together([*words, "--project=runs"], folders=places):
+        assert ended.status == 2
+        assert "process 1 on" in ended.errors
+        assert "cannot see what process 0 writes there; give --project a folder that all machines share" in ended.errors
+
+
+@pytest.mark.slow
+def test_a_study_is_done_by_two_processes(together, write_study, tmp_path):
+    scenarios = [{"name": "one", "freeze": 2}, {"name": "two", "freeze": 4}]
+    first, second = together(["study", str(write_study(scenarios=scenarios)), f"--output={tmp_path / 'study'}"])
+    assert (first.status, second.status) == (0, 0), first.output + first.errors + second.errors
+    for name in ("one", "two"):
+        [run] = (tmp_path / "study").glob(f"*{name}*seed0")
+        assert json.loads((run / "study.json").read_text())["status"] == "finished"
+        assert "process 1 of 2" in (run / "logs" / "process-1.txt").read_text(encoding="utf-8")
+        assert (run / "log-1.txt").is_file()
+    assert (tmp_path / "study" / "report.html").is_file()
+    assert "report:" not in second.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    ["--freeze=10", "--freeze=gradual --epochs=3", "--freeze=surgical", "--freeze=10 --cache=ram --image-weights"],
+)
+@pytest.mark.parametrize("count", [2, 4])
+def test_real_photos_train_as_in_one_process(together, shared_data, tmp_path, flags, count):
+    """yolov5n on photos of blood cells: losses within 1e-5, parameters within 1e-6, the same figures of validation."""
+    fixed = f"train --data=bccd --data-root={shared_data / 'bccd'} --img=128 --batch=32 --epochs=2 --workers=0 --noplots --project={tmp_path}"
+    for number, name in ((count, "several"), (1, "one")):
+        words = [*fixed.split(), *flags.split(), f"--name={name}"]
+        for ended in together(words, count=number, devices=count // number, timeout=3000):
+            assert ended.status == 0, ended.errors
+    several, one = (read_results(tmp_path / name / "results.csv") for name in ("several", "one"))
+    assert len(several) == len(one) >= 2
+    for row, expected in zip(several, one, strict=True):
+        for column, value in expected.items():
+            exact = column.startswith("metrics/")
+            assert row[column] == (value if exact else pytest.approx(value, rel=1e-5)), column
+    leaves = [
+        flatten(load_weights(tmp_path / name / "weights" / "last").variables["params"]) for name in ("several", "one")
+    ]
+    for path, leaf in leaves[1].items():
+        np.testing.assert_allclose(leaves[0][path], leaf, rtol=0, atol=1e-6, err_msg=path)

@@ -10,7 +10,7 @@ from yolojax.training.validator import fitting_validation_batch
 
 def devices(limit, count=1):
     stats = None if limit is None else {"bytes_limit": limit, "bytes_in_use": 0}
-    return [SimpleNamespace(memory_stats=lambda: stats, platform="gpu")] * count
+    return [SimpleNamespace(memory_stats=lambda: stats, platform="gpu", process_index=0)] * count
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from yolojax.augmentation.resident import resident_bytes
 from yolojax.augmentation.stream import DeviceStream
 from yolojax.data.augment import Images
-from yolojax.data.batches import StreamSettings
+from yolojax.data.batches import StreamSettings, room_for_boxes
 from yolojax.data.cache import available_memory
 from yolojax.data.sample import Sample
 from yolojax.data.stream import TrainingStream, training_stream
@@ -56,7 +56,10 @@ def open_stream(
     if reason:
         log.warning("device cache: %s: making batches on the host, as with --cache ram", reason)
     on_host: Literal["ram", "disk"] | None = None if cache in ("val", None) else "disk" if cache == "disk" else "ram"
-    return training_stream(samples, hyperparameters, dataclasses.replace(stream, cache=on_host))
+    room = stream.max_boxes
+    if stream.process_count > 1:
+        room = room_for_boxes(samples, None if stream.rectangular else hyperparameters, repeated=True)
+    return training_stream(samples, hyperparameters, dataclasses.replace(stream, cache=on_host, max_boxes=room))
 
 
 def cache_in_use(cache: str | None, stream: Stream) -> str | None:

@@ -133,7 +133,7 @@ def training_stream(
         images=Images(samples, settings.image_size, False, cache),
         augmentation=augmentation,
         settings=settings,
-        max_boxes=settings.max_boxes or room_for_boxes(samples, mosaics, repeated=settings.process_count > 1),
+        max_boxes=settings.max_boxes or room_for_boxes(samples, mosaics),
         rect_shapes=shapes,
         order=order,
     )

@@ -174,6 +174,8 @@ def _log_and_watch() -> None:
     handler = ProcessLog(tells)
     handler.instruct(f"say {_gone('no run folder had been made yet')}")
     root.handlers[:] = [*(root.handlers if is_first() else ()), handler]
+    if not is_first():  # what it says stands in its log
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  as long as the process lives
     threading.Thread(target=_watch, args=(handler,), name="yolojax-watch", daemon=True).start()
 
 

@@ -48,7 +48,7 @@ def fitting_validation_batch(spec: ModelSpec, batch_size: int, image_size: int, 
     on_cpu = devices[0].platform == "cpu"
     wanted = validation_batch(batch_size, image_size, len(devices), on_cpu=on_cpu)
     local = next(device for device in devices if device.process_index == jax.process_index())
-    limit = min(map(int, gathered("memory", str((local.memory_stats() or {}).get("bytes_limit", 0)))))
+    limit = min(map(float, gathered("memory", str((local.memory_stats() or {}).get("bytes_limit", 0)))))
     if limit == 0:
         return wanted
     values = sum(layer.channels / layer.reduction**2 for layer in spec.resolved)

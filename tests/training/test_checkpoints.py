@@ -49,6 +49,17 @@ def test_a_restored_state_has_the_same_bits_and_progress(tmp_path, state):
     assert_same_bits(checkpoints.restore(3, state), state)
 
 
+def test_the_same_step_is_saved_again_once_its_epoch_is_counted(tmp_path, state):
+    for epoch in (1, 2):
+        saved = Checkpoints(tmp_path)
+        saved.save(3, state, {"epoch": epoch})
+        saved.close()
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.steps() == [3]
+    assert checkpoints.progress(3) == {"epoch": 2}
+    assert_same_bits(checkpoints.restore(3, state), state)
+
+
 def test_a_new_run_has_nothing_to_restore(tmp_path, state):
     assert Checkpoints(tmp_path).steps() == []
 

@@ -24,7 +24,7 @@ DEVICES, IMAGES, SIZE = 4, 8, 32
 class Case:
     """The gradient of the mini network, with its first two layers frozen, on one device or on all."""
 
-    def __init__(self, spec, make_batch, dtype):
+    def __init__(self, spec, make_batch, dtype, computed=None):
         variables = init_variables(spec, jax.random.key(0))
         # Statistics that differ by channel and by layer, so that reading the wrong ones is seen.
         variables["batch_stats"] = map_with_path(
@@ -33,7 +33,7 @@ class Case:
         )
         self.variables = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), variables)
         self.labels = make_phase(tuple(flatten(variables["params"])), freeze=2).tree()
-        self.network = Network(spec, fixed_bn=fixed_bn(self.labels))
+        self.network = Network(spec, dtype=computed, fixed_bn=fixed_bn(self.labels))
         self.loss = LossSettings.from_hyperparameters(Hyperparameters(), spec, SIZE)
         self.batch = make_batch(0, images=IMAGES, size=SIZE)
         # Shares with different numbers of boxes, one of them without any.
@@ -43,11 +43,15 @@ class Case:
     def compiled(self, mesh=None, **exchange):
         """The gradient of a batch, and the text of its program."""
         settings = OptimizerSettings.from_hyperparameters(Hyperparameters(), batch_size=IMAGES)
-        state = create_state(self.variables, self.labels, settings, mesh, self.network.fixed_bn)
+        scaled = self.network.dtype == jnp.float16
+        state = create_state(self.variables, self.labels, settings, mesh, self.network.fixed_bn, scaled)
+        moving = state.moving
+        if scaled:  # low enough for no gradient to leave float16
+            moving = moving._replace(loss_scale=moving.loss_scale.replace(scale=jnp.float32(16)))
         function = jax.jit(make_gradient(self.network, self.loss, mesh, Exchange(**exchange)), static_argnums=3)
         placed = self.batch if mesh is None else put_batch(self.batch, mesh)
-        text = function.lower(state.moving, state.resting, placed, None).compile().as_text()
-        return lambda batch: jax.device_get(function(state.moving, state.resting, batch, None)), text, placed
+        text = function.lower(moving, state.resting, placed, None).compile().as_text()
+        return lambda batch: jax.device_get(function(moving, state.resting, batch, None)), text, placed
 
 
 def assert_close(found, expected, tolerance):
@@ -108,12 +112,28 @@ def narrow_sums(spec, make_batch):
         assert (0 < error < 2**-6) if a.ndim > 1 else error < 1e-5, jax.tree_util.keystr(path)
 
 
+def scaled_loss(spec, make_batch):
+    """A loss that is scaled, in float16; run in a process with four devices."""
+    case = Case(spec, make_batch, np.float32, jnp.float16)
+    alone, _, _ = case.compiled()
+    together, _, placed = case.compiled(make_mesh(jax.devices()))
+    whole, found = alone(case.batch), together(placed)
+    assert whole.counts
+    assert found.counts
+    assert found.loss_scale.scale == whole.loss_scale.scale == 16
+    assert_close(found.gradients, whole.gradients, 0.05)
+
+
 def test_devices_together_do_what_one_does_and_apart_what_each_does_alone(on_devices):
     on_devices(DEVICES, "test_gradient.one_batch")
 
 
 def test_only_the_gradients_of_kernels_are_rounded_where_they_are_added_up_in_bfloat16(on_devices):
     on_devices(DEVICES, "test_gradient.narrow_sums")
+
+
+def test_devices_share_a_loss_that_is_scaled(on_devices):
+    on_devices(DEVICES, "test_gradient.scaled_loss")
 
 
 @pytest.mark.parametrize(

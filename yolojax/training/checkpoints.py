@@ -79,9 +79,8 @@ class Checkpoints:
           UserError: the disk is full or not writable; checkpoints saved before are untouched.
         """
         try:
-            if (
-                step in self._manager.all_steps()
-            ):  # of a run that was stopped after the last batch of an epoch; now that epoch is counted
+            # Of a run that was stopped after the last batch of an epoch; now that epoch is counted.
+            if step in self._manager.all_steps():
                 self._manager.delete(step)
             self._manager.save(
                 step,

@@ -79,6 +79,10 @@ class Checkpoints:
           UserError: the disk is full or not writable; checkpoints saved before are untouched.
         """
         try:
+            if (
+                step in self._manager.all_steps()
+            ):  # of a run that was stopped after the last step of an epoch, before its validation
+                self._manager.delete(step)
             self._manager.save(
                 step,
                 args=ocp.args.Composite(

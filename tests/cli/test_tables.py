@@ -10,6 +10,7 @@ from rich.console import Console
 from yolojax.cli import audit, bench, doctor, plan, study, val
 from yolojax.cli.main import main
 from yolojax.freezing.audit import compare
+from yolojax.plan.cost import FeatureCost
 from yolojax.plan.plan import Row
 
 LONG = "a-class-or-scenario-whose-name-is-far-longer-than-anybody-would-like-it-to-be-" * 2
@@ -52,6 +53,9 @@ def test_plan(check):
             batch=1024,
             img=1536,
             dtype="bfloat16",
+            features=FeatureCost(start=24, image_bytes=123_456_789, flops=98_765e9, view_flops=123_456e9)
+            if number
+            else None,
             parameters=140_000_000,
             trainable=140_730_220,
             flops=123_456e9,

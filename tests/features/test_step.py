@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from yolojax.exchange import WHOLE_BATCH
 from yolojax.features.compute import front_variables, make_front
 from yolojax.features.front import front_end
 from yolojax.features.shared import Shared
@@ -33,7 +34,7 @@ def test_runs_that_differ_in_rates_and_gains_alone_have_one_step(tiny_model):
             OptimizerSettings.from_hyperparameters(hyp, batch_size=64, name=name),
             Schedule.from_hyperparameters(hyp, epochs=epochs, batches_per_epoch=1, batch_size=64),
         )
-        return shared_step_function(network, phase, settings, make_mesh(jax.devices()[:1]), shared)
+        return shared_step_function(network, phase, settings, make_mesh(jax.devices()[:1]), WHOLE_BATCH, shared)
 
     first, numbers = step()
     other, others = step(lr0=0.1, lrf=0.5, momentum=0.9, weight_decay=0.1, box=0.1, epochs=9)

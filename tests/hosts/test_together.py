@@ -36,6 +36,18 @@ def test_a_signal_to_one_process_stops_both_and_one_process_goes_on_with_the_sam
     assert (runs / "exp" / "results.csv").read_bytes() == (runs / "whole" / "results.csv").read_bytes()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", ["--cache=device", "--freeze=surgical", "--cache=device --steps-per-dispatch=2"])
+def test_two_processes_leave_the_table_of_one(together, words, tmp_path, flags):
+    for count, name in ((2, "two"), (1, "one")):
+        for ended in together(
+            [*words, "--epochs=2", *flags.split(), f"--name={name}"], count=count, devices=2 // count
+        ):
+            assert ended.status == 0, ended.errors
+    two, one = (tmp_path / "runs" / name / "results.csv" for name in ("two", "one"))
+    assert two.read_bytes() == one.read_bytes()
+
+
 def test_a_process_that_finds_no_other_ends_with_a_sentence(together, words):
     (alone,) = together(
         [*words, "--coordinator=127.0.0.1:1", "--process-id=1", "--process-count=2"], count=1, YOLOJAX_START_SECONDS="4"

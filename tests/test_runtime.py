@@ -139,11 +139,11 @@ def test_an_accelerator_keeps_the_digits_where_they_are_promised(monkeypatch, pl
 
 
 def test_deterministic_is_asked_of_xla_before_jax_starts_and_once(monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_autotune_level=4")
     monkeypatch.setattr(xla_bridge, "backends_are_initialized", lambda: False)
     for _ in range(2):
         select_devices("cpu", deterministic=True)
-    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=x --xla_gpu_exclude_nondeterministic_ops=true"
+    assert os.environ["XLA_FLAGS"] == "--xla_gpu_autotune_level=4 --xla_gpu_exclude_nondeterministic_ops=true"
 
 
 def test_deterministic_is_refused_where_a_gpu_was_started_without_it(monkeypatch):

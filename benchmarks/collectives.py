@@ -15,15 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from benchmarks.ahead import add_step_flags, row_of_process, step_facts
 from benchmarks.hlo import Program, parse
 from benchmarks.kernels import kernels
 from benchmarks.roofline import CHIPS, seconds
@@ -146,21 +144,7 @@ def compiled_row(options: argparse.Namespace, freeze: int, sync_bn: str) -> dict
     )
     started = time.perf_counter()
     state, compiled, memory = compile_step(spec, phase, shape, *devices)
-    row: dict[str, Any] = {
-        name: getattr(options, name)
-        for name in (
-            "target",
-            "devices",
-            "model",
-            "size",
-            "batch",
-            "dtype",
-            "frozen_bn",
-            "gradient_sum",
-            "classes",
-            "boxes",
-        )
-    }
+    row = step_facts(options) | {"devices": options.devices, "gradient_sum": options.gradient_sum}
     row |= {"freeze": freeze, "sync_bn": sync_bn, "compile_seconds": time.perf_counter() - started}
     if compiled is None:
         return row | {"refused": "the compiler makes no program that does not fit"}
@@ -189,20 +173,13 @@ def compiled_row(options: argparse.Namespace, freeze: int, sync_bn: str) -> dict
 
 def measure(options: argparse.Namespace, words: list[str]) -> Iterator[dict[str, Any]]:
     """A row for every freeze and ``--sync-bn``, each from a process of its own, which is started as the target's compiler asks."""
-    from yolojax.plan.devices import load_target, target_environment
-
-    variables = os.environ | target_environment(load_target(options.target))
     for freeze in options.freeze:
         for sync_bn in options.sync_bn:
-            worker = [sys.executable, "-m", "benchmarks.collectives", *words, "--worker"]
-            run = subprocess.run(
-                [*worker, "--freeze", str(freeze), "--sync-bn", sync_bn], env=variables, capture_output=True, text=True
+            yield row_of_process(
+                "benchmarks.collectives",
+                options.target,
+                [*words, "--freeze", str(freeze), "--sync-bn", sync_bn],
             )
-            if run.returncode:
-                raise SystemExit(
-                    f"{options.target}, freeze {freeze}, --sync-bn {sync_bn}: {run.stderr.strip()[-2000:]}"
-                )
-            yield json.loads(run.stdout.splitlines()[-1])
 
 
 # --- what is printed ----------------------------------------------------------------------------------------------------------------------------
@@ -246,19 +223,12 @@ def scaling(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Print tables, and write JSON where asked."""
     parser = argparse.ArgumentParser(description="The reductions of the compiled training step.")
-    parser.add_argument("--target", default="cuda:h100", help="as for 'yolojax plan' (default: %(default)s)")
+    add_step_flags(parser)
     parser.add_argument(
         "--devices",
         default="1x8",
         help="hosts x cards, or the chips of a TPU slice along its axes (default: %(default)s)",
     )
-    parser.add_argument("--model", default="yolov5m", help="architecture (default: %(default)s)")
-    parser.add_argument("--classes", type=int, default=20, help="number of classes (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=512, help="side of the images in pixels (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=48, help="images per step and device (default: %(default)s)")
-    parser.add_argument("--boxes", type=int, default=64, help="rows of boxes per image (default: %(default)s)")
-    parser.add_argument("--dtype", default="bfloat16", help="of the computation (default: %(default)s)")
-    parser.add_argument("--frozen-bn", default="fixed", choices=("fixed", "track"), help="(default: %(default)s)")
     parser.add_argument(
         "--gradient-sum", default="auto", choices=("auto", "float32", "bfloat16"), help="(default: auto)"
     )
@@ -267,9 +237,6 @@ def main() -> None:
     parser.add_argument(
         "--scaling", action="store_true", help="expected efficiency on more devices, from stated assumptions"
     )
-    parser.add_argument("--hlo", type=Path, metavar="FOLDER", help="leave the programs there")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     words = sys.argv[1:]
     options = parser.parse_args(words)
     if options.worker:

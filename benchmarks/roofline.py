@@ -15,15 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from benchmarks.ahead import add_step_flags, row_of_process, step_facts
 from benchmarks.hlo import parse
 from benchmarks.kernels import Kernel, kernels
 
@@ -147,10 +145,7 @@ def compiled_row(options: argparse.Namespace, freeze: str, stem: str) -> dict[st
     started = time.perf_counter()
     with folded_stem() if stem == "folded" else nullcontext():
         _, compiled, memory = compile_step(spec, phase, shape, device)
-    row: dict[str, Any] = {
-        name: getattr(options, name)
-        for name in ("target", "model", "size", "batch", "dtype", "frozen_bn", "optimizer", "classes", "boxes")
-    }
+    row = step_facts(options) | {"optimizer": options.optimizer}
     row |= {"freeze": freeze, "stem": stem, "compile_seconds": time.perf_counter() - started}
     row |= {"peak_bytes": memory.peak if memory else None, "temp_bytes": memory.temporary if memory else None}
     if compiled is None:
@@ -177,17 +172,9 @@ def compiled_row(options: argparse.Namespace, freeze: str, stem: str) -> dict[st
 
 def measure(options: argparse.Namespace, words: list[str]) -> Iterator[dict[str, Any]]:
     """A row for every freeze and stem, each from a process of its own, which is started as the target's compiler asks."""
-    from yolojax.plan.devices import load_target, target_environment
-
-    variables = os.environ | target_environment(load_target(options.target))
     for freeze in options.freeze:
         for stem in options.stem:
-            worker = [sys.executable, "-m", "benchmarks.roofline", *words, "--worker"]
-            one = ["--freeze", freeze, "--stem", stem]
-            run = subprocess.run([*worker, *one], env=variables, capture_output=True, text=True)
-            if run.returncode:
-                raise SystemExit(f"{options.target}, freeze {freeze}, {stem} stem: {run.stderr.strip()[-2000:]}")
-            yield json.loads(run.stdout.splitlines()[-1])
+            yield row_of_process("benchmarks.roofline", options.target, [*words, "--freeze", freeze, "--stem", stem])
 
 
 # --- what is printed ----------------------------------------------------------------------------------------------------------------------------
@@ -228,21 +215,11 @@ def tables(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Print tables, and write JSON where asked."""
     parser = argparse.ArgumentParser(description="The roofline of the compiled training step.")
-    parser.add_argument("--target", default="cuda:h100", help="as for 'yolojax plan' (default: %(default)s)")
-    parser.add_argument("--model", default="yolov5m", help="architecture (default: %(default)s)")
-    parser.add_argument("--classes", type=int, default=20, help="number of classes (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=512, help="side of the images in pixels (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=48, help="images per step (default: %(default)s)")
-    parser.add_argument("--boxes", type=int, default=64, help="rows of boxes per image (default: %(default)s)")
-    parser.add_argument("--dtype", default="bfloat16", help="of the computation (default: %(default)s)")
-    parser.add_argument("--frozen-bn", default="fixed", choices=("fixed", "track"), help="(default: %(default)s)")
+    add_step_flags(parser)
     parser.add_argument("--optimizer", default="SGD", choices=("SGD", "Adam", "AdamW"), help="(default: %(default)s)")
     parser.add_argument("--freeze", nargs="+", default=["0", "10", "24"], help="as of 'train' (default: 0 10 24)")
     parser.add_argument("--stem", nargs="+", default=["plain"], choices=("plain", "folded"), help="(default: plain)")
     parser.add_argument("--top", type=int, default=0, help="list so many of the longest kernels")
-    parser.add_argument("--hlo", type=Path, metavar="FOLDER", help="leave the programs there")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     words = sys.argv[1:]
     options = parser.parse_args(words)
     if options.worker:

@@ -83,18 +83,7 @@ def test_every_way_of_running_it_measures_the_classes_of_the_data(joined, networ
     (joined.parent / "new.yaml").write_text(yaml.safe_dump(data))
     figures = []
     for weights in (networks[1], joined):
-        words = [
-            "--weights",
-            str(weights),
-            "--data",
-            "new.yaml",
-            "--img",
-            "64",
-            "--device",
-            "cpu",
-            "--workers",
-            "0",
-        ]
+        words = f"--weights={weights} --data=new.yaml --img=64 --device=cpu --workers=0".split()
         assert main(["bench", *words, "--include", way, "--json", "bench.json"]) == 0
         (row,) = json.loads((joined.parent / "bench.json").read_text())["ways"]
         figures.append({name: row[name] for name in ("precision", "recall", "map50", "map50_95")})
@@ -110,19 +99,7 @@ def test_plan_and_freeze_tell_of_both_branches(joined, networks):
     assert content["trainable"] == sum(row["parameters"] for row in content["layers"][7:])
     flops = []
     for weights in (networks[0], joined):
-        words = [
-            "--weights",
-            str(weights),
-            "--img",
-            "64",
-            "--batch",
-            "2",
-            "--quick",
-            "--target",
-            "cpu",
-            "--freeze",
-            "5",
-        ]
+        words = f"--weights={weights} --img=64 --batch=2 --quick --target=cpu --freeze=5".split()
         assert main(["plan", *words, "--json", "p.json"]) == 0
         flops.append(json.loads((joined.parent / "p.json").read_text())["rows"][0]["flops"])
     assert flops[0] < flops[1] < 2 * flops[0]  # the trunk once, the rest twice

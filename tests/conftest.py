@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import cv2
@@ -16,9 +17,17 @@ import yaml
 
 from yolojax.system import glibc_version
 
+
+def quick_compilation() -> str:
+    """XLA's flags for programs of a CPU that run a few times: LLVM without optimisation, and its short way to emit a fused loop."""
+    short = tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 12)  # 0.12 has one way only, and a preset
+    emitter = "--xla_cpu_use_fusion_emitters=false" if short else "--xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_COMPILE"
+    return f"--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 {emitter}"
+
+
 # Tests compile many small programs and run each a few times: compile quickly, and compile each only once over all processes of a test run,
 # also what takes less than the second from which on JAX keeps a program by itself.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick_compilation()}".strip()
 _compiled = tempfile.TemporaryDirectory(prefix="yolojax-compiled-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

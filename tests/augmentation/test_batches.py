@@ -249,7 +249,7 @@ def compare_devices() -> None:
 def test_batches_are_the_same_for_any_number_of_devices():
     folder = Path(__file__).resolve().parent
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
         "PYTHONPATH": os.pathsep.join([str(folder), str(folder.parents[1])]),
     }
     code = "import test_batches; test_batches.compare_devices()"

@@ -89,6 +89,7 @@ def test_flags_that_contradict_each_other_are_refused(flag):
         TrainSettings(cache="device", **{flag: True})
 
 
+@pytest.mark.long
 def test_a_run_trains_on_batches_of_the_device_and_is_resumed_with_them(tiny_model, tiny_data, tmp_path, monkeypatch):
     def settings(**changes):
         fixed = {"weights": "", "cfg": str(tiny_model), "data": str(tiny_data), "imgsz": 64, "batch_size": 4}

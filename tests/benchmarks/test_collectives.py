@@ -99,11 +99,13 @@ def check(row):
     assert row["donated"] == row["moving_leaves"] > 0
 
 
+@pytest.mark.long
 def test_eight_gpus_tell_each_other_the_gradients_of_what_trains(tmp_path):
     (row,) = compiled(tmp_path, "cuda:h100", "--freeze", "10", "--sync-bn", "on")
     check(row)
 
 
+@pytest.mark.long
 def test_four_tpus_tell_each_other_the_gradients_of_what_trains(tmp_path):
     # Small images, which compile in less time; what is reduced does not depend on their size.
     small = ("--size", "64", "--batch", "2", "--boxes", "16")

@@ -110,6 +110,7 @@ def check(row):
     assert 0.2 < row["tensor_ms"] / row["roofline_ms"] < 0.4
 
 
+@pytest.mark.long
 def test_the_guides_step_keeps_to_its_roofline_with_all_but_the_head_frozen(tmp_path):
     (row,), printed = compiled(tmp_path, "--freeze", "24")
     check(row)
@@ -168,6 +169,7 @@ def check_adapters(spec, everything, adapters):
     return made
 
 
+@pytest.mark.long
 def test_no_gradient_of_a_frozen_kernels_shape_is_computed_for_an_adapter(tiny_model):
     spec, device = load_spec(tiny_model), jax.devices("cpu")[0]
     shape = StepShape(batch=2, size=64, dtype="float32", boxes=4, frozen_bn="fixed")

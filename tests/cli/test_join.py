@@ -91,6 +91,7 @@ def test_every_way_of_running_it_measures_the_classes_of_the_data(joined, networ
     assert figures[0]["map50"] > 0
 
 
+@pytest.mark.long
 def test_plan_and_freeze_tell_of_both_branches(joined, networks):
     words = ["--weights", str(joined), "--json", "f.json"]
     assert main(["freeze", *words, "--freeze", "7"]) == 0

@@ -191,7 +191,10 @@ def test_processes_share_every_batch(samples):
         stream_of(samples, process_count=3)
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 1), (2, 1), (1, 4)])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(1, 1), pytest.param(2, 1, marks=pytest.mark.long), pytest.param(1, 4, marks=pytest.mark.long)],
+)
 def test_a_run_stopped_after_any_batch_goes_on_with_other_processes(samples, before, after):
     whole = list(stream_of(samples).iterate())
     first, second = (
@@ -202,6 +205,7 @@ def test_a_run_stopped_after_any_batch_goes_on_with_other_processes(samples, bef
         assert_same(whole, [*joined(first, 0, stop), *joined(second, stop)])
 
 
+@pytest.mark.long
 def test_a_stopped_run_goes_on_with_more_workers(samples):
     whole, stop = list(stream_of(samples).iterate()), 4
     first, second = stream_of(samples), stream_of(samples)

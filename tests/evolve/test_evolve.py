@@ -114,6 +114,7 @@ def test_there_must_be_something_to_resume(tmp_path, tiny_data):
         evolve(settings_in(tmp_path, tiny_data, resume="latest"), 3)
 
 
+@pytest.mark.long
 def test_a_generation_is_a_run_of_its_own(tmp_path, tiny_data, tiny_model):
     settings = settings_in(
         tmp_path, tiny_data, weights="", cfg=str(tiny_model), imgsz=64, batch_size=4, epochs=1, workers=0, freeze=("2",)

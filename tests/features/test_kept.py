@@ -145,7 +145,10 @@ for name, cache in (("images", None), ("features", "features:2")):
 @pytest.mark.slow
 def test_two_devices_share_a_batch_of_features(tiny_model, tiny_data, tmp_path):
     words = [sys.executable, "-c", TWO_DEVICES, str(tiny_model), str(tiny_data), str(tmp_path)]
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2",
+        "JAX_PLATFORMS": "cpu",
+    }
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(json.loads((tmp_path / "features" / "environment.json").read_text())["devices"]) == 2

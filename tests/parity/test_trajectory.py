@@ -147,7 +147,7 @@ def compare(name: str, freeze: int, network: Any, dtype: Any, golden: Any) -> di
 
 
 @pytest.mark.parametrize("name", ["n", "real"])
-@pytest.mark.parametrize("freeze", [slow(0), 10, slow(24)])
+@pytest.mark.parametrize("freeze", [slow(0), pytest.param(10, marks=pytest.mark.long), slow(24)])
 @pytest.mark.usefixtures("float64")
 def test_fifty_steps_in_double_precision(name, freeze, network, golden, worst):
     for part, errors in compare(name, freeze, network, np.float64, golden).items():

@@ -138,6 +138,7 @@ def check_strategies(spec, shape, strategies):
             assert abs(counted[trained] - 1) < 0.05, (name, start, counted[trained])
 
 
+@pytest.mark.long
 def test_every_phase_of_every_strategy_costs_what_a_count_by_hand_says(tiny_model):
     assert len(STRATEGIES) >= 13
     check_strategies(load_spec(tiny_model), SHAPE, STRATEGIES)
@@ -178,6 +179,7 @@ def check_prefixes(spec, shape, depths):
         before = cost
 
 
+@pytest.mark.long
 def test_frozen_layers_save_operations_and_memory(tiny_model):
     check_prefixes(load_spec(tiny_model), SHAPE, (0, 3, 6))
 

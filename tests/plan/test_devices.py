@@ -63,6 +63,12 @@ def test_jax_takes_a_part_of_a_gpu(monkeypatch):
     assert usable_bytes(card, None) == card.memory // 2
 
 
+@pytest.mark.usefixtures("installed")
+def test_the_compiler_for_tpus_is_told_no_flags_for_a_cpu(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_max_isa=AVX2 --xla_dump_to=there")
+    assert target_environment(load_target("tpu:v5e"))["XLA_FLAGS"] == "--xla_dump_to=there"
+
+
 def test_devices_of_this_machine_need_no_description():
     assert load_target("cpu") == Target(name="cpu", title="cpu of this machine", platform="own", facts={})
     assert target_environment(load_target("gpu"))["JAX_PLATFORMS"] == "cuda,cpu"

@@ -134,6 +134,7 @@ def on_the_h100(call):
     return json.loads(run.stdout)
 
 
+@pytest.mark.long
 def test_the_guides_step_on_an_h100_has_one_gradient_per_kernel_that_trains():
     peaks = {0: 6.42e9, 10: 2.06e9, 24: 0.8105e9}
     costs = on_the_h100(f"print_costs('cuda:h100', {list(peaks)})")
@@ -146,6 +147,7 @@ def test_the_guides_step_on_an_h100_has_one_gradient_per_kernel_that_trains():
         assert peak < limit
 
 
+@pytest.mark.long
 def test_the_guides_step_fits_a_tpu():
     row = planned("tpu:v5e", "10")["10"]
     assert row.weight_gradient_ops == 35
@@ -153,6 +155,7 @@ def test_the_guides_step_fits_a_tpu():
     assert row.fits
 
 
+@pytest.mark.long
 def test_the_step_compiles_in_float16_for_a_card_without_bfloat16():
     row = planned("cuda:t4", "24", cfg="yolov5n", imgsz=320, batch_size=16, dtype="auto")["24"]
     assert row.dtype == "float16"
@@ -172,6 +175,7 @@ def print_float_scatters():
     print(json.dumps([len(floats), sum("unique_indices=true" not in line for line in floats)]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_a_step_on_an_h100_adds_in_any_order_but_where_it_is_deterministic(monkeypatch, deterministic):
     monkeypatch.delenv("XLA_FLAGS", raising=False)

@@ -63,7 +63,7 @@ def on_devices() -> Callable[[int, str], None]:
         module = function.partition(".")[0]
         code = f"import conftest, {module}; {function}(conftest.mini_spec.__wrapped__(), conftest.make_batch.__wrapped__()); print('equal')"
         environment = os.environ | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0",
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}",
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": os.pathsep.join([str(folder), str(folder.parents[1])]),
         }

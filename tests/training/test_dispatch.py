@@ -74,6 +74,7 @@ def check_bits(spec, make_batch):
     assert several == [singly, singly]
 
 
+@pytest.mark.long
 def test_steps_of_one_dispatch_have_the_bits_of_single_ones_on_two_devices(on_devices):
     on_devices(2, "test_dispatch.check_bits")
 
@@ -161,6 +162,7 @@ def bits(run):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(weights)], (run / "results.csv").read_bytes()
 
 
+@pytest.mark.long
 def test_a_run_has_the_same_bits_for_any_number_of_steps_per_dispatch_stopped_and_resumed(
     settings, tmp_path, monkeypatch
 ):
@@ -190,6 +192,7 @@ def test_a_run_has_the_same_bits_for_any_number_of_steps_per_dispatch_stopped_an
     assert bits(tmp_path / "stopped") == expected
 
 
+@pytest.mark.long
 def test_a_signal_that_ends_the_compiler_too_stops_the_run_like_any_other(settings, tmp_path, monkeypatch):
     train(settings(name="whole"))
     call, calls = Dispatch.__call__, []

@@ -124,6 +124,7 @@ def scaled_loss(spec, make_batch):
     assert_close(found.gradients, whole.gradients, 0.05)
 
 
+@pytest.mark.long
 def test_devices_together_do_what_one_does_and_apart_what_each_does_alone(on_devices):
     on_devices(DEVICES, "test_gradient.one_batch")
 

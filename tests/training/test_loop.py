@@ -159,6 +159,7 @@ def test_a_run_leaves_its_records(settings, tmp_path, monkeypatch):
     assert [timing["images_per_second"] > 0 for timing in results["timings"]] == [True, True]
 
 
+@pytest.mark.long
 def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(command, tmp_path):
     assert command("--name=whole").returncode == 0
     killed = command("--name=killed", at=2 * BATCHES + 2)
@@ -178,6 +179,7 @@ def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(command, tmp_path):
     assert bits(tmp_path / "stopped") == whole
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("strategy", "phases"),
     [
@@ -226,6 +228,7 @@ def check_stopping(run, tmp_path, monkeypatch):
     assert bits(tmp_path / "stopped") == bits(tmp_path / "whole")
 
 
+@pytest.mark.long
 def test_a_run_killed_before_its_first_checkpoint_starts_again(command, tmp_path):
     assert command("--name=killed", at=2).returncode == -signal.SIGKILL
     again = command(resume="killed")
@@ -234,6 +237,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(command, tmp_path
     assert len(read_results(tmp_path / "killed" / "results.csv")) == 4
 
 
+@pytest.mark.long
 def test_two_runs_with_one_seed_have_the_same_bits_and_another_seed_has_not(settings, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train(settings(name=name, seed=seed))
@@ -247,6 +251,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_files(settings, t
         train(settings(hyp=str(hyp)))
 
 
+@pytest.mark.long
 def test_a_run_in_float16_leaves_out_what_overflows_and_resumes_to_the_bit(settings, tmp_path, monkeypatch, caplog):
     """Its loss scale is a part of the checkpoint; the first one is so high here that gradients leave float16."""
     monkeypatch.setattr(state, "FIRST_SCALE", 2.0**20)

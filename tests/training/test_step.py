@@ -231,6 +231,7 @@ def test_a_loss_that_is_not_finite_is_reported(mini, make_batch):
 COST = {0: None, 10: (0.60, 0.35), 24: (0.37, 0.10)}
 
 
+@pytest.mark.long
 def test_freezing_saves_computation_and_memory_in_the_compiled_program():
     spec = load_spec("yolov5n", classes=20)
     variables = abstract_variables(spec)
@@ -273,6 +274,7 @@ def three_steps(spec, make_batch):
         assert error < 1e-4, (jax.tree_util.keystr(path), error)
 
 
+@pytest.mark.long
 def test_eight_devices_do_what_one_does(on_devices):
     on_devices(8, "test_step.three_steps")
 

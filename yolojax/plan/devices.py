@@ -98,6 +98,8 @@ def target_environment(target: Target) -> dict[str, str]:
             "TPU_ACCELERATOR_TYPE": target.facts["machine"],
             "TPU_LOG_DIR": "disabled",
             "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+            # Another XLA than JAX's own, which may not know flags for a CPU and ends at one that it does not know.
+            "XLA_FLAGS": " ".join(flag for flag in os.environ.get("XLA_FLAGS", "").split() if "xla_cpu_" not in flag),
             # Seconds instead of minutes. Memory comes out larger than in a run, never smaller.
             "JAX_OPTIMIZATION_LEVEL": os.environ.get("JAX_OPTIMIZATION_LEVEL") or "O0",
         }

@@ -31,10 +31,7 @@ train --label-smoothing nan | --label-smoothing nan: must be at least 0 and belo
 train --optimizer sdg | invalid choice: 'sdg'
 train --weigths yolov5n.pt | --weigths: no such flag; did you mean '--weights'?
 train --replay nowhere.yaml | nowhere.yaml: no such file
-train --replay shapes-pretraining | --replay shapes-pretraining: none of its classes (gear
 train --replay shapes --replay-share 1.5 | --replay-share 1.5: must be above 0 and below 1
-train --distil nowhere.pt | nowhere.pt: no such weights
-train --distil yolov5n-shapes | --distil yolov5n-shapes: none of its classes (gear
 train --distil-gain 2 | --distil-gain: belongs to --distil, which is not given
 train --evolve 0 | --evolve 0: must be at least 1
 train --json folder | --json folder: is no place for a file

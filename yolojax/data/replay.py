@@ -82,7 +82,6 @@ def open_replay(
             f"--replay-share {share:g}: of a batch of {batch_size} images that is {count}; at least one has to be replayed, and one of --data left"
         )
     config = load_data(data)
-    samples = open_split(config, "train", single_class=single_class, needs_boxes=True).samples
     known = {plain_name(name): number for number, name in reversed(list(enumerate(names)))}
     own = tuple(names) if single_class else config.names
     numbers = np.array([known.get(plain_name(name), -1) for name in own])
@@ -90,6 +89,7 @@ def open_replay(
         raise UserError(
             f"--replay {data}: none of its classes ({', '.join(own[:8])}) is one of the run ({', '.join(names[:8])})"
         )
+    samples = open_split(config, "train", single_class=single_class, needs_boxes=True).samples
     kept = tuple(filter(None, (_as_of_run(sample, numbers) for sample in samples)))
     if not any(len(sample.boxes) for sample in kept):
         raise UserError(f"--replay {data}: not one box of its training images is of a class of the run")
@@ -110,7 +110,7 @@ def _as_of_run(sample: Sample, numbers: np.ndarray) -> Sample | None:
     """A sample with the class numbers of the run, -1 for none; None where nothing of what it shows is known there."""
     labels = numbers[sample.boxes[:, 0].astype(int)]
     stay = labels >= 0
-    if False:
+    if len(labels) and not stay.any():
         return None
     boxes = sample.boxes[stay]
     boxes[:, 0] = labels[stay]

@@ -70,7 +70,7 @@ def test_a_run_with_both_is_recorded_and_goes_on_with_the_same_bits(settings, pl
     both = settings(replay="old.yaml", distil="teacher1", name="whole")
     results = train(both)
     run = place / "runs" / "whole"
-    assert "--replay: of a batch 3 images are of --data, 1 of the" in caplog.text
+    assert "--replay: of the 4 images of a batch 1 are of the" in caplog.text
     assert "--distil: " in caplog.text
     assert "teaches blue, red" in caplog.text
     header, *rows = (run / "results.csv").read_text().splitlines()

@@ -96,11 +96,9 @@ def beginning(run: Run) -> Trackers:
     if job.settings.multi_scale:
         log.info("--multi-scale: %s px, each compiled once", ", ".join(map(str, job.image_sizes)))
     if job.replay.images:
-        own, again = job.batch_size - job.replay.images, job.replay.images
-        images = len(job.replay.samples)
-        log.info(
-            "--replay: of a batch %d images are of --data, %d of the %d of %s", own, again, images, job.settings.replay
-        )
+        again, images = job.replay.images, len(job.replay.samples)
+        shares = (job.batch_size, again, images, job.settings.replay, job.batch_size - again)
+        log.info("--replay: of the %d images of a batch %d are of the %d of %s, and %d of --data", *shares)
     if job.teacher:
         log.info("--distil: %s teaches %s", job.settings.distil, ", ".join(job.teacher.names))
     log.info("freeze %s: %s", job.strategy.name, _share(run))

@@ -197,6 +197,8 @@ def prepare(settings: TrainSettings, shared: Shared | None = None) -> tuple[Job,
         load_effects()
     if settings.strict:
         require_clean(data, ("train", "val"))
+        if settings.replay is not None:
+            require_clean(load_data(settings.replay), ("train",))
     train = open_split(data, "train", single_class=settings.single_cls, needs_boxes=True)
     val = open_split(data, "val", single_class=settings.single_cls)
     keep = settings.noautoanchor or bool(spec.branches)  # those of a branch belong to the boxes that it was trained on

@@ -39,6 +39,8 @@ _METAVARS = {
     "trunk": "WEIGHTS",
     "head": "WEIGHTS",
     "same_as": "NEW=OLD",
+    "replay": "DATA",
+    "distil": "WEIGHTS",
     "cache": "KIND",
     "classes": "CLASS",
 }

@@ -66,3 +66,12 @@ def printable(text: str) -> str:
     return "".join(
         character if character.isprintable() or character == "\n" else repr(character)[1:-1] for character in text
     )
+
+
+def plain_name(name: str) -> str:
+    """The name of a class without case and blanks, by which classes are matched.
+
+    >>> plain_name("Traffic  Light ")
+    'trafficlight'
+    """
+    return "".join(name.casefold().split())

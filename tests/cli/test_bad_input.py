@@ -30,6 +30,9 @@ train --seed 99999999999999999999 | --seed 99999999999999999999: must be at most
 train --label-smoothing nan | --label-smoothing nan: must be at least 0 and below 1
 train --optimizer sdg | invalid choice: 'sdg'
 train --weigths yolov5n.pt | --weigths: no such flag; did you mean '--weights'?
+train --replay nowhere.yaml | nowhere.yaml: no such file
+train --replay shapes --replay-share 1.5 | --replay-share 1.5: must be above 0 and below 1
+train --distil-gain 2 | --distil-gain: belongs to --distil, which is not given
 train --evolve 0 | --evolve 0: must be at least 1
 train --json folder | --json folder: is no place for a file
 train --resume nowhere | --resume nowhere: not a run folder

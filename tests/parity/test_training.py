@@ -14,9 +14,10 @@ from summary import Summary
 
 from yolojax.freezing.labels import TRAINABLE
 from yolojax.hyperparameters import load_hyperparameters
+from yolojax.model.boxes import complete_iou
 from yolojax.model.network import Network
 from yolojax.model.spec import ModelSpec, load_spec
-from yolojax.training.loss import LossSettings, complete_iou, compute_loss
+from yolojax.training.loss import LossSettings, compute_loss
 from yolojax.training.optimizer import OptimizerSettings, make_optimizer
 from yolojax.training.schedule import Rates
 from yolojax.training.targets import build_targets

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from yolojax.hyperparameters import Hyperparameters
+from yolojax.model.boxes import complete_iou
 from yolojax.model.spec import load_spec
-from yolojax.training.loss import LossSettings, _last_written, complete_iou, compute_loss
+from yolojax.training.loss import LossSettings, _last_written, compute_loss
 
 SETTINGS = LossSettings(box=1.0, obj=1.0, cls=1.0)
 loss_of = jax.jit(compute_loss, static_argnames=("spec", "settings"))

@@ -58,7 +58,8 @@ def open_stream(
     on_host: Literal["ram", "disk"] | None = None if cache in ("val", None) else "disk" if cache == "disk" else "ram"
     room = stream.max_boxes
     if stream.process_count > 1:
-        room = room_for_boxes(samples, None if stream.rectangular else hyperparameters, repeated=True)
+        mosaics = None if stream.rectangular else hyperparameters
+        room = max(room_for_boxes(of, mosaics, repeated=True) for of in (samples, stream.replay.samples))
     return training_stream(samples, hyperparameters, dataclasses.replace(stream, cache=on_host, max_boxes=room))
 
 
@@ -73,8 +74,9 @@ def _host_alone(
     samples: Sequence[Sample], hyperparameters: Hyperparameters, stream: StreamSettings, mesh: Mesh
 ) -> str | None:
     """Why the devices cannot make the batches of a split; None where they can."""
-    if stream.rectangular or stream.effects:
-        return f"{'--rect' if stream.rectangular else '--albumentations'} is done on the host alone"
+    alone = {"--rect": stream.rectangular, "--albumentations": stream.effects, "--replay": stream.replay.images}
+    for name in filter(alone.get, alone):
+        return f"{name} is done on the host alone"
     if hyperparameters.mosaic > 0 and any(sample.polygons for sample in samples):
         return "boxes of this data set follow outlines in mosaics, which is done on the host alone"
     needed, free = resident_bytes(samples, stream.image_size), free_bytes(mesh.local_devices[0])

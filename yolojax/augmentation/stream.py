@@ -64,6 +64,10 @@ class DeviceStream:
         """How many boxes one image of a batch has room for."""
         return self.settings.room_for_boxes(self._resident.boxes.shape[1])
 
+    def name(self, index: int) -> str:
+        """What a report calls a sample."""
+        return self.images.samples[index].name
+
     def source(self, epoch: int) -> Source:
         """What batches of an epoch are made from: arrays on the devices."""
         order = self._drawn.get(epoch)

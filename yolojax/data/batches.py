@@ -23,12 +23,13 @@ from yolojax.data import geometry
 from yolojax.data.augment import Augmentation, Images, Made, make_image
 from yolojax.data.cache import CacheKind, make_cache
 from yolojax.data.prefetch import Prefetch
+from yolojax.data.replay import NO_REPLAY, Replay
 from yolojax.data.sample import Boxes, ImageError, Pixels, Sample, no_boxes
 from yolojax.hyperparameters import Hyperparameters
 
 log = logging.getLogger(__name__)
 
-ORDER, _ITEM = 0, 1  # what a generator is for: no two of them share a key
+ORDER, _ITEM = 0, 1  # what a generator is for: no two of them share a key; 2 is replay's
 
 
 class Batch(NamedTuple):
@@ -77,6 +78,7 @@ class StreamSettings:
       stride: of the coarsest level.
       cache: keep decoded images in ``ram`` or on ``disk``.
       max_boxes: boxes per image that a batch has room for; from the data unless given.
+      replay: images of a second data set that a batch has beside those of the first.
       process_index: which share of every batch to make.
       process_count: in how many shares batches are made.
     """
@@ -91,6 +93,7 @@ class StreamSettings:
     stride: int = 32
     cache: CacheKind | None = None
     max_boxes: int | None = None
+    replay: Replay = NO_REPLAY
     process_index: int = 0
     process_count: int = 1
 
@@ -114,6 +117,7 @@ class TrainingBatches:
 
     Attributes:
       images: the samples.
+      replayed: those of the second data set; they are numbered on from the first.
       augmentation: what is done to them.
       settings: sizes, seed and share.
       max_boxes: M. A batch that has more boxes in one image gets twice that (four times, …), and a log line.
@@ -124,6 +128,7 @@ class TrainingBatches:
     """
 
     images: Images
+    replayed: Images
     augmentation: Augmentation
     settings: StreamSettings
     max_boxes: int
@@ -132,8 +137,8 @@ class TrainingBatches:
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches of an epoch: every sample comes once, and the last batch is filled from a second permutation."""
-        return math.ceil(len(self.images.samples) / self.settings.batch_size)
+        """Batches of an epoch: every sample of the first data set comes once, and the last batch is filled from a second permutation."""
+        return math.ceil(len(self.images.samples) / (self.settings.batch_size - self.settings.replay.images))
 
     def __len__(self) -> int:
         return self.batches_per_epoch * self.settings.epochs
@@ -160,14 +165,23 @@ class TrainingBatches:
 
     def _make(self, epoch: int, place: int, shape: tuple[int, int]) -> Made:
         key = np.random.SeedSequence(self.settings.seed, spawn_key=(_ITEM, epoch, place))
-        index, rng = self._sample_at(epoch, place), np.random.default_rng(key)
-        return make_image(self.images, index, shape, self.augmentation, rng)
+        rng, index, first = np.random.default_rng(key), self._sample_at(epoch, place), len(self.images.samples)
+        if index < first:
+            return make_image(self.images, index, shape, self.augmentation, rng)
+        made = make_image(self.replayed, index - first, shape, self.augmentation, rng)
+        return made._replace(sample_index=index, unreadable=tuple(first + number for number in made.unreadable))
 
     def _sample_at(self, epoch: int, place: int) -> int:
+        size, seed, replay = self.settings.batch_size, self.settings.seed, self.settings.replay
+        batch, row = divmod(place, size)
+        again = replay.sample_at(epoch * self.batches_per_epoch + batch, row, size, seed)
+        if again is not None:
+            return len(self.images.samples) + again
+        place -= batch * replay.images + replay.before(row, size)
         if self.order is not None:
             return int(self.order[place])
-        count, length = len(self.images.samples), self.batches_per_epoch * self.settings.batch_size
-        return int(epoch_order(count, length, self.settings.seed, epoch)[place])
+        length = self.batches_per_epoch * (size - replay.images)
+        return int(epoch_order(len(self.images.samples), length, seed, epoch)[place])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -54,6 +54,11 @@ class TrainingStream:
         """How many boxes one image of a batch has room for."""
         return self.batches.max_boxes
 
+    def name(self, index: int) -> str:
+        """What a report calls a sample; those of a second data set are numbered on from the first."""
+        own, replay = self.images.samples, self.batches.settings.replay
+        return own[index].name if index < len(own) else replay.samples[index - len(own)].name
+
     def iterate(self, epoch: int = 0, batch: int = 0, workers: int = 0) -> Generator[TrainingBatch]:
         """The batches from a given one to the end of the last epoch.
 
@@ -74,13 +79,13 @@ class TrainingStream:
             yield made
 
     def draw(self, epoch: int, weights: NDArray[np.float64]) -> None:
-        """Let an epoch have images drawn by weight, with replacement, instead of each one once.
+        """Let an epoch have images drawn by weight, with replacement, instead of each one once; not those that are replayed.
 
         Call it before every epoch; the workers start anew, as they have made batches ahead without knowing
         the weights.
         """
         settings = self.batches.settings
-        length = self.batches_per_epoch * settings.batch_size
+        length = self.batches_per_epoch * (settings.batch_size - settings.replay.images)
         self.close()
         self.batches = replace(self.batches, order=order_by_weight(settings.seed, epoch, length, weights))
 
@@ -92,7 +97,7 @@ class TrainingStream:
 
     def _report(self, made: TrainingBatch) -> None:
         for index in sorted(set(made.unreadable.tolist())):
-            name = self.images.samples[index].name
+            name = self.name(index)
             if name not in self.unreadable:
                 self.unreadable.append(name)
                 message = "%s: cannot be decoded; it is left out, and the next image is taken instead"
@@ -113,7 +118,11 @@ def training_stream(
       hyperparameters: how to augment.
       settings: everything else.
     """
-    cache = make_cache(samples, settings.cache, settings.image_size, smooth=False) if settings.cache else None
+
+    def images(of: Sequence[Sample]) -> Images:
+        cache = make_cache(of, settings.cache, settings.image_size, smooth=False) if settings.cache and of else None
+        return Images(of, settings.image_size, False, cache)
+
     shapes: tuple[tuple[int, int], ...] = ()
     order = None
     if settings.rectangular:
@@ -130,10 +139,11 @@ def training_stream(
     )
     mosaics = hyperparameters if settings.augment and not settings.rectangular else None
     batches = TrainingBatches(
-        images=Images(samples, settings.image_size, False, cache),
+        images=images(samples),
+        replayed=images(settings.replay.samples),
         augmentation=augmentation,
         settings=settings,
-        max_boxes=settings.max_boxes or room_for_boxes(samples, mosaics),
+        max_boxes=settings.max_boxes or max(room_for_boxes(of, mosaics) for of in (samples, settings.replay.samples)),
         rect_shapes=shapes,
         order=order,
     )

@@ -24,7 +24,7 @@ from yolojax.features.shared import Shared
 from yolojax.hosts.agreement import is_first, process_count
 from yolojax.hosts.stopping import CommonStop
 from yolojax.interrupts import interruptible
-from yolojax.mesh import local_rows, put_batch
+from yolojax.mesh import local_rows, place_everywhere, put_batch
 from yolojax.model.network import Network
 from yolojax.system import processors
 from yolojax.training import plots, report
@@ -122,7 +122,8 @@ class Step:
             function, numbers = shared_step_function(network, phase, settings, job.mesh, job.exchange, shared)
             factors = {"factors": dict(factors), "numbers": numbers}
         self._run = run
-        self._dispatch = Dispatch(function, run.state, factors, job.schedule, job.mesh, job.maker, shared)
+        teacher = None if job.teacher is None else place_everywhere(job.teacher.variables, job.mesh)
+        self._dispatch = Dispatch(function, run.state, factors, job.schedule, job.mesh, job.maker, shared, teacher)
         self.compiled, self._recorded = False, False
         self.pace = _pace(job, run.position.steps_per_dispatch)
 
@@ -348,7 +349,7 @@ def _check(run: Run, feed: Feed, values: dict[str, np.ndarray]) -> None:
     if not broken.any():
         return
     job, epoch, place = run.job, run.position.epoch, int(broken.argmax())
-    files = [job.stream.images.samples[number].name for number in feed.samples(place).tolist()]
+    files = [job.stream.name(number) for number in feed.samples(place).tolist()]
     saved = run.checkpoints.newest()
     good = "there is no checkpoint yet" if saved is None else f"the last good checkpoint is {saved}"
     batch = feed.first + place + 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,12 +18,16 @@ from yolojax.exchange import Exchange, give, on_shares, varying
 from yolojax.freezing.signals import norms
 from yolojax.hyperparameters import Hyperparameters
 from yolojax.mesh import AXIS, put_batch
+from yolojax.model.boxes import boxes_in_cells, complete_iou
 from yolojax.model.images import normalise
 from yolojax.model.network import Network, Variables
 from yolojax.model.spec import ModelSpec
 from yolojax.training.state import Resting, WholeState, moving_statistics
 from yolojax.training.targets import Targets, build_targets
 from yolojax.tree import Tree, merge, partition
+from yolojax.weights.teacher import Distillation
+
+_LEAST_SURE = 0.01  # below it a teacher sees nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,7 @@ class LossSettings:
       anchor_t: greatest ratio of the sides of a box and a matching anchor.
       label_smoothing: ε; class labels become 1 − ε/2 and ε/2.
       fl_gamma: γ of the focal loss; 0 is plain cross-entropy.
+      distillation: what a teacher adds, where there is one.
     """
 
     box: float = 0.05
@@ -47,10 +51,16 @@ class LossSettings:
     anchor_t: float = 4.0
     label_smoothing: float = 0.0
     fl_gamma: float = 0.0
+    distillation: Distillation | None = None
 
     @classmethod
     def from_hyperparameters(
-        cls, hyp: Hyperparameters, spec: ModelSpec, image_size: int, label_smoothing: float = 0.0
+        cls,
+        hyp: Hyperparameters,
+        spec: ModelSpec,
+        image_size: int,
+        label_smoothing: float = 0.0,
+        distillation: Distillation | None = None,
     ) -> LossSettings:
         """Scale the gains of a hyperparameter file to a model and an image size.
 
@@ -66,6 +76,7 @@ class LossSettings:
             anchor_t=hyp.anchor_t,
             label_smoothing=label_smoothing,
             fl_gamma=hyp.fl_gamma,
+            distillation=distillation,
         )
 
 
@@ -77,6 +88,7 @@ def compute_loss(
     settings: LossSettings,
     valid: Array | None = None,
     axis: str | None = None,
+    taught: Sequence[Array] | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Loss of a batch.
 
@@ -89,28 +101,30 @@ def compute_loss(
       valid: ``(B,)`` bool, the images that count; all by default.
       axis: inside ``shard_map``, the axis of the mesh over which a batch is divided into equal shares, of which this is one. What is returned is then
         its share of the loss of the whole batch: their sum over the devices is that loss. (Not with ``valid``.)
+      taught: the heads of the teacher that ``settings.distillation`` describes, for the same images. (Not with ``valid``.)
 
     Returns:
-      The sum of the parts times the number of images that count, and the parts ``box``, ``obj``, ``cls`` with their gains; scalars in the dtype of the
-      heads. Where the network has several Detects, the sum of what each has on the boxes of its classes.
+      The sum of the parts times the number of images that count, and the parts ``box``, ``obj``, ``cls`` (with a teacher also ``distil``) with their
+      gains; scalars in the dtype of the heads. Where the network has several Detects, the sum of what each has on the boxes of its classes.
 
     Source: ``docs/yolov5.md`` §1.4.
     """
     if spec.branches:
         return _branches_loss(heads, boxes, mask, spec, settings, valid, axis)
-    balance = (4.0, 1.0, 0.4) if len(heads) == 3 else (4.0, 1.0, 0.25, 0.06, 0.02)
     # In double precision all of it is, the arctangents of the boxes' own shapes too.
     boxes = boxes.astype(heads[0].dtype)
     if valid is not None:
         mask = mask & valid[:, None]
     box, obj, cls = jnp.zeros((3,), heads[0].dtype)
-    for head, anchors, stride, weight in zip(heads, spec.anchors, spec.strides, balance, strict=False):
+    for head, anchors, stride, weight in zip(heads, spec.anchors, spec.strides, _balance(heads), strict=False):
         shapes = np.asarray(anchors) / stride
         _, ny, nx, _, _ = head.shape
         targets = build_targets(boxes, mask, shapes, (ny, nx), settings.anchor_t)
         level_box, level_obj, level_cls = _level_loss(head, targets, shapes, settings, valid, axis)
         box, obj, cls = box + level_box, obj + level_obj * weight, cls + level_cls
     parts = {"box": box * settings.box, "obj": obj * settings.obj, "cls": cls * settings.cls}
+    if taught is not None and settings.distillation is not None:
+        parts["distil"] = _distillation_loss(heads, taught, spec, settings, settings.distillation, axis)
     images = heads[0].shape[0] * (jax.lax.axis_size(axis) if axis else 1)
     return sum(parts.values()) * (images if valid is None else valid.sum()), parts
 
@@ -156,9 +170,7 @@ def _level_loss(
     wanted = jnp.broadcast_to(targets.boxes[:, :, None], (*targets.mask.shape, 4)).reshape(batch, -1, 4)
     wanted = jnp.where(held[..., None], wanted, 1)
     shapes = np.broadcast_to(anchors[:, None], (*targets.mask.shape[1:], 2)).reshape(-1, 2)
-    centre = jax.nn.sigmoid(matched[..., :2]) * 2 - 0.5
-    side = (jax.nn.sigmoid(matched[..., 2:4]) * 2) ** 2 * shapes.astype(head.dtype)
-    iou = complete_iou(jnp.concatenate([centre, side], -1), wanted)
+    iou = complete_iou(boxes_in_cells(matched, shapes), wanted)
     box = _masked_mean(1 - iou, held, axis)
 
     overlap = _last_written(jax.lax.stop_gradient(jnp.maximum(iou, 0)), places, rows.shape[1])
@@ -178,6 +190,53 @@ def _level_loss(
     truth = jnp.where(labels[..., None] == np.arange(classes), 1 - off, off).astype(head.dtype)
     cls = _cross_entropy(matched[..., 5:], truth, settings.cls_pw, settings.fl_gamma).mean(-1)
     return box, obj, _masked_mean(cls, held, axis)
+
+
+def _balance(heads: Sequence[Array]) -> tuple[float, ...]:
+    """Weights of the objectness of the levels."""
+    return (4.0, 1.0, 0.4) if len(heads) == 3 else (4.0, 1.0, 0.25, 0.06, 0.02)
+
+
+def _distillation_loss(
+    heads: Sequence[Array],
+    taught: Sequence[Array],
+    spec: ModelSpec,
+    settings: LossSettings,
+    distillation: Distillation,
+    axis: str | None,
+) -> Array:
+    """The loss with what a teacher predicts in place of labels; a cell counts as much as the teacher is sure of an object of a class that both know.
+
+    Source: Mehta and Ozturk 2018 (arXiv:1805.06361), objectness scaled distillation, with this network's own losses; old classes alone as in Shmelkov et al.
+    2017 (arXiv:1708.06977). There all cells count for objectness; here the teacher has no say where it sees nothing, because that may be of a new class.
+    """
+    own, known = np.array(distillation.classes).T
+    box, obj, cls = jnp.zeros((3,), heads[0].dtype)
+    devices = jax.lax.axis_size(axis) if axis else 1
+    for head, teacher, anchors, stride, weight in zip(
+        heads, taught, spec.anchors, spec.strides, _balance(heads), strict=False
+    ):
+        objectness, classes = jax.nn.sigmoid(teacher[..., 4]), jax.nn.sigmoid(teacher[..., 5 + known])
+        sure = objectness * classes.max(-1)
+        held = sure > _LEAST_SURE
+        sure = jnp.where(held, sure, 0)
+        shapes = np.asarray(anchors) / stride
+        # Where nothing is held, sides may be 0, and the gradient of a shape that is no number would be none either.
+        boxes = (jnp.where(held[..., None], boxes_in_cells(logits, shapes), 1) for logits in (head, teacher))
+        box += _weighted_mean(1 - complete_iou(*boxes), sure, axis)
+        everywhere = _cross_entropy(head[..., 4], objectness, settings.obj_pw, settings.fl_gamma)
+        obj += (everywhere * sure).mean() / devices * weight
+        if spec.classes > 1:
+            each = _cross_entropy(head[..., 5 + own], classes, settings.cls_pw, settings.fl_gamma)
+            cls += _weighted_mean(each.sum(-1) / spec.classes, sure, axis)
+    return distillation.gain * (box * settings.box + obj * settings.obj + cls * settings.cls)
+
+
+def _weighted_mean(values: Array, weights: Array, axis: str | None) -> Array:
+    """Mean by weight, of at least 1 in all. With ``axis``, this device's share of the mean over all of it."""
+    total, weight = (values * weights).sum(), weights.sum()
+    weight = jax.lax.psum(weight, axis) if axis else weight
+    return total / jnp.maximum(weight, 1)
 
 
 def _masked_mean(values: Array, mask: Array, axis: str | None = None) -> Array:
@@ -200,38 +259,6 @@ def _last_written(values: Array, places: Array, length: int) -> Array:
 
     winner = jax.vmap(last_slot)(places)
     return jnp.where(winner >= 0, jnp.take_along_axis(values, winner, 1, mode="clip"), 0)
-
-
-def complete_iou(boxes: Array, targets: Array) -> Array:
-    """Complete IoU of paired boxes.
-
-    Args:
-      boxes: ``(..., 4)`` float, ``x y w h``, centre based, in any one unit.
-      targets: ``(..., 4)``, same unit.
-
-    Returns:
-      ``(...)`` at most 1; no gradient flows through the weight of the aspect-ratio term.
-
-    Source: Zheng et al. 2020 (arXiv:1911.08287), eq. 10; epsilon as in ``docs/yolov5.md`` §1.4.
-    """
-    epsilon = 1e-7
-    centre, side = boxes[..., :2], boxes[..., 2:]
-    target_centre, target_side = targets[..., :2], targets[..., 2:]
-    low, high = centre - side / 2, centre + side / 2
-    target_low, target_high = target_centre - target_side / 2, target_centre + target_side / 2
-
-    inner = jnp.maximum(jnp.minimum(high, target_high) - jnp.maximum(low, target_low), 0)
-    intersection = inner[..., 0] * inner[..., 1]
-    union = side[..., 0] * side[..., 1] + target_side[..., 0] * target_side[..., 1] - intersection + epsilon
-    iou = intersection / union
-
-    outer = jnp.maximum(high, target_high) - jnp.minimum(low, target_low)
-    diagonal = (outer**2).sum(-1) + epsilon
-    distance = ((target_low + target_high - low - high) ** 2).sum(-1) / 4
-    angle = jnp.arctan(target_side[..., 0] / target_side[..., 1]) - jnp.arctan(side[..., 0] / side[..., 1])
-    aspect = 4 / math.pi**2 * angle**2
-    weight = jax.lax.stop_gradient(aspect / (aspect - iou + (1 + epsilon)))
-    return iou - (distance / diagonal + aspect * weight)
 
 
 def _cross_entropy(logits: Array, labels: Array, positive_weight: float, gamma: float) -> Array:
@@ -272,6 +299,7 @@ def make_gradient(
     shared = mesh is not None and mesh.size > 1
     axis = AXIS if shared and exchange.sync_bn else None
     network = network.clone(axis=axis)
+    teacher = None if loss.distillation is None else Network(loss.distillation.spec, dtype=network.dtype)
 
     def share(
         params: Tree, statistics: Tree, scale: DynamicScale | None, resting: Resting, batch: Any, size: Any
@@ -280,12 +308,15 @@ def make_gradient(
         inputs = batch["features"] if network.start else _network_images(batch["images"], dtype, size)
         resting = varying(resting) if shared else resting
         before = merge(statistics, resting.batch_stats)
+        taught: Any = None if teacher is None else teacher.apply(resting.teacher or {}, inputs)
 
         def forward(learned: Tree) -> tuple[Array, tuple[dict[str, Array], Tree]]:
             learned = give(jnp.dtype(exchange.gradient_sum), learned) if shared else learned
             variables = {"params": merge(learned, resting.params), "batch_stats": before}
             heads, mutated = network.apply(variables, inputs, train=True, mutable=["batch_stats"])
-            total, parts = compute_loss(heads, batch["boxes"], batch["mask"], network.spec, loss, axis=axis)
+            total, parts = compute_loss(
+                heads, batch["boxes"], batch["mask"], network.spec, loss, axis=axis, taught=taught
+            )
             return total, (parts, mutated["batch_stats"])
 
         counts: Array | bool = True

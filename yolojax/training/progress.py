@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from yolojax.freezing.phases import History
 
 LOSSES = ("box", "obj", "cls")
+DISTILLATION = "distil"  # the part of a loss that a teacher adds
 
 
 class EpochMeter:
@@ -35,9 +36,9 @@ class EpochMeter:
     def add(self, figures: Mapping[str, Any]) -> None:
         """Count finished batches, a number per batch and figure; ``overflows`` tells those that were left out because their gradient left float16."""
         count = len(figures[LOSSES[0]])
-        for name in LOSSES:
-            for value in figures[name]:
-                self.sums[name] += float(value)
+        for name in (*LOSSES, DISTILLATION):
+            for value in figures.get(name, ()):
+                self.sums[name] = self.sums.get(name, 0.0) + float(value)
         self.sums["overflows"] = self.overflows + sum(map(bool, figures.get("overflows", ())))
         self.batches += count
         self._ended = time.perf_counter()
@@ -57,7 +58,7 @@ class EpochMeter:
     @property
     def losses(self) -> dict[str, float]:
         """Mean of each loss part."""
-        return {name: self.sums[name] / max(self.batches, 1) for name in LOSSES}
+        return {name: self.sums[name] / max(self.batches, 1) for name in (*LOSSES, DISTILLATION) if name in self.sums}
 
     @property
     def overflows(self) -> int:

@@ -31,12 +31,13 @@ from yolojax.scores import SCORES, known_scores, shown_score
 from yolojax.training import plots
 from yolojax.training.progress import EpochMeter
 from yolojax.training.run import RESULTS, Run, write_settings
-from yolojax.training.setup import HYPERPARAMETERS, NETWORK, STRATEGY, Job, NetworkRecord
+from yolojax.training.setup import HYPERPARAMETERS, STRATEGY, Job
 from yolojax.training.step import device_peak_bytes
 from yolojax.training.trackers import Trackers, open_trackers
 from yolojax.training.validator import Validator
 from yolojax.tree import flatten
 from yolojax.weights.find import load_weights
+from yolojax.weights.record import NETWORK, NetworkRecord
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,12 @@ def beginning(run: Run) -> Trackers:
     )
     if job.settings.multi_scale:
         log.info("--multi-scale: %s px, each compiled once", ", ".join(map(str, job.image_sizes)))
+    if job.replay.images:
+        again, images = job.replay.images, len(job.replay.samples)
+        shares = (job.batch_size, again, images, job.settings.replay, job.batch_size - again)
+        log.info("--replay: of the %d images of a batch %d are of the %d of %s, and %d of --data", *shares)
+    if job.teacher:
+        log.info("--distil: %s teaches %s", job.settings.distil, ", ".join(job.teacher.names))
     log.info("freeze %s: %s", job.strategy.name, _share(run))
     if not any(len(sample.boxes) for sample in job.validation.images.samples):
         log.warning(
@@ -116,16 +123,16 @@ def _write_beginning(run: Run) -> None:
         file = Path(job.strategy.origin)
         (folder / STRATEGY).mkdir()
         write_file(folder / STRATEGY / file.name, file.read_bytes())
-    samples = {"train": job.stream.images.samples, "val": job.validation.images.samples}
-    data = {split: samples_record(samples[split]) for split in samples}
-    write_json(folder / "environment.json", {**environment(), "data": data})
+    record: dict[str, Any] = {"data": {split: samples_record(samples) for split, samples in job.samples.items()}}
+    if job.teacher:
+        record["teacher"] = {"arrays_sha256": job.teacher.arrays_sha256, "classes": list(job.teacher.names)}
+    write_json(folder / "environment.json", {**environment(), **record})
     modules = [layer.module for layer in job.spec.layers]
     freeze = summarise(run.state.params, run.phase, modules, job.settings.frozen_bn)
-    record = {"freeze": job.strategy.name, "frozen_bn": job.settings.frozen_bn, **freeze}
-    write_json(folder / "freeze.json", record)
+    write_json(folder / "freeze.json", {"freeze": job.strategy.name, "frozen_bn": job.settings.frozen_bn, **freeze})
     write_settings(job.settings, folder)  # last: a folder that has it can be resumed
     if not job.settings.noplots:
-        boxes = np.concatenate([sample.boxes for sample in samples["train"]])
+        boxes = np.concatenate([sample.boxes for sample in job.samples["train"]])
         plots.plot_labels(boxes, job.names, folder / "labels.jpg")
 
 
@@ -141,7 +148,8 @@ def epoch(run: Run, trackers: Trackers, meter: EpochMeter, evaluation: Evaluatio
     if not is_first():
         return
     row = _epoch_row(job, number, meter, evaluation)
-    table = ResultsTable(run.folder / TABLE, keep_epochs=number)
+    columns = (*COLUMNS, "train/distil_loss") if job.teacher else COLUMNS
+    table = ResultsTable(run.folder / TABLE, keep_epochs=number, columns=columns)
     table.append(row)
     trackers.write(row)
     if not job.settings.noplots:
@@ -257,27 +265,26 @@ def _show_best(run: Run, evaluation: Evaluation) -> None:
 class ResultsTable:
     """``results.csv`` in YOLOv5's form: right-aligned columns of 20 characters, five significant digits."""
 
-    def __init__(self, path: Path, keep_epochs: int = 0) -> None:
+    def __init__(self, path: Path, keep_epochs: int = 0, columns: Sequence[str] = COLUMNS) -> None:
         """Open the table and keep the rows of the first ``keep_epochs`` epochs (a resumed run writes the others again)."""
-        self.path = path
+        self.path, self.columns = path, columns
         rows = (
             [row for row in read_results(path) if row["epoch"] < keep_epochs] if keep_epochs and path.is_file() else []
         )
-        text = "".join(f"{line}\n" for line in [_line(COLUMNS), *(_row_line(row) for row in rows)])
+        text = "".join(f"{line}\n" for line in [_line(columns), *map(self._row_line, rows)])
         write_file(path, text)
 
     def append(self, row: Mapping[str, float]) -> None:
         """Add one epoch; a column that is missing (no validation) is written as nan."""
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(_row_line(row) + "\n")
+            file.write(self._row_line(row) + "\n")
+
+    def _row_line(self, row: Mapping[str, float]) -> str:
+        return _line([f"{row.get(column, float('nan')):.5g}" for column in self.columns])
 
 
 def _line(cells: Sequence[str]) -> str:
     return ",".join(f"{cell:>20s}" for cell in cells)
-
-
-def _row_line(row: Mapping[str, float]) -> str:
-    return _line([f"{row.get(column, float('nan')):.5g}" for column in COLUMNS])
 
 
 def read_results(path: Path) -> list[dict[str, float]]:

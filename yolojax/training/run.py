@@ -251,12 +251,12 @@ def _check_alike(job: Job, variables: Variables | None) -> None:
     if process_count() == 1:
         return
     meet(job.mesh)
-    own = ("data", "data_root", "workers", "weights")  # of a machine; what is there is compared
+    own = ("data", "data_root", "workers", "weights", "replay", "distil")  # of a machine; what is there is compared
     flags = {f"--{name}": value for name, value in dataclasses.asdict(job.settings).items() if name not in own}
     leaves = {} if variables is None else flatten(variables)
     weights = sha256(b"".join(path.encode() + np.asarray(leaves[path]).tobytes() for path in sorted(leaves)))
-    images = {"train": job.stream.images.samples, "val": job.validation.images.samples}
-    records = {f"the images of {split}": samples_record(samples)["sha256"] for split, samples in images.items()}
+    records = {f"the images of {split}": samples_record(samples)["sha256"] for split, samples in job.samples.items()}
+    records["the teacher"] = "" if job.teacher is None else job.teacher.arrays_sha256
     check_alike({**flags, **records, "the anchors": job.spec.anchors, "the weights": weights.hexdigest()})
 
 
@@ -342,20 +342,24 @@ def _template(job: Job, position: Position, phase: Phase) -> dict[str, Any]:
 
 
 def _check_data(job: Job, folder: Path) -> None:
-    """Compare the images with those that the run began with."""
+    """Compare the images, and the teacher, with those that the run began with."""
     try:
-        before = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["data"]
+        record = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        before, teacher = record["data"], record.get("teacher", {})
     except (OSError, ValueError, KeyError):
         return
-    for split, samples in (("train", job.stream.images.samples), ("val", job.validation.images.samples)):
-        record = samples_record(samples)
-        if split == "train" and record["images"] != before[split]["images"]:
+    for split, samples in job.samples.items():
+        file = job.settings.replay if split == "replay" else job.data.file
+        now = samples_record(samples)
+        if split != "val" and now["images"] != before[split]["images"]:
             raise UserError(
-                f"{job.data.file}: has {record['images']} training images, and the run began with "
-                f"{before[split]['images']}; --data or --data-root names those, or begin a new run"
+                f"{file}: has {now['images']} training images, and the run began with "
+                f"{before[split]['images']}; --data, --data-root or --replay names those, or begin a new run"
             )
-        if record["sha256"] != before[split]["sha256"]:
-            log.warning("%s: its %s images or boxes are not those that the run began with", job.data.file, split)
+        if now["sha256"] != before[split]["sha256"]:
+            log.warning("%s: its %s images or boxes are not those that the run began with", file, split)
+    if job.teacher and job.teacher.arrays_sha256 != teacher.get("arrays_sha256"):
+        raise UserError(f"--distil {job.settings.distil}: is not the teacher that the run began with; name that one")
 
 
 def _folder_to_resume(settings: TrainSettings, given: Set[str]) -> Path:

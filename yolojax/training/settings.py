@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import sys
 from collections.abc import Set
@@ -28,6 +29,8 @@ _NO_FEATURES = {
     "multi_scale": "which changes the size of images from batch to batch",
     "image_weights": "which draws images anew in every epoch, by what was found",
     "rect": "whose batches have shapes of their own",
+    "replay": "whose images are other ones in every epoch",
+    "distil": "whose teacher reads the images themselves",
 }
 
 SETTINGS = "settings.yaml"  # in a run folder, for those who resume
@@ -101,6 +104,18 @@ class TrainSettings:
     same_as: tuple[str, ...] = flag(
         (), "classes that are named otherwise in the weights, with --init-head names; default: none", nargs="+"
     )
+    replay: str | None = flag(
+        None,
+        "second data set of which every batch has images too, so that its classes are not forgotten: a data set YAML or name, "
+        "or tfds:NAME, whose classes are matched by name; default: none",
+    )
+    replay_share: float = flag(0.25, "share of the images of a batch that --replay gives, above 0 and below 1")
+    distil: str | None = flag(
+        None,
+        "frozen network that teaches the classes that it knows by name, so that they are not forgotten: weights as for --weights, "
+        "with the same strides and anchors; default: none",
+    )
+    distil_gain: float = flag(1.0, "weight of what the teacher of --distil adds to the loss, above 0")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = flag(
         "auto",
         "dtype of the computation; parameters stay float32; auto: bfloat16 on TPUs and GPUs from Ampere on, float16 on Volta and Turing, else float32",
@@ -174,9 +189,12 @@ class TrainSettings:
         if self.image_weights and self.rect:
             raise UserError("--image-weights: cannot go with --rect, whose batches are in a fixed order")
         self._check_cache()
-        if self.cache == "device" and (self.rect or self.albumentations):
-            name = "--rect" if self.rect else "--albumentations"
-            raise UserError(f"--cache device: cannot go with {name}, which is done on the host alone; --cache ram can")
+        self._check_memory()
+        for name in ("rect", "albumentations", "replay"):
+            if self.cache == "device" and getattr(self, name):
+                raise UserError(
+                    f"--cache device: cannot go with --{name}, which is done on the host alone; --cache ram can"
+                )
         if self.delta is not None and (self.weights == "" or (self.weights is None and self.cfg)):
             raise UserError("--delta: is put on weights, and this training starts from none; name them with --weights")
         if self.same_as and self.init_head != "names":
@@ -193,6 +211,19 @@ class TrainSettings:
             self.steps_per_dispatch.isdecimal() and int(self.steps_per_dispatch)
         ):
             raise UserError(f"--steps-per-dispatch {self.steps_per_dispatch}: must be auto or a number from 1 on")
+
+    def _check_memory(self) -> None:
+        """What keeps old classes, ``--replay`` and ``--distil``."""
+        for name, main in (("replay_share", "replay"), ("distil_gain", "distil")):
+            value, flag = getattr(self, name), f"--{name.replace('_', '-')}"
+            if not (0 < value < 1 if main == "replay" else 0 < value < math.inf):
+                raise UserError(f"{flag} {value}: must be above 0{' and below 1' if main == 'replay' else ''}")
+            if getattr(self, main) is None and value != getattr(TrainSettings, name):
+                raise UserError(f"{flag}: belongs to --{main}, which is not given")
+            if getattr(self, main) is not None and self.batch_size == LARGEST:
+                raise UserError(f"--batch-size -1: does not count what --{main} takes; name a number")
+        if self.replay is not None and self.rect:
+            raise UserError("--replay: cannot go with --rect, whose batches are of images of like shape")
 
     def _check_cache(self) -> None:
         if self.cache is None or self.cache in CACHES:
@@ -249,9 +280,9 @@ class TrainSettings:
         """These settings with every file and folder by its absolute path, so that they mean the same in any working directory."""
         files: dict[str, Any] = {
             name: str(Path(value).absolute())
-            for name in ("weights", "delta", "cfg", "data", "data_root", "hyp")
+            for name in ("weights", "delta", "cfg", "data", "data_root", "hyp", "replay", "distil")
             if (value := getattr(self, name))
-            and (Path(value).is_file() or (name in ("weights", "data_root") and Path(value).is_dir()))
+            and (Path(value).is_file() or (name in ("weights", "data_root", "distil") and Path(value).is_dir()))
         }
         if len(self.freeze) == 1 and Path(self.freeze[0]).is_file():
             files["freeze"] = (str(Path(self.freeze[0]).absolute()),)
@@ -290,7 +321,8 @@ def settings_to_resume(stored: TrainSettings, asked: TrainSettings, given: Set[s
             raise UserError(
                 f"--epochs {value}: the run was planned for {before} epochs and can be extended, not shortened"
             )
-        if name not in (*_MAY_CHANGE, "epochs"):
+        moved = name in ("replay", "distil") and None not in (before, value)  # what is there is compared
+        if name not in (*_MAY_CHANGE, "epochs") and not moved:
             words = (
                 f"{flag}: the run was begun without it"
                 if value is True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +22,8 @@ from yolojax.data.batches import StreamSettings, ValidationBatches, validation_b
 from yolojax.data.check import require_clean
 from yolojax.data.colour import load_effects
 from yolojax.data.config import DataConfig
-from yolojax.data.sample import Split
+from yolojax.data.replay import NO_REPLAY, Replay, open_replay
+from yolojax.data.sample import Sample, Split
 from yolojax.data.sources import load_data, open_split
 from yolojax.data.stream import TrainingStream
 from yolojax.errors import UserError
@@ -49,14 +49,15 @@ from yolojax.training.step import BatchMaker, fixed_modules
 from yolojax.training.validator import fitting_validation_batch
 from yolojax.tree import flatten
 from yolojax.weights.find import EMBEDDED_WEIGHTS, load_weights
+from yolojax.weights.record import NetworkRecord, read_network
 from yolojax.weights.start import RandomArrays, start_variables, with_fitting_anchors
 from yolojax.weights.store import Weights
+from yolojax.weights.teacher import Teacher, make_teacher
 
 log = logging.getLogger(__name__)
 
 # In a run folder, for those who resume.
 HYPERPARAMETERS = "hyp.yaml"
-NETWORK = "network.json"
 # With --multi-scale, where the devices make the batches: so many after another have one size. A power of two.
 BATCHES_OF_ONE_SIZE = 16
 STRATEGY = "strategy"  # a folder, so that the file keeps its name, which is that of the strategy
@@ -85,6 +86,8 @@ class Job:
       strategy: which parameters train in which epoch.
       mesh: the devices.
       features: what frozen layers compute, where it is kept.
+      replay: what comes again from a second data set.
+      teacher: of the classes that are not to be forgotten, where there is one.
     """
 
     settings: TrainSettings
@@ -105,6 +108,14 @@ class Job:
     strategy: Strategy
     mesh: Mesh
     features: KeptFeatures | None = None
+    replay: Replay = NO_REPLAY
+    teacher: Teacher | None = None
+
+    @property
+    def samples(self) -> dict[str, Sequence[Sample]]:
+        """The images that the run reads, by what they are for."""
+        images = {"train": self.stream.images.samples, "val": self.validation.images.samples}
+        return images | ({"replay": self.replay.samples} if self.replay.images else {})
 
     @cached_property
     def paths(self) -> tuple[str, ...]:
@@ -157,47 +168,6 @@ class Job:
         return side, side
 
 
-@dataclass(frozen=True, eq=False)
-class NetworkRecord:
-    """The network of a run, as its folder keeps it.
-
-    Attributes:
-      spec: with the anchors that are trained with.
-      names: of the classes.
-      source: where the initial weights come from.
-    """
-
-    spec: ModelSpec
-    names: tuple[str, ...]
-    source: Mapping[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, under the names that ``weights.json`` has too; ``read_network`` reads it back."""
-        return {"architecture": self.spec.to_dict(), "classes": list(self.names), "source": dict(self.source)}
-
-
-def read_network(folder: Path) -> NetworkRecord:
-    """The network of a run, from its folder.
-
-    Raises:
-      UserError: the folder does not hold it, or what it holds is damaged.
-    """
-    # Version 0.1 kept it beside the weights alone, which it wrote after the first epoch.
-    places = [folder / NETWORK, *(folder / "weights" / name / "weights.json" for name in ("last", ".last.replaced"))]
-    file = next((place for place in places if place.is_file()), None)
-    if file is None:
-        raise UserError(
-            f"{folder}: holds no {NETWORK}; it was begun by yolojax 0.1 and stopped in its first epoch: "
-            "continue it with that version, or begin a new run"
-        )
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        spec = ModelSpec.from_dict(content["architecture"], file)
-        return NetworkRecord(spec, tuple(map(str, content["classes"])), dict(content["source"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: is damaged ({error!r}), so that the run cannot go on; begin a new one") from error
-
-
 def prepare(settings: TrainSettings, shared: Shared | None = None) -> tuple[Job, Variables]:
     """Read and check everything that a new run needs; nothing is written but caches.
 
@@ -227,6 +197,8 @@ def prepare(settings: TrainSettings, shared: Shared | None = None) -> tuple[Job,
         load_effects()
     if settings.strict:
         require_clean(data, ("train", "val"))
+        if settings.replay is not None:
+            require_clean(load_data(settings.replay), ("train",))
     train = open_split(data, "train", single_class=settings.single_cls, needs_boxes=True)
     val = open_split(data, "val", single_class=settings.single_cls)
     keep = settings.noautoanchor or bool(spec.branches)  # those of a branch belong to the boxes that it was trained on
@@ -290,6 +262,7 @@ def _make_job(
     phases = [phase for _, phase in rehearse(strategy, tuple(flatten(shapes["params"])), resolved.epochs, spec.name)]
     if settings.kept_views is not None:
         require_front(spec, strategy.name, {phase: fixed_modules(phase, settings.frozen_bn) for phase in phases})
+    replay, teacher = _against_forgetting(settings, resolved.batch_size, network)
     mesh = make_mesh(devices)
     share: dict[str, Any] = {"process_index": process_index(), "process_count": process_count()}
     stream = open_stream(
@@ -303,6 +276,7 @@ def _make_job(
             effects=settings.albumentations,
             rectangular=settings.rect,
             stride=stride,
+            replay=replay,
             **share,
         ),
         settings.cache,
@@ -344,11 +318,34 @@ def _make_job(
         optimizer=OptimizerSettings.from_hyperparameters(
             hyperparameters, batch_size=resolved.batch_size, name=resolved.optimizer
         ),
-        loss=LossSettings.from_hyperparameters(hyperparameters, spec, resolved.imgsz, settings.label_smoothing),
+        loss=LossSettings.from_hyperparameters(
+            hyperparameters,
+            spec,
+            resolved.imgsz,
+            settings.label_smoothing,
+            None if teacher is None else teacher.distillation,
+        ),
         strategy=strategy,
         mesh=mesh,
         features=features,
+        replay=replay,
+        teacher=teacher,
     )
+
+
+def _against_forgetting(
+    settings: TrainSettings, batch_size: int, network: NetworkRecord
+) -> tuple[Replay, Teacher | None]:
+    """What ``--replay`` and ``--distil`` ask for."""
+    replay, teacher, names = NO_REPLAY, None, network.names
+    if settings.replay is not None:
+        replay = open_replay(
+            settings.replay, settings.replay_share, batch_size, names, single_class=settings.single_cls
+        )
+    if settings.distil is not None:
+        flag = f"--distil {settings.distil}"
+        teacher = make_teacher(load_weights(settings.distil), network.spec, names, settings.distil_gain, flag)
+    return replay, teacher
 
 
 def _dtype(asked: str, devices: Sequence[jax.Device]) -> Any:

@@ -56,12 +56,16 @@ class WholeState(NamedTuple):
 
 
 class Resting(NamedTuple):
-    """The leaves that a phase leaves alone, ``None`` where one moves; names as in ``WholeState``."""
+    """The leaves that a phase leaves alone, ``None`` where one moves; names as in ``WholeState``.
+
+    ``teacher`` is no part of that: the variables of another network, which the loss of a step reads; see ``loss.LossSettings``.
+    """
 
     params: Tree
     batch_stats: Tree
     ema_params: Tree
     ema_batch_stats: Tree
+    teacher: Variables | None = None
 
 
 @flax.struct.dataclass
@@ -80,7 +84,9 @@ class TrainState:
     def whole(self) -> WholeState:
         """All leaves of all trees."""
         joined: dict[str, Any] = {
-            name: merge(getattr(self.moving, name), tree) for name, tree in self.resting._asdict().items()
+            name: merge(getattr(self.moving, name), tree)
+            for name, tree in self.resting._asdict().items()
+            if name != "teacher"
         }
         return self.moving._replace(**joined)
 
@@ -116,8 +122,8 @@ def divide(whole: WholeState, labels: Tree, fixed_bn: Collection[str] = ()) -> T
       fixed_bn: BatchNorm modules that keep their statistics.
     """
     trains, moves = trainable_mask(labels), moving_statistics(whole.batch_stats, fixed_bn)
-    masks = Resting(params=trains, batch_stats=moves, ema_params=trains, ema_batch_stats=moves)
-    parts = {name: partition(getattr(whole, name), mask) for name, mask in masks._asdict().items()}
+    masks = {"params": trains, "batch_stats": moves, "ema_params": trains, "ema_batch_stats": moves}
+    parts = {name: partition(getattr(whole, name), mask) for name, mask in masks.items()}
     moving: dict[str, Any] = {name: part for name, (part, _) in parts.items()}
     return TrainState(whole._replace(**moving), Resting(**{name: part for name, (_, part) in parts.items()}))
 

@@ -18,7 +18,7 @@ from yolojax.features.shared import Shared
 from yolojax.freezing.labels import fixed_bn, trainable_mask
 from yolojax.freezing.phases import Phase
 from yolojax.mesh import replicated, split
-from yolojax.model.network import Network
+from yolojax.model.network import Network, Variables
 from yolojax.training.loss import LossSettings, make_gradient
 from yolojax.training.optimizer import OptimizerSettings, make_optimizer
 from yolojax.training.schedule import Schedule
@@ -249,6 +249,7 @@ class Dispatch:
         mesh: Mesh | None = None,
         maker: BatchMaker | None = None,
         shared: Shared | None = None,
+        teacher: Variables | None = None,
     ) -> None:
         """Take a state over.
 
@@ -260,11 +261,12 @@ class Dispatch:
           mesh: devices that share the batch.
           maker: of the batches, where they are made on the devices.
           shared: where programs of runs before this one are; with a step of ``shared_step_function``.
+          teacher: on the devices, where the loss of the step has one.
         """
         self._resting = state.resting
         self._moving, moving = jax.tree.flatten(state.moving)
         # Averages that rest are not read by a step.
-        self._constant, constant = jax.tree.flatten((state.resting.params, state.resting.batch_stats))
+        self._constant, constant = jax.tree.flatten((state.resting.params, state.resting.batch_stats, teacher))
         self._structure = moving
         placed = None if mesh is None else replicated(mesh)
         self._factors: dict[str, Any] = jax.device_put(dict(factors), placed)
@@ -273,8 +275,8 @@ class Dispatch:
         self._placed = placed
 
         def program(leaves: Any, constants: Any, factors: Any, feed: Any, steps: Any, size: Any) -> Any:
-            params, batch_stats = jax.tree.unflatten(constant, constants)
-            resting = Resting(params, batch_stats, params, batch_stats)
+            params, batch_stats, taught_by = jax.tree.unflatten(constant, constants)
+            resting = Resting(params, batch_stats, params, batch_stats, taught_by)
 
             def iterate(leaves: Any) -> Any:
                 state = jax.tree.unflatten(moving, leaves)

@@ -14,6 +14,7 @@ import numpy as np
 from yolojax.errors import UserError
 from yolojax.model.network import Variables, prior_logits
 from yolojax.model.spec import ModelSpec
+from yolojax.text import plain_name
 from yolojax.weights.store import Weights
 
 InitHead = Literal["fresh", "boxes", "names"]
@@ -55,18 +56,18 @@ def match_classes(
     Raises:
       UserError: a name of ``same_as`` does not exist.
     """
-    old_names = {_plain(name): name for name in reversed(weights.names)}
-    new_names = {_plain(name): name for name in names}
+    old_names = {plain_name(name): name for name in reversed(weights.names)}
+    new_names = {plain_name(name): name for name in names}
     wanted: dict[str, str] = {}
     for new, old in (same_as or {}).items():
         for name, known, whose in ((new, names, "the data set"), (old, weights.names, "the weights")):
-            if _plain(name) not in map(_plain, known):
+            if plain_name(name) not in map(plain_name, known):
                 listed = ", ".join(known[:8])
                 raise UserError(f"--same-as {new}={old}: {name!r} is no class of {whose} ({listed})")
-        wanted[new_names[_plain(new)]] = old_names[_plain(old)]
+        wanted[new_names[plain_name(new)]] = old_names[plain_name(old)]
     classes: dict[str, str] = {}
     for name in names if mode == "names" else ():
-        if old_name := wanted.get(name, old_names.get(_plain(name))):
+        if old_name := wanted.get(name, old_names.get(plain_name(name))):
             classes[name] = old_name
     return OldHead(mode, classes, tuple(name for name in names if name not in classes))
 
@@ -120,12 +121,3 @@ def _with_rows(start: Any, old: Any, anchors: int, places: Mapping[int, int]) ->
     for new, before in places.items():
         new_values[..., _BEFORE_CLASSES + new] = old_values[..., _BEFORE_CLASSES + before]
     return new_values.reshape(start.shape)
-
-
-def _plain(name: str) -> str:
-    """A name without case and blanks.
-
-    >>> _plain("Traffic  Light ")
-    'trafficlight'
-    """
-    return "".join(name.casefold().split())

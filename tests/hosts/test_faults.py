@@ -59,10 +59,11 @@ def assert_goes_on(together, words, tmp_path, undisturbed, count):
 
 
 @pytest.mark.parametrize("number", range(20))
-def test_sigterm(together, words, tmp_path, undisturbed, number):
+def test_sigterm(together, words, tmp_path, undisturbed, seconds_since_signal, number):
     rank, step = number % 2, random.Random(number).randint(1, 5)
     ended = together([*words, "--epochs=2"], devices=2, struck={rank: f"step {step} {int(signal.SIGTERM)}"})
     assert [process.status for process in ended] == [128 + signal.SIGTERM] * 2, ended
+    print(f"both ended within {max(map(seconds_since_signal, ended)):.1f} s of the signal")
     assert_goes_on(together, words, tmp_path, undisturbed, 4 if number % 4 == 3 else 1)
 
 

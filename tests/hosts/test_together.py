@@ -37,13 +37,33 @@ def test_a_signal_to_one_process_stops_both_and_one_process_goes_on_with_the_sam
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", ["--cache=device", "--freeze=surgical", "--cache=device --steps-per-dispatch=2"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--cache=device",
+        "--cache=device --steps-per-dispatch=2",
+        "--freeze=surgical",
+        "--freeze=adapters",
+        "--multi-scale",
+        "--multi-scale --cache=device",
+        "--sync-bn=off",
+    ],
+)
 def test_two_processes_leave_the_table_of_one(together, words, tmp_path, flags):
     for count, name in ((2, "two"), (1, "one")):
         for ended in together(
             [*words, "--epochs=2", *flags.split(), f"--name={name}"], count=count, devices=2 // count
         ):
             assert ended.status == 0, ended.errors
+    two, one = (tmp_path / "runs" / name / "results.csv" for name in ("two", "one"))
+    assert two.read_bytes() == one.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_number_of_a_device_means_one_of_every_process(together, words, tmp_path):
+    several = together([*words, "--epochs=1", "--device=1", "--name=two"], devices=2)
+    one = together([*words, "--epochs=1", "--name=one"], count=1, devices=2)
+    assert [ended.status for ended in (*several, *one)] == [0, 0, 0]
     two, one = (tmp_path / "runs" / name / "results.csv" for name in ("two", "one"))
     assert two.read_bytes() == one.read_bytes()
 

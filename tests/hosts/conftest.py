@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-# Runs the command line in a process that sends itself a signal at its n-th step, checkpoint or batch of validation.
+# Runs the command line in a process that sends itself a signal at its n-th step, call of several steps, checkpoint or batch of validation.
 STRUCK = """
 import os, sys, time
 from pathlib import Path
@@ -20,7 +20,12 @@ from yolojax.cli.main import main
 from yolojax.training import loop, validator
 from yolojax.training.checkpoints import Checkpoints
 
-PLACES = {"step": (loop, "put_batch"), "save": (Checkpoints, "save"), "validation": (validator, "place_images")}
+PLACES = {
+    "step": (loop, "put_batch"),
+    "dispatch": (loop.Step, "__call__"),
+    "save": (Checkpoints, "save"),
+    "validation": (validator, "place_images"),
+}
 
 def strike(place, number, what):
     owner, name = PLACES[place]

@@ -246,6 +246,17 @@ def test_data_workers_say_nothing_either(plugins, tiny_data, tiny_model, tmp_pat
     assert "no NVIDIA driver and no TPU here: computing on the CPU" in done.stdout
 
 
+def test_numbers_of_devices_are_those_of_every_process(monkeypatch):
+    devices = [SimpleNamespace(process_index=process, id=10 * process + own) for process in (1, 0) for own in (0, 1, 2)]
+    monkeypatch.setattr(
+        jax, "devices", lambda _=None: [SimpleNamespace(platform="gpu", **vars(one)) for one in devices]
+    )
+    monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(device_kind="H100")] * 3)
+    assert [one.id for one in select_devices("2,0")] == [2, 0, 12, 10]
+    with pytest.raises(UserError, match="--device 3: choose cpu, gpu, tpu or numbers of: 0 = H100, 1 = H100, 2 = H100"):
+        select_devices("3")
+
+
 @pytest.mark.parametrize(("device", "reason"), [("gpu", "there is no NVIDIA driver"), ("tpu", "no TPU is attached")])
 def test_a_device_that_is_not_here_is_one_sentence(device, reason):
     if why_absent({"gpu": "cuda"}.get(device, device)) is None:

@@ -103,5 +103,12 @@ def test_a_control_group_limits_the_processors(tmp_path, files, own, limit):
     assert system._control_group_limit(tmp_path, tmp_path / "own") == limit
 
 
+def test_processors_that_a_process_may_not_use_do_not_count(monkeypatch):
+    monkeypatch.setattr(
+        os, "sched_getaffinity", lambda _: {5}, raising=False
+    )  # as a launcher divides those of a machine
+    assert system.processors() == 1
+
+
 def test_without_control_groups_nothing_limits_the_processors(tmp_path):
     assert system._control_group_limit(tmp_path, tmp_path / "none") is None

@@ -67,26 +67,41 @@ def small(tiny_model, tiny_data):
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_a_recipe_is_a_script_with_flags_of_train(script):
-    subprocess.run(["bash", "-n", str(script)], check=True)
     text = script.read_text(encoding="utf-8")
-    flags = text.split("flags=(--weights", 1)[1].split(")")[0].replace('"', "").split()
-    words = ["train", "--weights", *flags[:-1]]
-    arguments = build_parser("train").parse_args(words)
+    assert_trains(text, "--weights" + text.split("flags=(--weights", 1)[1].split(")")[0])
+
+
+def assert_trains(script: str, words: str) -> None:
+    """It is one of bash, and ``words`` are flags of train; the last one stands for those of a user."""
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    arguments = build_parser("train").parse_args(["train", *words.replace('"', "").split()[:-1]])
     assert arguments.freeze == ["10"]
 
 
 def test_jobset_gives_each_pod_its_number_and_shared_memory():
-    template = pod()
-    [container] = template["containers"]
+    content, template = jobset(), pod()
+    [job], [container] = content["spec"]["replicatedJobs"], template["containers"]
+    [script] = container["args"]
+    assert_trains(script, script.split("exec yolojax train ")[-1])
     variables = {item["name"]: item for item in container["env"]}
     assert variables["JAX_PROCESS_ID"]["valueFrom"]["fieldRef"]["fieldPath"] == ANNOTATION
+    # Its first pod, as JobSet names it; and as many processes as pods, all at once.
+    name = content["metadata"]["name"]
+    assert variables["JAX_COORDINATOR_ADDRESS"]["value"] == f"{name}-{job['name']}-0-0.{name}:12345"
+    pods = job["template"]["spec"]
+    assert variables["JAX_PROCESS_COUNT"]["value"] == str(pods["parallelism"]) == str(pods["completions"])
     assert "/dev/shm" in [mount["mountPath"] for mount in container["volumeMounts"]]
     assert {"medium": "Memory", "sizeLimit": "16Gi"} in [volume.get("emptyDir") for volume in template["volumes"]]
 
 
-def pod() -> dict:
+def jobset() -> dict:
     content = yaml.safe_load((LAUNCH / "jobset.yaml").read_text(encoding="utf-8"))
-    return content["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    assert (content["apiVersion"], content["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    return content
+
+
+def pod() -> dict:
+    return jobset()["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
 
 
 def run_together(commands: list[tuple[list[str], dict]], **options) -> None:

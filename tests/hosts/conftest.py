@@ -12,14 +12,20 @@ from pathlib import Path
 
 import pytest
 
-# Runs the command line in a process that sends itself a signal at its n-th step, checkpoint or batch of validation.
+# Runs the command line in a process that sends itself a signal at its n-th step, call of several steps, checkpoint or batch of validation.
 STRUCK = """
-import os, sys
+import os, sys, time
+from pathlib import Path
 from yolojax.cli.main import main
 from yolojax.training import loop, validator
 from yolojax.training.checkpoints import Checkpoints
 
-PLACES = {"step": (loop, "put_batch"), "save": (Checkpoints, "save"), "validation": (validator, "place_images")}
+PLACES = {
+    "step": (loop, "put_batch"),
+    "dispatch": (loop.Step, "__call__"),
+    "save": (Checkpoints, "save"),
+    "validation": (validator, "place_images"),
+}
 
 def strike(place, number, what):
     owner, name = PLACES[place]
@@ -28,6 +34,7 @@ def strike(place, number, what):
     def counted(*arguments, **options):
         calls.append(1)
         if len(calls) == int(number):
+            Path(__file__).with_suffix(".moment").write_text(str(time.monotonic()))
             os.kill(os.getpid(), int(what))
         return function(*arguments, **options)
 
@@ -102,6 +109,12 @@ def together(tmp_path) -> Callable[..., list[Ended]]:
             return list(waiting.map(wait, started))
 
     return run
+
+
+@pytest.fixture
+def seconds_since_signal(tmp_path) -> Callable[[Ended], float]:
+    """``seconds_since_signal(ended)``: how long a process lived on after one of them had sent itself a signal."""
+    return lambda ended: ended.moment - float((tmp_path / "struck.moment").read_text())
 
 
 @pytest.fixture

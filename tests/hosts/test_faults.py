@@ -3,6 +3,7 @@
 Four devices in all, whatever the number of processes: the same table, the same frozen bits, and parameters within 1e-6.
 """
 
+import math
 import random
 import signal
 import sys
@@ -10,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 
+from yolojax.training.checkpoints import Checkpoints, has_checkpoint
 from yolojax.tree import flatten
 from yolojax.weights.find import load_weights
 
@@ -21,6 +23,7 @@ pytestmark = [
 ]
 
 SURVIVORS_END_WITHIN = 60  # seconds
+BATCHES = 3  # in an epoch
 PLACES = {"step": 6, "save": 2, "validation": 4}  # how often each comes in two epochs
 
 
@@ -44,8 +47,12 @@ def assert_goes_on(together, words, tmp_path, undisturbed, count):
         assert whole.status == 0, whole.errors
         known["figures"] = figures(place / "exp")
     run = tmp_path / "runs" / "exp"
-    for ended in together(["train", f"--resume={run}"], count=count, devices=4 // count):
+    saved = has_checkpoint(run)
+    resumed = together(["train", f"--resume={run}"], count=count, devices=4 // count)
+    for ended in resumed:
         assert ended.status == 0, ended.errors
+    assert ("continuing" in resumed[0].output) == saved
+    assert "cannot be read" not in resumed[0].output
     table, leaves = figures(run)
     expected_table, expected_leaves = known["figures"]
     assert table == expected_table
@@ -59,10 +66,13 @@ def assert_goes_on(together, words, tmp_path, undisturbed, count):
 
 
 @pytest.mark.parametrize("number", range(20))
-def test_sigterm(together, words, tmp_path, undisturbed, number):
+def test_sigterm(together, words, tmp_path, undisturbed, seconds_since_signal, number):
     rank, step = number % 2, random.Random(number).randint(1, 5)
     ended = together([*words, "--epochs=2"], devices=2, struck={rank: f"step {step} {int(signal.SIGTERM)}"})
     assert [process.status for process in ended] == [128 + signal.SIGTERM] * 2, ended
+    print(f"both ended within {max(map(seconds_since_signal, ended)):.1f} s of the signal")
+    # It goes with this step, and is seen while the next one of the epoch runs.
+    assert Checkpoints(tmp_path / "runs" / "exp").steps()[0] == min(step + 1, BATCHES * math.ceil(step / BATCHES))
     assert_goes_on(together, words, tmp_path, undisturbed, 4 if number % 4 == 3 else 1)
 
 

@@ -3,14 +3,18 @@
 import json
 import signal
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from yolojax.training.checkpoints import Checkpoints
 from yolojax.training.report import read_results
 from yolojax.tree import flatten
 from yolojax.weights.find import load_weights
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="processes find each other's devices by gloo, which is tried on Linux"
@@ -37,7 +41,18 @@ def test_a_signal_to_one_process_stops_both_and_one_process_goes_on_with_the_sam
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", ["--cache=device", "--freeze=surgical", "--cache=device --steps-per-dispatch=2"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--cache=device",
+        "--cache=device --steps-per-dispatch=2",
+        "--freeze=surgical",
+        "--freeze=adapters",
+        "--multi-scale",
+        "--multi-scale --cache=device",
+        "--sync-bn=off",
+    ],
+)
 def test_two_processes_leave_the_table_of_one(together, words, tmp_path, flags):
     for count, name in ((2, "two"), (1, "one")):
         for ended in together(
@@ -46,6 +61,63 @@ def test_two_processes_leave_the_table_of_one(together, words, tmp_path, flags):
             assert ended.status == 0, ended.errors
     two, one = (tmp_path / "runs" / name / "results.csv" for name in ("two", "one"))
     assert two.read_bytes() == one.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_number_of_a_device_means_one_of_every_process(together, words, tmp_path):
+    several = together([*words, "--epochs=1", "--device=1", "--name=two"], devices=2)
+    one = together([*words, "--epochs=1", "--name=one"], count=1, devices=2)
+    assert [ended.status for ended in (*several, *one)] == [0, 0, 0]
+    two, one = (tmp_path / "runs" / name / "results.csv" for name in ("two", "one"))
+    assert two.read_bytes() == one.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_signal_stops_both_after_the_same_call_of_several_steps(together, words, tmp_path):
+    """Three batches per epoch, in calls of two steps and of one; the signal comes in the first call, so the second one knows of it."""
+    words = [*words, "--epochs=2", "--cache=device", "--steps-per-dispatch=2"]
+    stopped = together(words, struck={1: f"dispatch 1 {int(signal.SIGTERM)}"})
+    assert [ended.status for ended in stopped] == [128 + signal.SIGTERM] * 2, stopped
+    saved = Checkpoints(tmp_path / "runs" / "exp")
+    progress = [saved.progress(step) for step in saved.steps()]
+    assert [(one["epoch"], one["batch"]) for one in progress] == [(0, 3)]  # and that epoch is validated yet
+    for ended in (*together(["train", f"--resume={tmp_path / 'runs' / 'exp'}"]), *together([*words, "--name=whole"])):
+        assert ended.status == 0, ended.errors
+    resumed, whole = (tmp_path / "runs" / name / "results.csv" for name in ("exp", "whole"))
+    assert resumed.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_ends_both(together, words, tmp_path, log_of):
+    hyp = tmp_path / "hyp.yaml"
+    hyp.write_text("warmup_bias_lr: 1.0e+30\n")
+    for ended in together([*words, f"--hyp={hyp}"]):
+        assert ended.status == 2, ended.errors
+    first, second = (
+        {line.split("yolojax train: ")[-1] for line in log_of(process).splitlines() if "not finite" in line}
+        for process in (0, 1)
+    )
+    assert len(first | second) == 1  # each names the images of both
+
+
+@pytest.mark.slow
+def test_two_processes_validate_as_one(together, tmp_path):
+    """The embedded network: the figures, those of each class too, in every digit, and the picture of the confusion matrix."""
+    content = yaml.safe_load((CONFIGS / "data" / "shapes-pretraining.yaml").read_text(encoding="utf-8"))
+    content["options"] |= {"train": 1, "val": 30}
+    data = tmp_path / "few.yaml"
+    data.write_text(yaml.safe_dump(content))
+    found = []
+    for count, name in ((2, "two"), (1, "one")):
+        words = f"val --data={data} --img=128 --batch=8 --project={tmp_path} --name={name}"
+        for ended in together(words.split(), count=count, devices=2 // count):
+            assert ended.status == 0, ended.errors
+        figures = json.loads((tmp_path / name / "results.json").read_text())
+        assert figures.pop("speed_ms")
+        found.append((figures, (tmp_path / name / "confusion_matrix.png").read_bytes()))
+    assert found[0] == found[1]
+    assert found[1][0]["map50"] > 0.3
+    assert len(found[1][0]["per_class"]) > 3
 
 
 def test_a_process_that_finds_no_other_ends_with_a_sentence(together, words):

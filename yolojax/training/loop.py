@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import shlex
 import time
@@ -10,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, TypeAlias
 
 import jax
@@ -21,7 +22,7 @@ from yolojax.data.workers import affordable_workers
 from yolojax.errors import UserError
 from yolojax.features.kept import KeptFeatures
 from yolojax.features.shared import Shared
-from yolojax.hosts.agreement import is_first, process_count
+from yolojax.hosts.agreement import gathered, is_first, process_count
 from yolojax.hosts.stopping import CommonStop
 from yolojax.interrupts import interruptible
 from yolojax.mesh import local_rows, place_everywhere, put_batch
@@ -349,11 +350,12 @@ def _check(run: Run, feed: Feed, values: dict[str, np.ndarray]) -> None:
     if not broken.any():
         return
     job, epoch, place = run.job, run.position.epoch, int(broken.argmax())
-    files = [job.stream.name(number) for number in feed.samples(place).tolist()]
+    own = [job.stream.name(number) for number in feed.samples(place).tolist()]
+    told = map(json.loads, gathered("images of a batch", json.dumps(own)))  # each process may know its part alone
     saved = run.checkpoints.newest()
     good = "there is no checkpoint yet" if saved is None else f"the last good checkpoint is {saved}"
     batch = feed.first + place + 1
     raise UserError(
         f"epoch {epoch + 1}, batch {batch} (step {epoch * job.schedule.batches_per_epoch + batch}): {what}; {good}; "
-        f"{remedy}lower lr0 in the --hyp file or look at these images (and those of their mosaics): {', '.join(files)}"
+        f"{remedy}lower lr0 in the --hyp file or look at these images (and those of their mosaics): {', '.join(dict.fromkeys(chain(*told)))}"
     )

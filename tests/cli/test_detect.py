@@ -150,6 +150,30 @@ def test_a_list(detect, tmp_path, capsys):
     assert "line 6: nowhere.png: no such file" in capsys.readouterr().out
 
 
+def test_a_list_as_other_programs_write_it(detect, tmp_path):
+    """With a byte order mark, the separators of Windows, and spaces that nobody sees."""
+    save(tmp_path / "photos" / "a.png", painted((0, 10, 10, 40, 40)))
+    save(tmp_path / "lists" / "b.png", painted())
+    (tmp_path / "lists" / "list.txt").write_text("photos\\a.png\u00a0\n.\\b.png\u200b\n", encoding="utf-16")
+    status, figures, _ = detect("--source", "lists/list.txt")
+    assert (status, figures["images"], figures["problems"]) == (0, 2, [])
+
+
+@pytest.mark.parametrize("source", ["in", "in/*", "list.txt"])
+def test_kinds_that_are_not_read_are_named(detect, tmp_path, capsys, source):
+    save(tmp_path / "in" / "a.png", painted((0, 10, 10, 40, 40)))
+    for name in ("b.dng", "c.jp2", "d.JXL", "notes.md"):
+        (tmp_path / "in" / name).write_bytes(b"nothing that is read")
+    (tmp_path / "list.txt").write_text("in\n")
+    status, figures, folder = detect("--source", source)
+    assert (status, figures["images"]) == (1, 1)
+    assert [problem.partition(":")[0] for problem in figures["problems"]] == ["in/b.dng", "in/c.jp2", "in/d.JXL"]
+    assert {file.name for file in folder.iterdir()} == {"a.png"}
+    out = capsys.readouterr().out
+    assert "in/b.dng: is a .dng file, which is not read; save it as JPEG or PNG" in out
+    assert "left out or incomplete: 3 of 4" in out
+
+
 @pytest.mark.parametrize("codec", [("avi", "MJPG"), ("mp4", "mp4v")])
 @pytest.mark.parametrize("size", [(64, 96), (90, 50)])
 def test_a_video(detect, tmp_path, capsys, codec, size):
@@ -253,6 +277,7 @@ def test_a_file_that_is_no_video(detect, tmp_path, capsys):
         (["--source", "nowhere.jpg"], "nowhere.jpg: no such file or folder"),
         (["--source", "empty"], "empty: holds no image and no video"),
         (["--source", "notes.md"], "notes.md: is neither an image nor a video"),
+        (["--source", "raw"], "raw: holds no image and no video, but 1 files of kinds that are not read, as a.nef"),
         (["--source", "empty.txt"], "empty.txt: names nothing that exists"),
         (["--source", "nowhere.txt"], "the list cannot be read"),
         (["--source", "98"], "98: nothing in it could be read"),
@@ -266,6 +291,8 @@ def test_a_file_that_is_no_video(detect, tmp_path, capsys):
 )
 def test_mistakes(detect, tmp_path, capsys, words, message):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.nef").write_bytes(b"MM")
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "notes.md").write_text("no image")
     save(tmp_path / "a.png", painted())

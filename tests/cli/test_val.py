@@ -224,7 +224,8 @@ def test_annotations_of_others(val, tmp_path):
         "iscrowd": 0,
     }  # red, in 1.png
     file = tmp_path / "annotations.json"
-    file.write_text(json.dumps({"info": {}, "images": images, "annotations": [box], "categories": categories}))
+    content = json.dumps({"info": {}, "images": images, "annotations": [box], "categories": categories})
+    file.write_text(content, encoding="utf-8-sig")  # with a byte order mark, as some programs write it
     status, figures, _ = val("--noplots", "--save-json", "--annotations", str(file))
     assert status == 0
     assert figures["official_map50"] > 0.2  # one of four detections of that class is right, and not the first

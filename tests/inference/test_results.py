@@ -75,6 +75,20 @@ def test_crop(three, tmp_path):
     np.testing.assert_array_equal(pixels, three[0].image[4:36, 4:36])  # 20 px, 2 % more, and 10 px
 
 
+def test_arguments_of_torch_hub(three, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(module, "has_display", lambda: True)
+    monkeypatch.setattr(module.ImageShow, "show", lambda image: shown.append(np.asarray(image)) or True)
+    three.show(labels=False)
+    np.testing.assert_array_equal(shown[0], three[0].plot(hide_labels=True))
+    folder = three.save(labels=False, save_dir=tmp_path / "boxes")
+    assert (cv2.imread(str(folder / "a.jpg")) != cv2.imread(str(three.save(tmp_path / "both") / "a.jpg"))).any()
+    assert len(list(three.crop(save=True, save_dir=tmp_path / "crops").rglob("*.jpg"))) == 4
+    with pytest.raises(UserError, match=r"crop\(save=False\): \[0\]\.crops\(\)"):
+        three.crop(save=False, save_dir=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 def test_show(three, monkeypatch):
     shown = []
     monkeypatch.setattr(module, "has_display", lambda: True)

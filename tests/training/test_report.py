@@ -15,6 +15,7 @@ def test_a_resumed_table_drops_the_rows_that_are_written_again(tmp_path):
     table = ResultsTable(tmp_path / "results.csv")
     for epoch in range(4):
         table.append({"epoch": epoch, "x/lr0": 0.1})
+    table.path.write_text(table.path.read_text(), encoding="utf-8-sig")  # saved by a program for tables
     resumed = ResultsTable(tmp_path / "results.csv", keep_epochs=2)
     resumed.append({"epoch": 2, "x/lr0": 0.3})
     assert [(row["epoch"], row["x/lr0"]) for row in read_results(tmp_path / "results.csv")] == [

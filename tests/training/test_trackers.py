@@ -1,5 +1,6 @@
 """What TensorBoard, Weights & Biases and MLflow are told."""
 
+import os
 import sys
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from yolojax.errors import UserError
+from yolojax.cli.main import main
 from yolojax.training.settings import TrainSettings
 from yolojax.training.trackers import Trackers, open_trackers
 
@@ -92,17 +93,23 @@ def test_an_offline_run_of_weights_and_biases_stays_in_the_run_folder(tmp_path, 
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
-def test_a_missing_package_is_named(tmp_path, monkeypatch, name):
+def test_a_missing_package_is_named_before_a_run_is_replaced(tmp_path, monkeypatch, capsys, name):
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UserError, match=rf"pip install 'yolojax\[{name}\]'"):
-        open_trackers(TrainSettings(**{name: True}), tmp_path, 0)
+    finished = tmp_path / "exp" / "results.json"
+    finished.parent.mkdir()
+    finished.write_text("{}")
+    assert main(["train", f"--{name}", "--project", str(tmp_path), "--name", "exp", "--exist-ok"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"pip install 'yolojax[{name}]'")
+    assert [file.read_text() for file in tmp_path.rglob("*") if file.is_file()] == ["{}"]
 
 
 def test_mlflow_gets_figures_settings_and_pictures_in_its_local_store(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "")  # so that what is set meanwhile is taken back
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE")
     run = tmp_path / "exp"
     run.mkdir()
     settings = TrainSettings(mlflow=True, freeze=("10", "12"), project="runs/cells")
@@ -111,7 +118,7 @@ def test_mlflow_gets_figures_settings_and_pictures_in_its_local_store(tmp_path, 
         trackers.write({"epoch": epoch, "train/box_loss": 0.5, "metrics/mAP_0.5:0.95": 0.25 + epoch})
         cv2.imwrite(str(run / "results.png"), np.zeros((8, 8, 3), np.uint8))
         trackers.close(run)
-    client = mlflow.MlflowClient()
+    client = mlflow.MlflowClient((tmp_path / "mlruns").as_uri())
     (found,) = client.search_runs([client.get_experiment_by_name("cells").experiment_id])
     assert found.info.status == "FINISHED"
     assert found.info.run_name == "exp"
@@ -119,6 +126,21 @@ def test_mlflow_gets_figures_settings_and_pictures_in_its_local_store(tmp_path, 
     history = client.get_metric_history(found.info.run_id, "metrics/mAP_0.5_0.95")
     assert [(point.step, point.value) for point in history] == [(0, 0.25), (1, 1.25)]
     assert [file.path for file in client.list_artifacts(found.info.run_id)] == ["results.png"]
+
+
+def test_a_store_of_ones_own_is_left_to_mlflow(tmp_path, monkeypatch):
+    """Without one, figures go into a folder, which newer versions of MLflow have to be told."""
+    exceptions = SimpleNamespace(MlflowException=ValueError)
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(MlflowClient=FakeClient, exceptions=exceptions))
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_ALLOW_FILE_STORE"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for store, allowed in (("http://here", None), ("", "true")):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+        client, _ = open_trackers(TrainSettings(mlflow=True), tmp_path, 0).mlflow
+        assert client.calls[0] == ("uri", store or (tmp_path / "mlruns").as_uri())
+        assert os.environ.get("MLFLOW_ALLOW_FILE_STORE") == allowed
 
 
 class FakeClient:
@@ -138,7 +160,6 @@ class FakeClient:
 def test_mlflow_is_told_the_columns_by_names_that_it_takes(tmp_path, monkeypatch):
     exceptions = SimpleNamespace(MlflowException=ValueError)
     monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(MlflowClient=FakeClient, exceptions=exceptions))
-    monkeypatch.setitem(sys.modules, "mlflow.exceptions", exceptions)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://here")
     trackers = open_trackers(TrainSettings(mlflow=True), tmp_path, 0)
     trackers.write({"epoch": 3, "metrics/mAP_0.5:0.95": 0.25})

@@ -1,3 +1,4 @@
+import dataclasses
 import doctest
 import json
 
@@ -5,8 +6,9 @@ import pytest
 import yaml
 
 from yolojax.model.spec import load_spec
+from yolojax.training.settings import TrainSettings
 from yolojax.weights import card as module
-from yolojax.weights.card import RunFacts, model_card, run_facts
+from yolojax.weights.card import RunFacts, model_card, run_facts, train_words
 from yolojax.weights.store import Weights
 
 SETTINGS = {
@@ -57,6 +59,30 @@ def test_the_body_tells_data_freeze_figures_and_command():
         "yolojax train --weights yolov5n.pt --data 'my data/bccd.yaml' --freeze 10 --frozen-bn track --img 320 "
         "--batch 16 --epochs 15 --hyp finetune --optimizer SGD\n"
     ) in body
+
+
+def test_the_command_names_every_flag_that_decides_what_is_learned():
+    no_matter = {  # where data and files lie, what is kept, told and computed with
+        *(
+            "data_root",
+            "resume",
+            "nosave",
+            "noplots",
+            "device",
+            "workers",
+            "project",
+            "name",
+            "exist_ok",
+            "save_period",
+        ),
+        *("deterministic", "steps_per_dispatch", "wandb", "entity", "mlflow", "strict"),
+    }
+    for name, default in json.loads(json.dumps(dataclasses.asdict(TrainSettings()))).items():
+        other = {bool: not default, float: 0.25, int: 7, list: ["7"]}.get(type(default), "off")
+        if name != "data":
+            assert train_words({"data": "shapes", name: default})[4:] == []
+            assert bool(train_words({"data": "shapes", name: other})[4:]) == (name not in no_matter), name
+    assert train_words({"cos_lr": True, "sync_bn": "off"}) == ["yolojax", "train", "--cos-lr", "--sync-bn", "off"]
 
 
 def test_what_is_not_known_is_not_told():

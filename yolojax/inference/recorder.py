@@ -115,7 +115,7 @@ def read_annotations(path: str) -> dict[str, Any]:
       UserError: it is none.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_bytes())  # with or without a byte order mark
     except OSError as error:
         raise UserError(f"--annotations {path}: cannot be read ({error.strerror})") from error
     except ValueError as error:

@@ -41,10 +41,13 @@ _OF_RESULTS = {
     "ims": "[0].image",
     "imgs": "[0].image",
     "files": "[0].path",
+    "pred": "[0].boxes, [0].scores and [0].classes",
+    "s": "[0].image.shape",
     "n": "len()",
     "t": "the detector's stopwatch.per_image()",
     "times": "the detector's stopwatch.per_image()",
 }
+_FOLDER = "runs/detect/exp"
 _SHOWN = 3  # images that a short representation names
 
 
@@ -176,21 +179,21 @@ class Detections:
         """What is in each box, with a margin of some pixels; uint8 RGB."""
         return [crop_box(self.image, box) for box in self.boxes]
 
-    def save(self, path: str | Path) -> None:
-        """Write the annotated image; the ending of ``path`` chooses the format.
+    def save(self, path: str | Path, *, labels: bool = True) -> None:
+        """Write the annotated image; the ending of ``path`` chooses the format, ``labels=False`` draws boxes only.
 
         Raises:
           UserError: it cannot be written.
         """
-        write_image(Path(path), self.plot())
+        write_image(Path(path), self.plot(hide_labels=not labels))
 
-    def show(self) -> None:
-        """Open the annotated image in the viewer of the system.
+    def show(self, *, labels: bool = True) -> None:
+        """Open the annotated image in the viewer of the system; ``labels=False`` draws boxes only.
 
         Raises:
           UserError: there is no display, or no viewer.
         """
-        if not has_display() or not ImageShow.show(Image.fromarray(self.plot())):
+        if not has_display() or not ImageShow.show(Image.fromarray(self.plot(hide_labels=not labels))):
             raise UserError("show: there is no display or no viewer here; save(FILE) writes the image, plot() gives it")
 
 
@@ -235,21 +238,22 @@ class Results(list[Detections]):
         """
         return Tables([detections.to_pandas() for detections in self])
 
-    def show(self) -> None:
-        """Open every annotated image in the viewer of the system.
+    def show(self, *, labels: bool = True) -> None:
+        """Open every annotated image in the viewer of the system; ``labels=False`` draws boxes only.
 
         Raises:
           UserError: there is no display, or no viewer.
         """
         for detections in self:
-            detections.show()
+            detections.show(labels=labels)
 
-    def save(self, save_dir: str | Path = "runs/detect/exp", exist_ok: bool = False) -> Path:
+    def save(self, save_dir: str | Path = _FOLDER, exist_ok: bool = False, *, labels: bool = True) -> Path:
         """Write the annotated images as JPEG files.
 
         Args:
           save_dir: folder to make; ``exp2``, ``exp3``, … where it is taken.
           exist_ok: use the folder even if it exists.
+          labels: with the names and scores; else boxes only.
 
         Returns:
           The folder.
@@ -259,14 +263,16 @@ class Results(list[Detections]):
         """
         folder = new_run_folder(Path(save_dir).parent, Path(save_dir).name, exist_ok)
         for stem, detections in self._named():
-            detections.save(folder / f"{stem}.jpg")
+            detections.save(folder / f"{stem}.jpg", labels=labels)
         return folder
 
-    def crop(self, save_dir: str | Path = "runs/detect/exp", exist_ok: bool = False) -> Path:
+    def crop(self, save_dir: str | Path = _FOLDER, exist_ok: bool = False, *, save: bool = True) -> Path:
         """Write what is in each box as ``crops/CLASS/NAME_NUMBER.jpg``; ``results[0].crops()`` gives it as arrays.
 
-        Arguments, result and errors are those of ``save``.
+        Arguments, result and errors are those of ``save``; with ``save=False``, which torch.hub's has, nothing would be written: an error.
         """
+        if not save:
+            raise UserError("crop(save=False): [0].crops() gives what is in each box of an image as arrays")
         folder = new_run_folder(Path(save_dir).parent, Path(save_dir).name, exist_ok)
         for stem, detections in self._named():
             for number, (label, pixels) in enumerate(zip(detections.labels, detections.crops(), strict=True), 1):

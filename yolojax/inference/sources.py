@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
@@ -14,10 +15,12 @@ from urllib.request import urlopen
 import cv2
 import numpy as np
 
+from yolojax.data.config import system_path
 from yolojax.data.examples import example_images
-from yolojax.data.images import IMAGE_SUFFIXES, decode_image, probe_image, read_image
+from yolojax.data.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES, decode_image, probe_image, read_image
 from yolojax.data.sample import ImageError, Pixels
 from yolojax.errors import UserError
+from yolojax.text import read_text, trimmed
 
 VIDEO_SUFFIXES = (".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 WEB_STARTS = ("http://", "https://")
@@ -91,28 +94,27 @@ def find_sources(text: str) -> tuple[list[Source], list[str]]:
         camera, or an address: of an image or a video if its path ends so, else of a stream.
 
     Returns:
-      Sources in order of their names (a list: in its order), each once; and a sentence for each line of a list that means nothing.
+      Sources in order of their names (a list: in its order), each once; and a sentence for each line of a list that means nothing, and for each
+      file of a kind of image that is not read.
 
     Raises:
       UserError: nothing to look at.
     """
+    problems: list[str] = []
     if not text.lower().endswith(".txt"):
-        return _expand(text), []
+        return _expand(text, problems), problems
     path = Path(text).expanduser()
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [trimmed(line) for line in read_text(path).splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"--source {text}: the list cannot be read ({getattr(error, 'strerror', None) or error})"
         ) from error
     sources: dict[str, Source] = {}
-    problems = []
     for number, line in enumerate(lines, 1):
         if line and not line.startswith("#"):
-            beside = path.parent / line  # a list may be relative to itself
             try:
-                named = _expand(str(beside) if beside.exists() and not Path(line).exists() else line)
-                sources |= {source.name: source for source in named}
+                sources |= {source.name: source for source in _expand(_line_place(path, line), problems)}
             except UserError as error:
                 problems.append(f"{path}, line {number}: {str(error).removeprefix('--source ')}")
     if not sources:
@@ -120,7 +122,16 @@ def find_sources(text: str) -> tuple[list[Source], list[str]]:
     return list(sources.values()), problems
 
 
-def _expand(text: str) -> list[Source]:
+def _line_place(path: Path, line: str) -> str:
+    """What a line of a list means: as it stands, relative to the list, or either with the separators of Windows."""
+    if line.isdigit() or line.lower().startswith(STREAM_STARTS):
+        return line
+    written = (line, str(path.parent / line), system_path(line), str(path.parent / system_path(line)))
+    return next((place for place in written if os.path.exists(Path(place).expanduser())), system_path(line))
+
+
+def _expand(text: str, problems: list[str]) -> list[Source]:
+    """The sources of one name; ``problems`` gets a sentence for each file of a folder or a glob that is an image of a kind that is not read."""
     if text.isdigit() or text.lower().startswith(STREAM_STARTS):
         return [Source(text, (_is_web(text) and _kind(_path_of(text))) or "live")]
     path = Path(text).expanduser()
@@ -136,9 +147,13 @@ def _expand(text: str) -> list[Source]:
         files = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
         if not files:
             raise UserError(f"--source {text}: no such file or folder")
-    sources = [Source(str(file), kind) for file in files if file.is_file() and (kind := _kind(file)) is not None]
+    files = [file for file in files if file.is_file()]
+    sources = [Source(str(file), kind) for file in files if (kind := _kind(file)) is not None]
+    unread = [file for file in files if _kind(file) is None and file.suffix.lower() in UNREAD_SUFFIXES]
     if not sources:
-        raise UserError(f"--source {text}: holds no image and no video")
+        also = f", but {len(unread)} files of kinds that are not read, as {unread[0].name}" if unread else ""
+        raise UserError(f"--source {text}: holds no image and no video{also}")
+    problems += [f"{file}: is a {file.suffix} file, which is not read; save it as JPEG or PNG" for file in unread]
     return sources
 
 

@@ -42,6 +42,7 @@ from yolojax.training.step import (
     make_step_function,
     shared_step_function,
 )
+from yolojax.training.trackers import require_trackers
 from yolojax.training.validator import Validator
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,8 @@ def train(settings: TrainSettings, given: Set[str] | None = None, shared: Shared
       SystemExit: a signal asked to stop; the state is saved.
     """
     asked = _changed(settings) if given is None else given
+    if is_first():
+        require_trackers(settings)
     with open_run(settings, asked, shared) as run, interruptible(tell=is_first()) as interrupt:
         job, step, workers = run.job, None, _workers(run.job)
         stop = CommonStop(interrupt, job.mesh)

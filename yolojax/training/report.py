@@ -289,7 +289,7 @@ def _line(cells: Sequence[str]) -> str:
 
 def read_results(path: Path) -> list[dict[str, float]]:
     """Rows of a ``results.csv``, ours or YOLOv5's."""
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         reader = csv.reader(file)
         columns = [cell.strip() for cell in next(reader)]
         return [dict(zip(columns, (float(cell) for cell in row), strict=False)) for row in reader if row]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import secrets
 from collections.abc import Mapping
@@ -65,6 +66,25 @@ class Trackers:
             self.board.finish()
 
 
+def require_trackers(settings: TrainSettings) -> None:
+    """Import what is asked for, before a run folder is made or replaced.
+
+    Raises:
+      UserError: Weights & Biases or MLflow is asked for and not installed.
+    """
+    if settings.wandb:
+        _package("wandb", "Weights & Biases")
+    if settings.mlflow:
+        _package("mlflow", "MLflow")
+
+
+def _package(name: str, title: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"--{name} needs {title}: pip install 'yolojax[{name}]'") from error
+
+
 def open_trackers(settings: TrainSettings, run: Path, epoch: int) -> Trackers:
     """Open what there is.
 
@@ -89,10 +109,7 @@ def _open_tensorboard(run: Path, epoch: int) -> Any | None:
 
 
 def _open_wandb(settings: TrainSettings, run: Path) -> Any:
-    try:
-        import wandb
-    except ImportError as error:
-        raise UserError("--wandb needs Weights & Biases: pip install 'yolojax[wandb]'") from error
+    wandb = _package("wandb", "Weights & Biases")
     identity = run / "wandb.id"  # a resumed run goes on under it
     if not identity.is_file():
         write_file(identity, secrets.token_hex(4))
@@ -113,14 +130,13 @@ def _open_wandb(settings: TrainSettings, run: Path) -> Any:
 
 def _open_mlflow(settings: TrainSettings, run: Path) -> tuple[Any, str]:
     """A client, and the run of its store that has the name of ours: where ``MLFLOW_TRACKING_URI`` says, else a folder ``mlruns`` here."""
-    try:
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
-    except ImportError as error:
-        raise UserError("--mlflow needs MLflow: pip install 'yolojax[mlflow]'") from error
+    mlflow = _package("mlflow", "MLflow")
     identity = run / "mlflow.id"  # a resumed run goes on under it
     try:
-        client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or Path("mlruns").absolute().as_uri())
+        store = os.environ.get("MLFLOW_TRACKING_URI")
+        if not store:  # a folder is all that mlflow-skinny can write by itself; from 3.7 on MLflow wants to be told
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        client = mlflow.MlflowClient(store or Path("mlruns").absolute().as_uri())
         if identity.is_file():
             number = identity.read_text(encoding="utf-8")
             client.update_run(number, status="RUNNING")
@@ -130,7 +146,7 @@ def _open_mlflow(settings: TrainSettings, run: Path) -> tuple[Any, str]:
         number = client.create_run(place, run_name=run.name).info.run_id
         for name, value in {**dataclasses.asdict(settings), "freeze": " ".join(settings.freeze)}.items():
             client.log_param(number, name, value)
-    except (MlflowException, OSError) as error:
+    except (mlflow.exceptions.MlflowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--mlflow: {reason}; MLFLOW_TRACKING_URI in the environment names the store") from error
     write_file(identity, number)

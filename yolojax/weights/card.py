@@ -20,8 +20,14 @@ from yolojax.weights.store import Weights
 
 _LICENCES = ("agpl-3.0", "lgpl-3.0", "gpl-3.0", "apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc0-1.0")
 _METRICS = {"map50": "mAP50", "map50_95": "mAP50-95", "precision": "precision", "recall": "recall"}
-# Settings of a run that its command names, in this order, where they are not the defaults.
-_FLAGS = ("weights", "cfg", "data", "freeze", "frozen_bn", "imgsz", "batch_size", "epochs", "hyp", "optimizer", "seed")
+# Settings of a run that decide what it learns, with their defaults: its command names the others among them, in this order.
+_FLAGS: dict[str, Any] = {
+    **{"weights": None, "delta": None, "cfg": "", "data": None, "freeze": ["0"], "frozen_bn": "fixed"},
+    **{"init_head": "fresh", "same_as": [], "imgsz": None, "batch_size": None, "epochs": None, "hyp": None},
+    **{"optimizer": None, "cos_lr": False, "label_smoothing": 0.0, "patience": 100, "noautoanchor": False},
+    **{"rect": False, "multi_scale": False, "image_weights": False, "albumentations": False, "single_cls": False},
+    **{"cache": None, "dtype": "auto", "sync_bn": "on", "gradient_sum": "auto", "noval": False, "seed": 0},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +70,14 @@ def train_words(settings: Mapping[str, Any]) -> list[str]:
     ['yolojax', 'train', '--weights', 'yolov5n.pt', '--data', 'bccd', '--freeze', '10']
     """
     words = ["yolojax", "train"]
-    for name in _FLAGS:
+    for name, default in _FLAGS.items():
         value = settings.get(name)
-        if value in (None, "", 0, ["0"], "fixed") and not (name == "weights" and value == ""):
+        if value is None or value == default:
             continue
         flag = {"imgsz": "img", "batch_size": "batch"}.get(name, name)
-        words += [f"--{flag.replace('_', '-')}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+        words.append(f"--{flag.replace('_', '-')}")
+        if value is not True:
+            words += map(str, value) if isinstance(value, list) else [str(value)]
     return words
 
 

@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 #   docker build -t yolojax .                                  # CPU
 #   docker build -t yolojax --build-arg EXTRAS=cuda13 .        # NVIDIA; CUDA comes with JAX's wheels, the driver from the host
 #   docker run --rm -v "$PWD:/work" yolojax train --freeze 10  # with '--gpus all' on NVIDIA, '--shm-size 8g' for many workers

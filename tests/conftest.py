@@ -1,5 +1,7 @@
 """Fixtures that every test may use."""
 
+from __future__ import annotations  # the oldest pytest that is allowed has no public name for some types of its own
+
 import ctypes
 import gc
 import logging

@@ -236,8 +236,8 @@ def computation_dtype(asked: str, devices: Sequence[jax.Device]) -> str:
     """The dtype of a computation on some devices: what is asked for; for ``auto`` what the least of them is made for, see ``dtype_of``."""
     if asked != "auto":
         return asked
-    found = {dtype_of(device.platform, getattr(device, "compute_capability", None)) for device in devices}
-    return min(found, key=("float32", "float16", "bfloat16").index)
+    dtypes = {dtype_of(device.platform, getattr(device, "compute_capability", None)) for device in devices}
+    return min(dtypes, key=("float32", "float16", "bfloat16").index)
 
 
 def all_digits() -> AbstractContextManager[object]:

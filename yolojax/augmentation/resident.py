@@ -97,12 +97,12 @@ def place_resident(images: Images, mesh: Mesh | None = None) -> tuple[Resident, 
     )
     sizes = np.zeros((count, 2), np.int32)
     boxes, counts = np.zeros((count, most, 5), np.float32), np.zeros(count, np.int32)
-    found: set[int] = set()
+    faulty: set[int] = set()
     with ThreadPoolExecutor(processors()) as pool:
         for first in range(0, count, piece):
             start = min(first, count - piece)  # all pieces are of one length, so that one program writes them
             part = np.full((piece, side, side, 4), (GREY, GREY, GREY, 0), np.uint8)
-            readable = pool.map(partial(_readable, images, unreadable=found), range(start, start + piece))
+            readable = pool.map(partial(_readable, images, unreadable=faulty), range(start, start + piece))
             for index, (image, source) in enumerate(readable, start):
                 height, width = sizes[index] = image.shape[:2]
                 part[index - start, :height, :width, :3] = image
@@ -110,7 +110,7 @@ def place_resident(images: Images, mesh: Mesh | None = None) -> tuple[Resident, 
                 counts[index] = len(of_source)
                 boxes[index, : len(of_source)] = of_source
             placed = write(placed, _put(part.view("<u4")[..., 0], mesh), _put(np.int32(start), mesh))
-    unreadable = [images.samples[index].name for index in sorted(found)]
+    unreadable = [images.samples[index].name for index in sorted(faulty)]
     for name in unreadable:
         log.warning("%s: cannot be decoded; it is left out, and the next image is taken instead", name)
     return Resident(placed, _put(sizes, mesh), _put(boxes, mesh), _put(counts, mesh)), unreadable

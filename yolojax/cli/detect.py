@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = read_fields(arguments, DetectSettings)
 
     from yolojax.files import new_run_folder, write_json
-    from yolojax.inference.detection import Tally, detect_all
+    from yolojax.inference.detection import Totals, detect_all
     from yolojax.inference.detector import make_detector
     from yolojax.inference.sinks import Sink
     from yolojax.inference.sources import example_sources, find_sources
@@ -42,9 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
     sources, problems = find_sources(settings.source) if settings.source is not None else ([], [])
     detector = make_detector(settings)
     sources = sources if settings.source is not None else example_sources(detector.names)
-    tally = Tally()
+    totals = Totals()
     for problem in problems:
-        tally.problem(problem)
+        totals.problem(problem)
     folder: Path | None = None
     window = open_window() if settings.view_img else None
     if settings.view_img and window is None:
@@ -57,28 +57,28 @@ def run(arguments: argparse.Namespace) -> int:
         folder = new_run_folder(settings.project, settings.name, settings.exist_ok)
         return Sink(settings, sources, folder, window)
 
-    detect_all(detector, sources, make_sink, tally, settings.vid_stride)
+    detect_all(detector, sources, make_sink, totals, settings.vid_stride)
     if folder is None:
         raise UserError(f"--source {settings.source}: nothing in it could be read")
     speed = detector.stopwatch.per_image()
     print(
         f"per image: {speed['preprocess']:.1f} ms pre-process, {speed['inference']:.1f} ms inference, {speed['nms']:.1f} ms NMS"
     )
-    if tally.problems:
-        print(f"left out or incomplete: {len(tally.problems)} of {len(sources) + len(problems)}, see above")
+    if totals.problems:
+        print(f"left out or incomplete: {len(totals.problems)} of {len(sources) + len(problems)}, see above")
     print(f"results in {folder}")
     if arguments.json:
         content = {
-            "images": tally.images,
-            "frames": tally.frames,
-            "detections": sum(tally.counts.values()),
-            "per_class": dict(tally.counts),
-            "problems": tally.problems,
+            "images": totals.images,
+            "frames": totals.frames,
+            "detections": sum(totals.counts.values()),
+            "per_class": dict(totals.counts),
+            "problems": totals.problems,
             "speed_ms": speed,
             "folder": str(folder),
         }
         write_json(arguments.json, content)
-    if window is not None and tally.images:
+    if window is not None and totals.images:
         print("close the window to end")
         window.wait()
-    return 1 if tally.problems else 0
+    return 1 if totals.problems else 0

@@ -32,15 +32,15 @@ def confusion(
     found_images, true_images = images or (np.zeros(len(detections), int), np.zeros(len(labels), int))
     detections, found_images = detections[sure], found_images[sure]
     predicted, true = detections[:, 5].astype(int), labels[:, 0].astype(int)
-    found, candidate = pairs(found_images, true_images)
-    iou = paired_iou(detections[found, :4], labels[candidate, 1:])
+    detected, candidate = pairs(found_images, true_images)
+    iou = paired_iou(detections[detected, :4], labels[candidate, 1:])
     # Of each detection the label that it overlaps most, of equal ones the first; then of each label the best of its detections, likewise.
-    order = np.lexsort([-iou, found])
-    order = order[np.unique(found[order], return_index=True)[1]]
+    order = np.lexsort([-iou, detected])
+    order = order[np.unique(detected[order], return_index=True)[1]]
     order = order[iou[order] > IOU]
     order = order[np.lexsort([-iou[order], candidate[order]])]
     paired_labels, first = np.unique(candidate[order], return_index=True)
-    paired_detections = found[order[first]]
+    paired_detections = detected[order[first]]
     missed, nothing = np.delete(true, paired_labels), np.delete(predicted, paired_detections)
     rows = np.concatenate([predicted[paired_detections], np.full_like(missed, classes), nothing])
     columns = np.concatenate([true[paired_labels], missed, np.full_like(nothing, classes)])

@@ -157,8 +157,8 @@ def evaluate(
     stopwatch = Stopwatch()
     loss_parts: list[Mapping[str, Any]] = []
 
-    def count(batch: Batch, rows: Sequence[int], found: Sequence[np.ndarray]) -> None:
-        detected = tally.add(batch, rows, found)
+    def count(batch: Batch, rows: Sequence[int], detections: Sequence[np.ndarray]) -> None:
+        detected = tally.add(batch, rows, detections)
         if observe is not None:
             observe(batch, detected)
 
@@ -171,11 +171,11 @@ def evaluate(
             predictions, heads = jax.block_until_ready(predict(inputs))
             stopwatch.lap("inference")
             valid = np.flatnonzero(batch["valid"]).tolist()
-            found = suppress_rows(predictions, valid, settings, on_device)
+            detections = suppress_rows(predictions, valid, settings, on_device)
             stopwatch.lap("nms")
             if counting is not None:  # one batch waits at most, and an error comes out
                 counting.result()
-            counting = host.submit(count, batch, valid, found)
+            counting = host.submit(count, batch, valid, detections)
             if loss is not None and (valid or shares):
                 parts = jax.device_get(loss(heads, batch["boxes"], batch["mask"], batch["valid"]))
                 loss_parts += [{name: float(part) for name, part in parts.items()}] if parts else []

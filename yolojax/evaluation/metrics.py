@@ -133,13 +133,13 @@ def match(
     if images is not None:
         classes = 1 + max(int(group.max(initial=0)) for group in groups)
         groups = [image * classes + group for image, group in zip(images, groups, strict=True)]
-    found, true = pairs(*groups)
-    if not len(found):
+    detected, true = pairs(*groups)
+    if not len(detected):
         return correct
-    iou = paired_iou(detections[found, :4], labels[true, 1:])
-    starts = np.flatnonzero(np.diff(found, prepend=-1))
+    iou = paired_iou(detections[detected, :4], labels[true, 1:])
+    starts = np.flatnonzero(np.diff(detected, prepend=-1))
     overlap = np.maximum.reduceat(iou, starts)
-    is_best = iou == np.repeat(overlap, np.diff(starts, append=len(found)))
+    is_best = iou == np.repeat(overlap, np.diff(starts, append=len(detected)))
     choice = np.maximum.reduceat(
         np.where(is_best, true, -1), starts
     )  # of equal overlaps the last label, as in the original
@@ -151,7 +151,7 @@ def match(
     highest = np.maximum.accumulate(choice * count + level)[:-1]
     before = np.concatenate([[0], np.where(choice[1:] == choice[:-1], highest % count, 0)])[: len(order)]
     thresholds = np.arange(len(IOU_THRESHOLDS))
-    correct[found[starts][order]] = (thresholds >= before[:, None]) & (thresholds < level[:, None])
+    correct[detected[starts][order]] = (thresholds >= before[:, None]) & (thresholds < level[:, None])
     return correct
 
 
@@ -185,10 +185,10 @@ def precision_recall_curves(correct: np.ndarray, scores: np.ndarray, classes: np
         score = -scores[right[own]]
         wrong_before = np.searchsorted(falling, score, side="right") - np.searchsorted(score, score, side="right")
         place, hits = wrong_before + np.arange(len(own)), correct[right[own]]
-        found = np.zeros(len(chosen), int)
-        found[place[hits[:, 0]]] = 1
-        found = found.cumsum()
-        recall, precision = found / (count + 1e-16), found / np.arange(1, len(found) + 1)
+        true_positives = np.zeros(len(chosen), int)
+        true_positives[place[hits[:, 0]]] = 1
+        true_positives = true_positives.cumsum()
+        recall, precision = true_positives / (count + 1e-16), true_positives / np.arange(1, len(true_positives) + 1)
         recall_at[row] = np.interp(-CONFIDENCES, falling, recall, left=0)
         precision_at[row] = np.interp(-CONFIDENCES, falling, precision, left=1)
         for column in range(correct.shape[1]):

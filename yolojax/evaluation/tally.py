@@ -30,20 +30,20 @@ class Tally:
         self._detections = [np.zeros((0, 2), np.float32)]
         self._labels = [np.zeros(0, np.float32)]
 
-    def add(self, batch: Batch, rows: Sequence[int], found: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def add(self, batch: Batch, rows: Sequence[int], detections: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Count a batch.
 
         Args:
           batch: as for ``evaluator.evaluate``.
           rows: of its valid images, ascending.
-          found: the detections of each of these, ``(n, 6)`` ``x1 y1 x2 y2 score class``, best first, in pixels of the network's input.
+          detections: those of each of these, ``(n, 6)`` ``x1 y1 x2 y2 score class``, best first, in pixels of the network's input.
 
         Returns:
           The detections of every image of the batch in pixels of the photo; none where it is not valid.
         """
         sizes = np.zeros(len(batch["valid"]), int)
-        sizes[list(rows)] = [len(detections) for detections in found]
-        detected = np.concatenate([np.zeros((0, 6), np.float32), *found])
+        sizes[list(rows)] = [len(boxes) for boxes in detections]
+        detected = np.concatenate([np.zeros((0, 6), np.float32), *detections])
         images = np.repeat(np.arange(len(sizes)), sizes)
         detected = to_photo(detected, batch, images)
         true, true_images = _true_boxes(batch, batch["mask"] & batch["valid"][:, None])

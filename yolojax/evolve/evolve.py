@@ -15,8 +15,8 @@ from typing import Any
 
 from yolojax.data.sources import load_data, read_split
 from yolojax.errors import UserError
-from yolojax.evolve.results import BEST, run_figures, run_folder, write_results
-from yolojax.evolve.space import BEGINNING, FREEZE, beginning, search_space
+from yolojax.evolve.results import BEST, generation_folder, run_figures, write_results
+from yolojax.evolve.space import BEGINNING, FREEZE, first_generations, search_space
 from yolojax.files import new_run_folder, write_yaml
 from yolojax.freezing.load import load_strategy
 from yolojax.freezing.selectors import SHARE
@@ -57,7 +57,7 @@ def evolve(settings: TrainSettings, generations: int, freezes: Sequence[str] = (
         while (done := sum(trial.state.is_finished() for trial in study.trials)) < generations:
             running = study.get_trials(states=[TrialState.RUNNING])
             trial = running[0] if running else study.ask(space)
-            run, name = run_folder(folder, trial.number), f"generation {trial.number + 1}/{generations}"
+            run, name = generation_folder(folder, trial.number), f"generation {trial.number + 1}/{generations}"
             status = _train(settings, base, trial.params, run, interrupt, lock)
             if interrupt:
                 log.info("stopped; continue with: python train.py --evolve %d --resume %s", generations, folder)
@@ -111,7 +111,7 @@ def _open(settings: TrainSettings, freezes: Sequence[str]) -> tuple[Path, Any]:
         study.set_user_attr("settings", dataclasses.asdict(settings))
         study.set_user_attr("base", base)
         study.set_user_attr("freezes", list(freezes))
-        for values in beginning(base, freezes, settings.seed):
+        for values in first_generations(base, freezes, settings.seed):
             study.enqueue_trial(values)
     seed = study.user_attrs["settings"]["seed"] + len(study.trials)
     study.sampler = optuna.samplers.TPESampler(n_startup_trials=BEGINNING, seed=seed)

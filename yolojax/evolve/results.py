@@ -18,7 +18,7 @@ TABLE, BEST, PLOT = "evolve.csv", "hyp_evolve.yaml", "evolve.png"
 FIGURES = ("fitness", "precision", "recall", "map50", "map50_95")
 
 
-def run_folder(folder: Path, number: int) -> Path:
+def generation_folder(folder: Path, number: int) -> Path:
     """Of a generation, counted from 0."""
     return folder / f"generation{number + 1:03d}"
 
@@ -31,7 +31,7 @@ def run_figures(run: Path) -> dict[str, Any]:
 def write_results(study: Any, base: Hyperparameters, folder: Path) -> None:
     """Write the table of all generations, the best hyperparameters, and the plot."""
     trials = [trial for trial in study.trials if trial.value is not None]
-    figures = [run_figures(run_folder(folder, trial.number)) for trial in trials]
+    figures = [run_figures(generation_folder(folder, trial.number)) for trial in trials]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["generation", *FIGURES, *trials[0].params])

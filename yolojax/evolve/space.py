@@ -41,7 +41,7 @@ RANGES = {
 }
 
 
-def beginning(base: dict[str, Any], freezes: Sequence[str], seed: int) -> Iterator[dict[str, Any]]:
+def first_generations(base: dict[str, Any], freezes: Sequence[str], seed: int) -> Iterator[dict[str, Any]]:
     """The first generations: the given hyperparameters, then changes of them as YOLOv5 makes them."""
     rng = np.random.default_rng(seed)
     for number in range(BEGINNING):

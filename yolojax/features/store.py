@@ -146,8 +146,8 @@ def _arrays(buffer: NDArray[np.uint8], shapes: Shapes, dtype: Any) -> Iterator[N
 
 def keys_on_disk(folder: Path) -> list[dict[str, str]]:
     """The parts of every key of which features lie in a folder."""
-    found = []
+    keys = []
     for file in folder.glob("*.json"):
         with contextlib.suppress(OSError, ValueError):
-            found.append(dict(json.loads(file.read_text(encoding="utf-8"))))
-    return found
+            keys.append(dict(json.loads(file.read_text(encoding="utf-8"))))
+    return keys

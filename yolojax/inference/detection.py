@@ -34,7 +34,7 @@ class Frame:
 
 
 @dataclass
-class Tally:
+class Totals:
     """What was done.
 
     Attributes:
@@ -56,8 +56,8 @@ class Tally:
 
 
 def detect_all(
-    detector: Detector, sources: Sequence[Source], make_sink: Callable[[], Sink], tally: Tally, stride: int = 1
-) -> Tally:
+    detector: Detector, sources: Sequence[Source], make_sink: Callable[[], Sink], totals: Totals, stride: int = 1
+) -> Totals:
     """Look at everything; a source that cannot be read is reported, and the others are done.
 
     Ctrl-C ends a camera or a stream; what was written until then is complete.
@@ -66,17 +66,17 @@ def detect_all(
       detector: what looks.
       sources: what to look at, in this order.
       make_sink: is called when there is something to write.
-      tally: counts on.
+      totals: counts on.
       stride: of the frames of videos.
 
     Returns:
-      The tally.
+      The totals.
     """
     sink: Sink | None = None
     console = _Console(sources)
     try:
         with console.bars:
-            frames = _frames(sources, stride, tally)
+            frames = _frames(sources, stride, totals)
             while chunk := list(islice(frames, detector.batch_size)):
                 started, compiled_before = time.perf_counter(), len(detector.stopwatch.shapes)
                 all_rows = detector.detect([frame.image for frame in chunk])
@@ -86,9 +86,9 @@ def detect_all(
                 for frame, rows in zip(chunk, all_rows, strict=True):
                     detections = detector.describe(frame.image, rows, frame.source.name)
                     sink.write(frame.source, detections, frame.number, frame.video.rate if frame.video else 0)
-                    tally.images += frame.video is None
-                    tally.frames += frame.video is not None
-                    tally.counts.update(detections.labels)
+                    totals.images += frame.video is None
+                    totals.frames += frame.video is not None
+                    totals.counts.update(detections.labels)
                     console.show(frame, detections, milliseconds, compiled)
             console.end_video()
     except KeyboardInterrupt:
@@ -98,10 +98,10 @@ def detect_all(
     finally:
         if sink is not None:
             sink.close()
-    return tally
+    return totals
 
 
-def _frames(sources: Iterable[Source], stride: int, tally: Tally) -> Iterator[Frame]:
+def _frames(sources: Iterable[Source], stride: int, totals: Totals) -> Iterator[Frame]:
     """Everything that can be read."""
     for source in sources:
         try:
@@ -115,7 +115,7 @@ def _frames(sources: Iterable[Source], stride: int, tally: Tally) -> Iterator[Fr
             finally:
                 video.close()
         except ImageError as error:
-            tally.problem(f"{source.name}: {error}")
+            totals.problem(f"{source.name}: {error}")
 
 
 class _Console:

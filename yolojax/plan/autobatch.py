@@ -76,18 +76,18 @@ def fitting_batch(settings: TrainSettings) -> tuple[int, str]:
     limit = int(PART_OF_MEMORY * usable_bytes(load_target(device.platform), device))
     if settings.cache in ("auto", "device"):
         limit -= resident_bytes(job.stream.images.samples, job.image_size)
-    found = largest_on_one(job, device, limit)
-    if not found:
+    largest = largest_on_one(job, device, limit)
+    if not largest:
         raise UserError(
             f"--batch-size -1: not even one image of {job.image_size} px fits into {limit / 1e9:.1f} GB; choose a smaller --img or freeze more"
         )
     kept = ", images that stay there included" if settings.cache in ("auto", "device") else ""
-    reason = f"{count * found}, which takes at most {PART_OF_MEMORY:.0%} of what {device.device_kind} has for a program{kept}"
+    reason = f"{count * largest}, which takes at most {PART_OF_MEMORY:.0%} of what {device.device_kind} has for a program{kept}"
     images = len(job.stream.images.samples)
-    if count * found > images:
-        found = max(images // count, 1)
-        reason = f"{count * found}, because there are no more than {images} training images"
-    return count * found, reason
+    if count * largest > images:
+        largest = max(images // count, 1)
+        reason = f"{count * largest}, because there are no more than {images} training images"
+    return count * largest, reason
 
 
 def largest_on_one(job: Job, device: jax.Device, limit: int) -> int:

@@ -82,7 +82,9 @@ def make_plots(study: Study, measurements: Sequence[Measurement], summaries: Seq
     finished = [row for row in summaries if row.seeds]
     if not done:
         return []
-    band = "; the band is one standard deviation over the seeds" if any(len(row.seeds) > 1 for row in finished) else ""
+    repeated = any(len(row.seeds) > 1 for row in finished)
+    band = "; the band is one standard deviation over the seeds" if repeated else ""
+    lines = "; lines are one standard deviation" if repeated else ""
 
     def curves(key: str, y: str, x: str = "epoch") -> Callable[[Any], None]:
         rows = {row.name: _mean_curve(done, row.name, key, over_time=x != "epoch") for row in finished}
@@ -105,7 +107,7 @@ def make_plots(study: Study, measurements: Sequence[Measurement], summaries: Seq
         Plot("map50_95-over-epochs", "mAP50-95 over epochs", f"Validation after every epoch{band}.", curves("map50_95", "mAP50-95")),
         Plot("map50-against-time", "mAP50 against time", "From the start of the process, compilation included; a mark is the end.",
              curves("map50", "mAP50", "minutes")),
-        Plot("map50-against-memory", f"mAP50 against {title[0].lower()}{title[1:]}", "Best epoch; lines are one standard deviation.",
+        Plot("map50-against-memory", f"mAP50 against {title[0].lower()}{title[1:]}", f"Best epoch{lines}.",
              scatter(memory)),
         Plot("memory", title, memory_note, bars(memory, 1e-6, "MB"), len(measured(memory))),
         Plot("utilisation", f"{use} utilisation", "Mean over the whole run, start-up and validation included.",

@@ -259,15 +259,15 @@ def _train_epoch(run: Run, step: Step, workers: int, stop: CommonStop) -> EpochM
     return meter
 
 
-def _pace(job: Job, found: int | None) -> Pace:
-    """How many steps go into a dispatch; ``found`` is what an earlier process found for this phase."""
+def _pace(job: Job, earlier: int | None) -> Pace:
+    """How many steps go into a dispatch; ``earlier`` is the number of an earlier process for this phase."""
     settings, most = job.settings, job.schedule.batches_per_epoch
     if settings.multi_scale:
         most = min(most, BATCHES_OF_ONE_SIZE)
     if settings.steps_per_dispatch != "auto":
         return Pace(int(settings.steps_per_dispatch), most)
     # What is measured differs from process to process, and all of them have to take the same number.
-    return Pace(STEPS_WITHOUT_MEASURING if process_count() > 1 else found, most)
+    return Pace(STEPS_WITHOUT_MEASURING if process_count() > 1 else earlier, most)
 
 
 def _host_feeds(run: Run, workers: int, meter: EpochMeter, running: Running) -> Iterator[Feed]:

@@ -121,11 +121,11 @@ def apply_delta(weights: Weights, delta: Delta, place: str | Path) -> Weights:
     Raises:
       UserError: they are other weights, or the delta is damaged.
     """
-    found = arrays_sha256(weights.variables)
-    if found != delta.base:
+    fingerprint = arrays_sha256(weights.variables)
+    if fingerprint != delta.base:
         name = weights.source.get("file") or weights.spec.name
         raise UserError(
-            f"{place}: belongs to other weights than {name} (arrays {delta.base[:12]}…, not {found[:12]}…); "
+            f"{place}: belongs to other weights than {name} (arrays {delta.base[:12]}…, not {fingerprint[:12]}…); "
             f"give those that it was trained from ({delta.record.get('source', {}).get('trained_from')})"
         )
     arrays = {**flatten(weights.variables), **delta.arrays}

@@ -26,7 +26,7 @@ SameNames = Literal["keep", "fuse"]
 
 
 @dataclass(frozen=True)
-class Split:
+class CommonTrunk:
     """Where networks part.
 
     Attributes:
@@ -64,10 +64,10 @@ def join_weights(
     """
     if not 2 <= len(networks) <= len(LETTERS):
         raise UserError(f"join: {len(networks)} network(s); two or more are joined, {len(LETTERS)} at most")
-    split = common_layers(networks)
-    if split.layers < at_least:
-        shared = f"the first {split.layers} layers" if split.layers else "no layer"
-        raise UserError(f"join: the networks share {shared}, and {at_least} are asked for: {split.reason}")
+    common = common_layers(networks)
+    if common.layers < at_least:
+        shared = f"the first {common.layers} layers" if common.layers else "no layer"
+        raise UserError(f"join: the networks share {shared}, and {at_least} are asked for: {common.reason}")
     chosen = _chosen_classes(networks, keep or {})
     names, numbers = _number_classes(networks, chosen, same_names)
 
@@ -78,7 +78,7 @@ def join_weights(
     records: list[dict[str, Any]] = []
     for letter, weights, kept, new_numbers in zip(LETTERS, networks, chosen, numbers, strict=False):
         spec = weights.spec
-        first = split.layers if layers else 0
+        first = common.layers if layers else 0
         shift = len(layers) - first
         own = range(first, len(spec.layers))
         layers += [_moved(spec, index, first, shift) for index in own]
@@ -106,31 +106,31 @@ def join_weights(
         branches=tuple(branches),
         own_anchors=True,
     )
-    return Weights(spec=spec, names=names, variables=variables, source=_source(records, networks, split.layers))
+    return Weights(spec=spec, names=names, variables=variables, source=_source(records, networks, common.layers))
 
 
-def common_layers(networks: Sequence[Weights]) -> Split:
+def common_layers(networks: Sequence[Weights]) -> CommonTrunk:
     """How many layers all networks share, with the bits of parameters and statistics, and what the next one differs in."""
     first, others = networks[0], networks[1:]
     for letter, other in zip(LETTERS[1:], others, strict=False):
         for key in ("depth_multiple", "width_multiple"):
             if getattr(first.spec, key) != getattr(other.spec, key):
-                return Split(0, f"{letter} is {other.spec.name} and A is {first.spec.name} ({key})")
+                return CommonTrunk(0, f"{letter} is {other.spec.name} and A is {first.spec.name} ({key})")
         if set(first.spec.strides) != set(other.spec.strides):
-            return Split(
+            return CommonTrunk(
                 0, f"A detects at the strides {_listed(first.spec.strides)}, {letter} at {_listed(other.spec.strides)}"
             )
     index = 0
     for layer in first.spec.resolved:
         index = layer.index
         if any(layer.module == "Detect" or other.spec.resolved[index].module == "Detect" for other in networks):
-            return Split(index, "")
+            return CommonTrunk(index, "")
         for letter, other in zip(LETTERS[1:], others, strict=False):
             if layer != other.spec.resolved[index]:
-                return Split(index, f"layer {index} is another one in {letter} than in A")
+                return CommonTrunk(index, f"layer {index} is another one in {letter} than in A")
             if reason := _first_difference(first.variables, other.variables, index):
-                return Split(index, f"layer {index} of {letter} differs from A in {reason}")
-    return Split(index, "")
+                return CommonTrunk(index, f"layer {index} of {letter} differs from A in {reason}")
+    return CommonTrunk(index, "")
 
 
 def graft(trunk: Weights, head: Weights, layer: int | None = None) -> Weights:

@@ -1,6 +1,7 @@
 """What a teacher adds to the loss, and that it is read alone."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -37,11 +38,15 @@ def random_heads(spec, classes, seed, images=2, sure=True):
     return heads
 
 
+@partial(jax.jit, static_argnums=(2, 3))
 def part(heads, taught, spec, settings):
     """What a teacher adds, where no image has a box."""
     images = len(heads[0])
     nothing = jnp.zeros((images, 8, 5)), jnp.zeros((images, 8), bool)
     return compute_loss(heads, *nothing, spec, settings, taught=taught)[1]["distil"]
+
+
+gradient_of_part = jax.jit(jax.grad(part), static_argnums=(2, 3))
 
 
 @pytest.fixture
@@ -55,15 +60,15 @@ def lesson(mini_spec):
 def test_who_predicts_what_the_teacher_does_has_nothing_to_learn(mini_spec, lesson):
     settings = dataclasses.replace(lesson, distillation=Distillation(spec=mini_spec, classes=((0, 0), (1, 1), (2, 2))))
     taught = random_heads(mini_spec, 3, seed=0)
-    gradients = jax.grad(part)(taught, taught, mini_spec, settings)
+    gradients = gradient_of_part(taught, taught, mini_spec, settings)
     assert max(float(jnp.abs(gradient).max()) for gradient in gradients) < 1e-6
-    others = jax.grad(part)(random_heads(mini_spec, 3, seed=1), taught, mini_spec, settings)
+    others = gradient_of_part(random_heads(mini_spec, 3, seed=1), taught, mini_spec, settings)
     assert min(float(jnp.abs(gradient).max()) for gradient in others) > 1e-3
 
 
 def test_only_classes_that_both_know_and_cells_where_the_teacher_sees_one_are_taught(mini_spec, lesson):
     heads, taught = random_heads(mini_spec, 3, seed=1), random_heads(mini_spec, 2, seed=0)
-    for gradient in jax.grad(part)(heads, taught, mini_spec, lesson):
+    for gradient in gradient_of_part(heads, taught, mini_spec, lesson):
         moved = np.abs(np.asarray(gradient)).max(0)
         assert (moved[1, 1, :, :6] > 0).all()  # box, objectness, the first class
         assert not moved[..., 6:].any()
@@ -103,7 +108,7 @@ def test_a_teacher_of_nothing_certain_gives_no_nan(mini_spec, lesson):
     """Cells that are held by nothing may have sides of 0."""
     heads, taught = random_heads(mini_spec, 3, seed=1), random_heads(mini_spec, 2, seed=0)
     heads = [head.at[:, 0, 0, :, 2:4].set(-100.0) for head in heads]
-    gradients = jax.grad(part)(heads, taught, mini_spec, lesson)
+    gradients = gradient_of_part(heads, taught, mini_spec, lesson)
     assert all(bool(jnp.isfinite(gradient).all()) for gradient in gradients)
 
 

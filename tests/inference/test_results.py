@@ -1,6 +1,7 @@
 """What a detector answers: one image's detections, and the list of them with the methods of torch.hub's YOLOv5."""
 
 import copy
+import importlib.util
 import pickle
 import sys
 from types import SimpleNamespace
@@ -153,17 +154,22 @@ def test_to_supervision(three, monkeypatch):
 
 
 def test_to_fiftyone(three, monkeypatch):
+    """Its package wants an older OpenCV, so its real form is tried in an environment that has it."""
     monkeypatch.setitem(sys.modules, "fiftyone", None)
     with pytest.raises(UserError, match="pip install fiftyone"):
         three[0].to_fiftyone()
-    made = SimpleNamespace(Detection=lambda **values: values, Detections=lambda detections: detections)
-    monkeypatch.setitem(sys.modules, "fiftyone", made)
+    monkeypatch.undo()
+    if importlib.util.find_spec("fiftyone") is None:
+        made = SimpleNamespace(
+            Detection=lambda **values: SimpleNamespace(**values),
+            Detections=lambda detections: SimpleNamespace(detections=detections),
+        )
+        monkeypatch.setitem(sys.modules, "fiftyone", made)
     height, width = three[0].image.shape[:2]
-    for entry, label, box, score in zip(
-        three[0].to_fiftyone(), three[0].labels, three[0].boxes, three[0].scores, strict=True
-    ):
-        left, top, wide, high = entry["bounding_box"]
+    theirs = three[0].to_fiftyone().detections
+    for entry, label, box, score in zip(theirs, three[0].labels, three[0].boxes, three[0].scores, strict=True):
+        left, top, wide, high = entry.bounding_box
         np.testing.assert_allclose(
             [left * width, top * height, (left + wide) * width, (top + high) * height], box, rtol=1e-5
         )
-        assert (entry["label"], entry["confidence"]) == (label, pytest.approx(float(score)))
+        assert (entry.label, entry.confidence) == (label, pytest.approx(float(score)))

@@ -24,7 +24,11 @@ pytestmark = [
 
 SURVIVORS_END_WITHIN = 60  # seconds
 BATCHES = 3  # in an epoch
-PLACES = {"step": 6, "save": 2, "validation": 4}  # how often each comes in two epochs
+PLACES = {
+    "step": 6,
+    "save": 2,
+    "validation": 2,
+}  # how often each comes in two epochs; four images of validation are one batch
 
 
 @pytest.fixture(scope="module")

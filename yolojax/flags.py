@@ -41,6 +41,7 @@ _METAVARS = {
     "same_as": "NEW=OLD",
     "replay": "DATA",
     "distil": "WEIGHTS",
+    "distil_gain": "GAIN",
     "cache": "KIND",
     "classes": "CLASS",
 }

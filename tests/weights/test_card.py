@@ -78,7 +78,7 @@ def test_the_command_names_every_flag_that_decides_what_is_learned():
         *("deterministic", "steps_per_dispatch", "wandb", "entity", "mlflow", "strict"),
     }
     for name, default in json.loads(json.dumps(dataclasses.asdict(TrainSettings()))).items():
-        other = {bool: not default, float: 0.25, int: 7, list: ["7"]}.get(type(default), "off")
+        other = {bool: not default, float: 0.375, int: 7, list: ["7"]}.get(type(default), "off")
         if name != "data":
             assert train_words({"data": "shapes", name: default})[4:] == []
             assert bool(train_words({"data": "shapes", name: other})[4:]) == (name not in no_matter), name

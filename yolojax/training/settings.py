@@ -109,7 +109,7 @@ class TrainSettings:
         "second data set of which every batch has images too, so that its classes are not forgotten: a data set YAML or name, "
         "or tfds:NAME, whose classes are matched by name; default: none",
     )
-    replay_share: float = flag(0.25, "share of the images of a batch that --replay gives, above 0 and below 1")
+    replay_share: float = flag(0.25, "share of the images of a batch that --replay gives, 0 to 1, both excluded")
     distil: str | None = flag(
         None,
         "frozen network that teaches the classes that it knows by name, so that they are not forgotten: weights as for --weights, "

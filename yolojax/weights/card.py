@@ -27,6 +27,7 @@ _FLAGS: dict[str, Any] = {
     **{"optimizer": None, "cos_lr": False, "label_smoothing": 0.0, "patience": 100, "noautoanchor": False},
     **{"rect": False, "multi_scale": False, "image_weights": False, "albumentations": False, "single_cls": False},
     **{"cache": None, "dtype": "auto", "sync_bn": "on", "gradient_sum": "auto", "noval": False, "seed": 0},
+    **{"replay": None, "replay_share": 0.25, "distil": None, "distil_gain": 1.0},
 }
 
 

@@ -32,6 +32,13 @@ def test_workers_fit_into_shared_memory(tmp_path, monkeypatch, free, count):
         assert "--shm-size" in reason
 
 
+def test_little_shared_memory_is_told_in_figures_above_zero(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers.shutil, "disk_usage", lambda _: SimpleNamespace(free=102_400))
+    affordable, reason = affordable_workers(2, 50_000, tmp_path)
+    assert affordable == 0
+    assert "has 0.1 MB free, and a worker needs 0.35 MB there" in reason
+
+
 def test_where_there_is_no_such_folder_all_are_taken(tmp_path):
     assert affordable_workers(8, 2**40, tmp_path / "nowhere") == (8, "")
 

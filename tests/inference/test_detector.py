@@ -47,6 +47,29 @@ def test_loading_starts_jax_and_importing_does_not():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("conf", r"here it is yolojax\.load\(…, confidence=…\)"),
+        ("classes", r"classes=…"),
+        ("multi_label", "no attribute 'multi_label'$"),
+        ("nms", r"yolojax\.load makes another"),
+    ],
+)
+def test_a_detector_is_not_changed_but_says_how_it_is_made(detector, name, hint):
+    before = dict(vars(detector))
+    with pytest.raises(AttributeError, match=hint):
+        setattr(detector, name, 0.5)
+    assert vars(detector) == before
+
+
+def test_methods_of_torch_hubs_model_are_answered(detector):
+    with pytest.raises(AttributeError, match=r"device='gpu'"):
+        detector.cuda()
+    assert not hasattr(detector, "eval")
+    assert dataclasses.replace(detector, batch_size=2).batch_size == 2
+
+
 def test_every_way_to_give_images(detector, images, tmp_path):
     for number, image in enumerate(images):
         cv2.imwrite(str(tmp_path / f"{number}.png"), image[..., ::-1])

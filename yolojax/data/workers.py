@@ -35,9 +35,14 @@ def affordable_workers(workers: int, batch_bytes: int, shared_memory: Path = SHA
     if fitting == workers:
         return workers, ""
     return fitting, (
-        f"--workers {fitting} instead of {workers}: {shared_memory} has {free / 1e6:.0f} MB free, and a worker needs "
-        f"{needed / 1e6:.0f} MB there ('docker run --shm-size=2g' or '--ipc=host' gives a container more)"
+        f"--workers {fitting} instead of {workers}: {shared_memory} has {_megabytes(free)} free, and a worker needs "
+        f"{_megabytes(needed)} there ('docker run --shm-size=2g' or '--ipc=host' gives a container more)"
     )
+
+
+def _megabytes(count: int) -> str:
+    """A size with two digits, or all of those before the point."""
+    return f"{count / 1e6:.0f} MB" if count >= 10_000_000 else f"{count / 1e6:.2g} MB"
 
 
 def leave_program_out() -> None:

@@ -23,7 +23,7 @@ from yolojax.evaluation.evaluator import Program, Stopwatch, suppress_rows
 from yolojax.evaluation.nms import NmsSettings
 from yolojax.evaluation.tally import to_photo
 from yolojax.inference.predictor import make_predict, suppressed_parts
-from yolojax.inference.results import Detections, Results
+from yolojax.inference.results import Detections, Results, unknown_name
 from yolojax.inference.settings import InferenceSettings
 from yolojax.inference.sources import read_image_from
 from yolojax.model.spec import whole_strides
@@ -34,10 +34,24 @@ from yolojax.weights.store import Weights
 Image = str | Path | NDArray[Any] | PIL.Image.Image
 Images = Image | Sequence[Image]
 
+# What torch.hub's YOLOv5 lets one set or call after loading, and the argument of ``yolojax.load`` that says it here.
+_OF_LOAD = {
+    "conf": "confidence=…",
+    "iou": "iou=…",
+    "max_det": "max_detections=…",
+    "classes": "classes=…",
+    "agnostic": "agnostic=…",
+    "amp": "dtype='bfloat16'",
+    "half": "dtype='bfloat16'",
+    "to": "device=…",
+    "cpu": "device='cpu'",
+    "cuda": "device='gpu'",
+}
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+
+@dataclass(eq=False, kw_only=True)
 class Detector:
-    """A network that is ready to detect; made by ``make_detector``.
+    """A network that is ready to detect; made by ``make_detector``, and never changed afterwards.
 
     Attributes:
       weights: one network, or several whose predictions are put together.
@@ -58,6 +72,22 @@ class Detector:
     predict: Program
     device: jax.Device
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
+
+    def __getattr__(self, name: str) -> Any:
+        """Say what a name of torch.hub's model is called here."""
+        raise AttributeError(self._unknown(name))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Let ``__init__`` alone set attributes: a later change would not reach the compiled network."""
+        if name in self.__dict__:
+            raise AttributeError(f"'{name}' of a detector cannot change; yolojax.load makes another detector")
+        if name not in self.__dataclass_fields__:
+            raise AttributeError(self._unknown(name))
+        super().__setattr__(name, value)
+
+    def _unknown(self, name: str) -> str:
+        argument = _OF_LOAD.get(name)
+        return unknown_name(self, name, argument and f"yolojax.load(…, {argument})")
 
     def __call__(self, images: Images) -> Results:
         """Detect objects in images.

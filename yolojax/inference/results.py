@@ -105,7 +105,7 @@ class Detections:
 
     def __getattr__(self, name: str) -> Any:
         """Say what a name of another library is called here."""
-        raise AttributeError(_unknown(self, name, _OF_DETECTIONS.get(name)))
+        raise AttributeError(unknown_name(self, name, _OF_DETECTIONS.get(name)))
 
     def plot(self, *, line_thickness: int | None = None, hide_labels: bool = False, hide_conf: bool = False) -> Pixels:
         """A copy of the image with the boxes drawn into it.
@@ -205,7 +205,7 @@ class Tables:
 
     def __getattr__(self, name: str) -> Any:
         """Say what there is."""
-        raise AttributeError(_unknown(self, name, "xyxy"))
+        raise AttributeError(unknown_name(self, name, "xyxy"))
 
 
 class Results(list[Detections]):
@@ -224,7 +224,7 @@ class Results(list[Detections]):
     def __getattr__(self, name: str) -> Any:
         """Say what a name of another library is called here."""
         of_one = f"[0].{name}" if name in Detections.__dict__ or name in Detections.__dataclass_fields__ else None
-        raise AttributeError(_unknown(self, name, _OF_RESULTS.get(name, of_one)))
+        raise AttributeError(unknown_name(self, name, _OF_RESULTS.get(name, of_one)))
 
     def print(self) -> None:
         """Print a line per image."""
@@ -285,6 +285,7 @@ class Results(list[Detections]):
         return zip(stems, self, strict=True)
 
 
-def _unknown(thing: Any, name: str, instead: str | None) -> str:
+def unknown_name(thing: Any, name: str, instead: str | None) -> str:
+    """What to tell who asks a thing for a name that it does not have; ``instead`` is what has it here."""
     hint = f"; here it is {instead}" if instead else ""
     return f"'{type(thing).__name__}' has no attribute '{name}'{hint}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -19,6 +20,7 @@ from absl import flags
 from grain.multiprocessing import SharedMemoryArray
 
 from yolojax.data.workers import leave_program_out
+from yolojax.errors import UserError
 
 _PATIENCE = 5.0  # seconds
 T_co = TypeVar("T_co", covariant=True)
@@ -64,7 +66,12 @@ class Prefetch(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        batch: T = next(self._held[0])
+        try:
+            batch: T = next(self._held[0])
+        except RuntimeError as error:
+            if ended := re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error)):
+                raise UserError(_lost_worker(int(ended[1]), self.workers)) from error
+            raise
         self.number += 1
         return batch
 
@@ -73,6 +80,20 @@ class Prefetch(Generic[T]):
         self._let_go()
         if self.workers:
             _wait_for_freed_memory()
+
+
+def _lost_worker(status: int, workers: int) -> str:
+    """What to say of a worker that has ended by itself."""
+    how = f"status {status}" if status >= 0 else f"signal {-status} ({signal.Signals(-status).name})"
+    likely = {
+        -9: "; a system that runs out of memory kills so",  # numbers, because Windows has no such signals
+        -7: "; so it ends where /dev/shm has no room left ('docker run --shm-size=2g' gives a container more)",
+    }.get(status, "")
+    fewer = f"fewer workers than {workers}" if workers > 1 else "none"
+    return (
+        f"--workers {workers}: a process that loads images was ended by {how}{likely}; --workers with {fewer} needs less memory, "
+        f"and --resume goes on from the last checkpoint"
+    )
 
 
 def _close(held: list[Any]) -> None:

@@ -89,9 +89,9 @@ def _lost_worker(status: int, workers: int) -> str:
         -9: "; a system that runs out of memory kills so",  # numbers, because Windows has no such signals
         -7: "; so it ends where /dev/shm has no room left ('docker run --shm-size=2g' gives a container more)",
     }.get(status, "")
-    fewer = f"fewer workers than {workers}" if workers > 1 else "none"
+    fewer = "a smaller --workers" if workers > 1 else "--workers 0"
     return (
-        f"--workers {workers}: a process that loads images was ended by {how}{likely}; --workers with {fewer} needs less memory, "
+        f"--workers {workers}: a process that loads images was ended by {how}{likely}; {fewer} needs less memory, "
         f"and --resume goes on from the last checkpoint"
     )
 

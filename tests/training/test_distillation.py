@@ -193,5 +193,6 @@ def shared_batch(spec, make_batch):
     assert_close(apart.parts, jax.tree.map(lambda value: value / 4, total.parts))
 
 
+@pytest.mark.long
 def test_devices_share_what_a_teacher_adds(on_devices):
     on_devices(4, "test_distillation.shared_batch")

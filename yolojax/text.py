@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 _ZERO_WIDTH = re.compile("[\u200b\u200c\u200d\u2060\ufeff]")
@@ -66,6 +67,18 @@ def printable(text: str) -> str:
     return "".join(
         character if character.isprintable() or character == "\n" else repr(character)[1:-1] for character in text
     )
+
+
+def numbers_by_name(names: Sequence[str]) -> dict[str, int]:
+    """The numbers of classes by their plain names; of several with one name, the first.
+
+    >>> numbers_by_name(["car", "bus", "Car"])
+    {'car': 0, 'bus': 1}
+    """
+    numbers: dict[str, int] = {}
+    for number, name in enumerate(names):
+        numbers.setdefault(plain_name(name), number)
+    return numbers
 
 
 def plain_name(name: str) -> str:

@@ -37,7 +37,8 @@ def test_a_worker_that_is_killed_is_told_in_a_sentence():
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [(-7, "signal 7 (SIGBUS); so it ends where /dev/shm has no room"), (3, "status 3; --workers 0 needs")]
+    ("status", "words"),
+    [(-7, "signal 7 (SIGBUS); so it ends where /dev/shm has no room"), (3, "status 3; --workers 0 needs")],
 )
 def test_what_a_lost_worker_is_a_sign_of(status, words):
     assert words in _lost_worker(status, 1)

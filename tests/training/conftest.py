@@ -15,6 +15,21 @@ Batch = dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="session")
+def small_model() -> str:
+    """The text of a model YAML with one level and four layers, for runs that are resumed: each compiles a step of its own."""
+    return """
+nc: 2
+anchors: [[8, 8, 16, 12, 20, 20]]
+backbone:
+  - [-1, 1, Conv, [8, 3, 2]]
+  - [-1, 1, Conv, [8, 3, 2]]
+  - [-1, 1, Conv, [8, 3, 2]]
+head:
+  - [[2], 1, Detect, []]
+"""
+
+
+@pytest.fixture(scope="session")
 def mini_spec() -> ModelSpec:
     """Two levels and six layers, with every kind of block but the ones without parameters."""
     return ModelSpec.from_dict(

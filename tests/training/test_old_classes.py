@@ -20,17 +20,6 @@ from yolojax.tree import flatten
 from yolojax.weights.find import load_weights
 from yolojax.weights.store import Weights, save_weights
 
-# One level and four layers.
-SMALL = """
-nc: 2
-anchors: [[8, 8, 16, 12, 20, 20]]
-backbone:
-  - [-1, 1, Conv, [8, 3, 2]]
-  - [-1, 1, Conv, [8, 3, 2]]
-  - [-1, 1, Conv, [8, 3, 2]]
-head:
-  - [[2], 1, Detect, []]
-"""
 BATCHES = 4  # of an epoch: ten images, three at a time beside the replayed one
 
 
@@ -42,9 +31,9 @@ def save_teacher(folder, small, seed):
 
 
 @pytest.fixture
-def place(tiny_data, tmp_path, monkeypatch):
+def place(small_model, tiny_data, tmp_path, monkeypatch):
     """A folder with a network, two teachers, and ``old.yaml``, a data set whose second class the run knows."""
-    (tmp_path / "small.yaml").write_text(SMALL)
+    (tmp_path / "small.yaml").write_text(small_model)
     for seed in (1, 2):
         save_teacher(tmp_path / f"teacher{seed}", tmp_path / "small.yaml", seed)
     text = tiny_data.read_text()

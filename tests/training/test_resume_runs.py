@@ -21,17 +21,6 @@ from yolojax.model.spec import load_spec
 from yolojax.training import loop
 from yolojax.weights.store import Weights, save_weights
 
-# One level and four layers: a resumed run compiles a step of its own.
-SMALL = """
-nc: 2
-anchors: [[8, 8, 16, 12, 20, 20]]
-backbone:
-  - [-1, 1, Conv, [8, 3, 2]]
-  - [-1, 1, Conv, [8, 3, 2]]
-  - [-1, 1, Conv, [8, 3, 2]]
-head:
-  - [[2], 1, Detect, []]
-"""
 EPOCHS, BATCHES = 3, 3  # ten images, four at a time
 FIGURES = re.compile(r"nan images/s|\d{5,}\.\d images/s|epoch\s+(\d+)/(\d+)")
 
@@ -65,13 +54,13 @@ def stopped_at(batch: int, *words: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def begun(tiny_data, tmp_path_factory) -> Path:
+def begun(small_model, tiny_data, tmp_path_factory) -> Path:
     """A folder with ``photos/``, ``start/`` (initial weights) and ``runs/cut``, stopped in its second epoch; every path was given relative to it."""
     place = tmp_path_factory.mktemp("begun")
     shutil.copytree(tiny_data.parent, place / "photos")
     text = tiny_data.read_text().replace(f"path: {tiny_data.parent}", "path: .")
     (place / "photos" / "squares.yaml").write_text(text)
-    (place / "small.yaml").write_text(SMALL)
+    (place / "small.yaml").write_text(small_model)
     spec = load_spec(place / "small.yaml")
     save_weights(
         place / "start",

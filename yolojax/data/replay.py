@@ -16,7 +16,7 @@ import numpy as np
 from yolojax.data.sample import Sample
 from yolojax.data.sources import load_data, open_split
 from yolojax.errors import UserError
-from yolojax.text import plain_name
+from yolojax.text import numbers_by_name, plain_name
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def open_replay(
             f"--replay-share {share:g}: of a batch of {batch_size} images that is {count}; at least one has to be replayed, and one of --data left"
         )
     config = load_data(data)
-    known = {plain_name(name): number for number, name in reversed(list(enumerate(names)))}
+    known = numbers_by_name(names)
     own = tuple(names) if single_class else config.names
     numbers = np.array([known.get(plain_name(name), -1) for name in own])
     if (numbers < 0).all():

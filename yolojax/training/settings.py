@@ -189,7 +189,7 @@ class TrainSettings:
         if self.image_weights and self.rect:
             raise UserError("--image-weights: cannot go with --rect, whose batches are in a fixed order")
         self._check_cache()
-        self._check_memory()
+        self._check_old_classes()
         for name in ("rect", "albumentations", "replay"):
             if self.cache == "device" and getattr(self, name):
                 raise UserError(
@@ -212,8 +212,8 @@ class TrainSettings:
         ):
             raise UserError(f"--steps-per-dispatch {self.steps_per_dispatch}: must be auto or a number from 1 on")
 
-    def _check_memory(self) -> None:
-        """What keeps old classes, ``--replay`` and ``--distil``."""
+    def _check_old_classes(self) -> None:
+        """``--replay`` and ``--distil``, which keep old classes."""
         for name, main in (("replay_share", "replay"), ("distil_gain", "distil")):
             value, flag = getattr(self, name), f"--{name.replace('_', '-')}"
             if not (0 < value < 1 if main == "replay" else 0 < value < math.inf):

@@ -10,7 +10,7 @@ import numpy as np
 from yolojax.errors import UserError
 from yolojax.model.network import Variables
 from yolojax.model.spec import ModelSpec
-from yolojax.text import plain_name
+from yolojax.text import numbers_by_name, plain_name
 from yolojax.weights.delta import arrays_sha256
 from yolojax.weights.store import Weights
 
@@ -70,7 +70,7 @@ def make_teacher(weights: Weights, spec: ModelSpec, names: Sequence[str], gain: 
         raise UserError(
             f"{flag}: its anchors are not those of {spec.name}; --noautoanchor keeps those of the weights that the run starts from"
         )
-    known = {plain_name(name): number for number, name in reversed(list(enumerate(weights.names)))}
+    known = numbers_by_name(weights.names)
     classes = tuple((number, known[plain_name(name)]) for number, name in enumerate(names) if plain_name(name) in known)
     if not classes:
         raise UserError(

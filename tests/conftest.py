@@ -14,6 +14,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 import yaml
 
@@ -37,6 +38,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 # The plugins of the extra `aot` are here for the plans; where no accelerator is, JAX would try them first.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("YOLOJAX_CACHE", str(Path(_compiled.name) / "cache"))
+# Tracing makes very many small objects that live: looking through them for cycles at Python's usual pace takes a seventh of the time of all tests.
+gc.set_threshold(100_000, 10, 10)
+MEMORY_TO_KEEP = 1e9  # bytes; what a test process holds before it forgets the programs of a module
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -52,9 +56,9 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs() -> Iterator[None]:
-    """Compiled programs and their memory go with the module that used them, so that a worker does not gather those of all."""
+    """Compiled programs and their memory go with the module that used them where they are many, so that a worker does not gather those of all."""
     yield
-    if "jax" in sys.modules:
+    if "jax" in sys.modules and psutil.Process().memory_info().rss > MEMORY_TO_KEEP:
         sys.modules["jax"].clear_caches()
         gc.collect()
         if glibc_version() > (0, 0):
@@ -198,8 +202,6 @@ def peak_memory() -> float:
     try:
         import resource
     except ImportError:  # Windows
-        import psutil
-
         return psutil.Process().memory_info().peak_wset
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 

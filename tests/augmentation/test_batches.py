@@ -246,6 +246,7 @@ def compare_devices() -> None:
     print("equal")
 
 
+@pytest.mark.long
 def test_batches_are_the_same_for_any_number_of_devices():
     folder = Path(__file__).resolve().parent
     environment = os.environ | {

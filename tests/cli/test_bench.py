@@ -34,6 +34,7 @@ def bench(data, tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.long
 def test_every_way_is_as_good(bench, capsys):
     pytest.importorskip("jax2onnx")
     pytest.importorskip("onnxruntime")
@@ -53,6 +54,7 @@ def test_every_way_is_as_good(bench, capsys):
     assert f"few.yaml (val, {IMAGES} images), 128x128 px, batch 8" in printed
 
 
+@pytest.mark.long
 def test_exports_reach_what_val_reports(bench, data, capsys):
     """In ``val``'s own batches: rectangles, filled up, with borders."""
     pytest.importorskip("jax2onnx")

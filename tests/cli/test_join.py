@@ -123,6 +123,7 @@ def test_an_old_head_on_a_new_trunk(networks, tiny_data, tmp_path, monkeypatch):
     assert mixed["settings"]["weights"] == [f"{networks[0]} on {networks[1]}"]
 
 
+@pytest.mark.long
 def test_training_goes_on_with_a_branch_frozen(joined, tiny_data, tmp_path):
     data = yaml.safe_load(tiny_data.read_text()) | {"names": ["blue", "red", "red (B)", "green"]}
     (tmp_path / "four.yaml").write_text(yaml.safe_dump(data))

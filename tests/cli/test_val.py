@@ -313,7 +313,7 @@ def test_classes_of_other_names_are_told(val, data, tmp_path, capsys):
 ORIGINAL = {640: (0.610881, 0.416038, 0.468320, 0.311636), 320: (0.622634, 0.360772, 0.422598, 0.281068)}
 
 
-@pytest.mark.parametrize("size", [320, pytest.param(640, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [pytest.param(320, marks=pytest.mark.long), pytest.param(640, marks=pytest.mark.slow)])
 def test_real_weights_on_real_photos(shared_data, tmp_path, monkeypatch, size):
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)

@@ -281,6 +281,7 @@ def test_rectangular_training_has_the_shapes_of_its_images(samples):
     assert not (again[0].batch.images == first[0].batch.images).all()
 
 
+@pytest.mark.long
 def test_a_run_names_each_unreadable_image_once_and_counts_them_at_its_end(tiny_data, tiny_model, tmp_path, caplog):
     shutil.copytree(tiny_data.parent, tmp_path / "data")
     broken = [tmp_path / "data" / "images" / name for name in ("train/3.png", "val/1.png")]

@@ -145,6 +145,7 @@ def test_a_yaml_composes_data_sets_as_the_shipped_one_does(composed):
         open_split(replace(config, train=("train",)), "train")  # of no data set: the YAML has no path
 
 
+@pytest.mark.long
 def test_a_network_trains_an_epoch_on_both(composed, tiny_model, tmp_path):
     fixed = {"weights": "", "cfg": str(tiny_model), "imgsz": 64, "batch_size": 4, "workers": 0, "noplots": True}
     results = train(TrainSettings(**fixed, data=str(composed), epochs=1, freeze=("2",), project=str(tmp_path)))

@@ -62,6 +62,7 @@ def test_what_no_step_can_have_is_refused(words, message):
         PlanSettings(**words)
 
 
+@pytest.mark.long
 def test_the_embedded_weights_are_planned_where_no_network_is_named(tmp_path):
     assert (
         main(["plan", "--img", "32", "--batch", "1", "--freeze", "24", "--quick", "--json", str(tmp_path / "p")]) == 0

@@ -220,6 +220,7 @@ def test_an_error_of_the_device_without_a_signal_is_an_error(settings, monkeypat
         train(settings(name="broken"))
 
 
+@pytest.mark.long
 def test_a_loss_that_is_not_finite_is_named_within_its_dispatch(settings, tmp_path):
     hyp = tmp_path / "hyp.yaml"
     hyp.write_text("warmup_bias_lr: 1.0e+30\n")

@@ -125,6 +125,7 @@ def setting(spec):
     return variables, jax.tree.map(np.asarray, teacher), labels, network, settings
 
 
+@pytest.mark.long
 def test_the_teacher_is_read_by_a_step_and_keeps_its_bits(mini_spec, make_batch):
     variables, teacher, labels, network, settings = setting(mini_spec)
     optimizer = OptimizerSettings.from_hyperparameters(Hyperparameters(), batch_size=2)

@@ -129,10 +129,12 @@ def test_devices_together_do_what_one_does_and_apart_what_each_does_alone(on_dev
     on_devices(DEVICES, "test_gradient.one_batch")
 
 
+@pytest.mark.long
 def test_only_the_gradients_of_kernels_are_rounded_where_they_are_added_up_in_bfloat16(on_devices):
     on_devices(DEVICES, "test_gradient.narrow_sums")
 
 
+@pytest.mark.long
 def test_devices_share_a_loss_that_is_scaled(on_devices):
     on_devices(DEVICES, "test_gradient.scaled_loss")
 

@@ -267,6 +267,7 @@ def test_a_run_in_float16_leaves_out_what_overflows_and_resumes_to_the_bit(setti
     assert [timing["overflows"] for timing in again["timings"]] == left_out
 
 
+@pytest.mark.long
 def test_gradients_that_always_overflow_stop_the_run_and_say_what_to_do(settings, monkeypatch):
     monkeypatch.setattr(loop, "LEAST_SCALE", 2.0**29)
     monkeypatch.setattr(state, "FIRST_SCALE", 2.0**30)
@@ -277,6 +278,7 @@ def test_gradients_that_always_overflow_stop_the_run_and_say_what_to_do(settings
         train(settings(dtype="float16"))
 
 
+@pytest.mark.long
 def test_best_weights_are_the_newest_ones_until_something_is_validated(settings, monkeypatch):
     saved = []
     monkeypatch.setattr(
@@ -386,6 +388,7 @@ def odd_model(pyramid, tmp_path_factory):
     return write
 
 
+@pytest.mark.long
 def test_a_network_without_its_coarsest_level_trains(settings, odd_model):
     results = train(settings(cfg=odd_model(3, 4), imgsz=64, epochs=1, noplots=True))
     assert results["epochs"] == 1

@@ -54,6 +54,7 @@ def arrays(run):
     return {path: leaf.tobytes() for path, leaf in flatten(load_weights(run / "weights" / "last").variables).items()}
 
 
+@pytest.mark.long
 def test_a_run_with_both_is_recorded_and_goes_on_with_the_same_bits(settings, place, monkeypatch, caplog):
     caplog.set_level("INFO", "yolojax")
     both = settings(replay="old.yaml", distil="teacher1", name="whole")

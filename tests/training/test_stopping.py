@@ -4,6 +4,7 @@ import re
 
 import jax
 import numpy as np
+import pytest
 
 from yolojax.mesh import make_mesh, put_batch
 from yolojax.model.network import init_variables
@@ -27,5 +28,6 @@ def no_question_of_its_own(spec, make_batch):
     assert float(metrics["stop"]) == 1
 
 
+@pytest.mark.long
 def test_a_step_asks_nobody_whether_to_stop(on_devices):
     on_devices(2, "test_stopping.no_question_of_its_own")

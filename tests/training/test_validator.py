@@ -41,6 +41,7 @@ def on_one_and_on_all_devices(spec, _) -> None:
     np.testing.assert_allclose(evaluations[0].curves.ap, evaluations[1].curves.ap, atol=1e-3)
 
 
+@pytest.mark.long
 def test_a_shorter_last_batch_is_traced_by_nobody_and_changes_no_loss(mini_spec, monkeypatch):
     rng = np.random.default_rng(0)
     boxes = np.array([[1, 0.5, 0.5, 0.4, 0.3], [0, 0.2, 0.3, 0.2, 0.2]], np.float32)

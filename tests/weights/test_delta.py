@@ -36,7 +36,10 @@ def train(base, tiny_data, tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("freeze", ["adapters.yaml", "bn_only", "6"])
+@pytest.mark.parametrize(
+    "freeze",
+    [pytest.param("adapters.yaml", marks=pytest.mark.long), pytest.param("bn_only", marks=pytest.mark.long), "6"],
+)
 def test_base_and_delta_are_the_trained_weights(base, train, tmp_path, freeze):
     (tmp_path / "adapters.yaml").write_text("kind: adapters\nselect: 0-4\ntrain: detect\nrank: 2\nalpha: 4.0\n")
     weights = train("--freeze", freeze)
@@ -67,12 +70,14 @@ def test_statistics_that_move_are_in_it(base, train):
     assert flatten(again.variables)[path].tobytes() != flatten(load_weights(base).variables)[path].tobytes()
 
 
+@pytest.mark.long
 def test_none_where_it_would_save_nothing(train):
     weights = train("--freeze", "1")
     assert (weights / "best").is_dir()
     assert not (weights / "best.delta.npz").exists()
 
 
+@pytest.mark.long
 def test_training_and_bench_begin_from_base_and_delta(base, train, tiny_data, tmp_path):
     weights = train("--freeze", "6")
     delta = ["--delta", str(weights / "best.delta.npz")]

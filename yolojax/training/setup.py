@@ -48,7 +48,7 @@ from yolojax.training.settings import LARGEST, Resolved, TrainSettings
 from yolojax.training.step import BatchMaker, fixed_modules
 from yolojax.training.validator import fitting_validation_batch
 from yolojax.tree import flatten
-from yolojax.weights.find import EMBEDDED_WEIGHTS, load_weights
+from yolojax.weights.find import EMBEDDED_WEIGHTS, find_weights, load_weights
 from yolojax.weights.record import NetworkRecord, read_network
 from yolojax.weights.start import RandomArrays, start_variables, with_fitting_anchors
 from yolojax.weights.store import Weights
@@ -181,11 +181,11 @@ def prepare(settings: TrainSettings, shared: Shared | None = None) -> tuple[Job,
     Raises:
       UserError: something does not fit; the message says what, where and what to do.
     """
-    devices = select_devices(settings.device, settings.deterministic)
-    data = load_data(settings.data, settings.data_root)
+    devices, data = _devices_and_data(settings)
     resolved = settings.resolve(data)
     if data.defaults:
-        _tell_defaults(resolved, data)
+        taken = f"{resolved.imgsz} px, {resolved.epochs} epochs, batch {resolved.batch_size}, {resolved.hyp}, {resolved.optimizer}"
+        log.info("%s: %s (its own defaults hold where no flag is given)", data.file.name, taken)
     hyperparameters = load_hyperparameters(resolved.hyp)
     names = ("item",) if settings.single_cls else data.names
     weights = _initial_weights(settings)
@@ -193,8 +193,6 @@ def prepare(settings: TrainSettings, shared: Shared | None = None) -> tuple[Job,
     strategy = load_strategy(settings.freeze, sizes=partial(parameter_sizes, spec))
     image_size = whole_strides(resolved.imgsz, spec.stride)
     _check_batch_size(resolved.batch_size, devices)
-    if settings.albumentations:
-        load_effects()
     if settings.strict:
         require_clean(data, ("train", "val"))
         if settings.replay is not None:
@@ -226,8 +224,7 @@ def prepare_to_resume(settings: TrainSettings, folder: Path, shared: Shared | No
     Raises:
       UserError: as ``prepare``; or the data set has other classes than the run.
     """
-    devices = select_devices(settings.device, settings.deterministic)
-    data = load_data(settings.data, settings.data_root)
+    devices, data = _devices_and_data(settings)
     network = read_network(folder)
     resolved = settings.resolve(data)
     hyperparameters = load_hyperparameters(folder / HYPERPARAMETERS)
@@ -239,11 +236,21 @@ def prepare_to_resume(settings: TrainSettings, folder: Path, shared: Shared | No
             f"{data.file}: its classes ({', '.join(names[:8])}) are not those of the run ({', '.join(network.names[:8])})"
         )
     _check_batch_size(resolved.batch_size, devices)
-    if settings.albumentations:
-        load_effects()
     train = open_split(data, "train", single_class=settings.single_cls, needs_boxes=True)
     val = open_split(data, "val", single_class=settings.single_cls)
     return _make_job(settings, resolved, data, hyperparameters, network, strategy, (train, val), devices, shared)
+
+
+def _devices_and_data(settings: TrainSettings) -> tuple[Sequence[jax.Device], DataConfig]:
+    """Of a run; what other flags name is looked for here too, before images are read, which takes long."""
+    devices = select_devices(settings.device, settings.deterministic)
+    if settings.replay is not None:
+        load_data(settings.replay)
+    if settings.distil is not None:
+        find_weights(settings.distil)
+    if settings.albumentations:
+        load_effects()
+    return devices, load_data(settings.data, settings.data_root)
 
 
 def _make_job(
@@ -339,9 +346,8 @@ def _against_forgetting(
     """What ``--replay`` and ``--distil`` ask for."""
     replay, teacher, names = NO_REPLAY, None, network.names
     if settings.replay is not None:
-        replay = open_replay(
-            settings.replay, settings.replay_share, batch_size, names, single_class=settings.single_cls
-        )
+        share, single = settings.replay_share, settings.single_cls
+        replay = open_replay(settings.replay, share, batch_size, names, single_class=single)
     if settings.distil is not None:
         flag = f"--distil {settings.distil}"
         teacher = make_teacher(load_weights(settings.distil), network.spec, names, settings.distil_gain, flag)
@@ -362,11 +368,6 @@ def _check_batch_size(batch_size: int, devices: Sequence[jax.Device]) -> None:
             "--batch-size -1: 'yolojax train' finds it; from Python, plan.autobatch.with_fitting_batch does"
         )
     check_divides(batch_size, devices)
-
-
-def _tell_defaults(resolved: Resolved, data: DataConfig) -> None:
-    taken = f"{resolved.imgsz} px, {resolved.epochs} epochs, batch {resolved.batch_size}, {resolved.hyp}, {resolved.optimizer}"
-    log.info("%s: %s (its own defaults hold where no flag is given)", data.file.name, taken)
 
 
 def _initial_weights(settings: TrainSettings) -> Weights | None:

@@ -89,12 +89,12 @@ def jax_step(
     from yolojax.hyperparameters import Hyperparameters
     from yolojax.model.network import Network, init_variables
     from yolojax.model.spec import load_spec
-    from yolojax.runtime import select_devices
+    from yolojax.runtime import device_peak_bytes, select_devices
     from yolojax.training.loss import LossSettings
     from yolojax.training.optimizer import OptimizerSettings
     from yolojax.training.schedule import Schedule
     from yolojax.training.state import create_state
-    from yolojax.training.step import device_peak_bytes, make_train_step
+    from yolojax.training.step import make_train_step
     from yolojax.tree import flatten
 
     device = select_devices(options.device)[0]  # where the other side runs

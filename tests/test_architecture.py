@@ -11,7 +11,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 GROUND = 0
 TIERS = [
     {
-        *("errors", "text", "version", "files", "flags", "tree", "mesh", "exchange"),
+        *("errors", "text", "version", "files", "flags", "tree", "mesh", "packing", "exchange"),
         *("interrupts", "lock", "processes", "hosts", "drawing", "figures", "runtime", "system", "caches", "scores"),
         *("config", "hyperparameters"),
     },

@@ -167,6 +167,7 @@ PROGRAMS = {
     "python": ["-c", "import yolojax; yolojax.load()"],
     "convert": ["-m", "convert", "yolov5n-shapes", "converted"],
     "command": ["-m", "yolojax", "freeze", "--cfg", "yolov5n", "--freeze", "10"],
+    "benchmarks": ["-c", "import benchmarks.dispatch, jax; jax.devices()"],
     "jax itself": ["-c", "import yolojax, jax; assert jax.devices()[0].platform == 'cpu'"],
     "jax first": ["-c", "import jax, sys; print(file=sys.stderr); import yolojax; yolojax.load()"],
 }

@@ -213,6 +213,11 @@ def exclude_nondeterminism() -> None:
     os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([*flags, DETERMINISTIC]))
 
 
+def device_peak_bytes(device: jax.Device) -> int | None:
+    """The most memory that this process ever held on a device, in bytes; None where the device does not say (CPU)."""
+    return (device.memory_stats() or {}).get("peak_bytes_in_use")
+
+
 def dtype_of(platform: str, compute_capability: str | None = None) -> str:
     """What ``--dtype auto`` means on a device.
 

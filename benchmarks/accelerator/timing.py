@@ -22,8 +22,8 @@ from benchmarks.hlo import parse
 from benchmarks.kernels import kernels
 from benchmarks.roofline import chip_of, summary
 from yolojax.model.convolution import folded_stem
+from yolojax.runtime import device_peak_bytes
 from yolojax.training.state import TrainState
-from yolojax.training.step import device_peak_bytes
 
 WARM_UP = 5
 PEAK_FACTOR = 1.5

@@ -27,6 +27,7 @@ from yolojax.hosts.stopping import CommonStop
 from yolojax.interrupts import interruptible
 from yolojax.mesh import local_rows, place_everywhere, put_batch
 from yolojax.model.network import Network
+from yolojax.runtime import device_peak_bytes
 from yolojax.system import processors
 from yolojax.training import plots, report
 from yolojax.training.progress import EpochMeter, ProgressBar, program_record
@@ -34,14 +35,7 @@ from yolojax.training.run import Run, open_run
 from yolojax.training.settings import TrainSettings
 from yolojax.training.setup import BATCHES_OF_ONE_SIZE, Job
 from yolojax.training.state import TrainState
-from yolojax.training.step import (
-    BatchMaker,
-    Dispatch,
-    Pace,
-    device_peak_bytes,
-    make_step_function,
-    shared_step_function,
-)
+from yolojax.training.step import BatchMaker, Dispatch, Pace, make_step_function, shared_step_function
 from yolojax.training.trackers import require_trackers
 from yolojax.training.validator import Validator
 

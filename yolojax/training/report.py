@@ -27,12 +27,12 @@ from yolojax.evaluation.plots import plot_evaluation
 from yolojax.files import write_file, write_json, write_yaml
 from yolojax.freezing.summary import BN_MODES, summarise
 from yolojax.hosts.agreement import decided, gathered, is_first
+from yolojax.runtime import device_peak_bytes
 from yolojax.scores import SCORES, known_scores, shown_score
 from yolojax.training import plots
 from yolojax.training.progress import EpochMeter
 from yolojax.training.run import RESULTS, Run, write_settings
 from yolojax.training.setup import HYPERPARAMETERS, STRATEGY, Job
-from yolojax.training.step import device_peak_bytes
 from yolojax.training.trackers import Trackers, open_trackers
 from yolojax.training.validator import Validator
 from yolojax.tree import flatten

@@ -19,6 +19,7 @@ from yolojax.freezing.labels import fixed_bn, trainable_mask
 from yolojax.freezing.phases import Phase
 from yolojax.mesh import replicated, split
 from yolojax.model.network import Network, Variables
+from yolojax.packing import Packing
 from yolojax.training.loss import LossSettings, make_gradient
 from yolojax.training.optimizer import OptimizerSettings, make_optimizer
 from yolojax.training.schedule import Schedule
@@ -264,7 +265,9 @@ class Dispatch:
           teacher: on the devices, where the loss of the step has one.
         """
         self._resting = state.resting
-        self._moving, moving = jax.tree.flatten(state.moving)
+        leaves, moving = jax.tree.flatten(state.moving)
+        self._packing = packing = Packing.of(leaves)
+        self._moving = packing.put(leaves, mesh)
         # Averages that rest are not read by a step.
         self._constant, constant = jax.tree.flatten((state.resting.params, state.resting.batch_stats, teacher))
         self._structure = moving
@@ -272,9 +275,9 @@ class Dispatch:
         self._factors: dict[str, Any] = jax.device_put(dict(factors), placed)
 
         self._counts: dict[int, Array] = {}
-        self._placed = placed
+        self._placed, self._mesh = placed, mesh
 
-        def program(leaves: Any, constants: Any, factors: Any, feed: Any, steps: Any, size: Any) -> Any:
+        def program(carried: Any, constants: Any, factors: Any, feed: Any, steps: Any, size: Any) -> Any:
             params, batch_stats, taught_by = jax.tree.unflatten(constant, constants)
             resting = Resting(params, batch_stats, params, batch_stats, taught_by)
 
@@ -287,14 +290,16 @@ class Dispatch:
                     made = maker.make(feed, epoch, number)
                     batch = {**made, **{name: feed[name] for name in ("stop",) if name in feed}}
                 state, metrics = step(state, resting, batch, factors, size)
-                return tuple(jax.tree.leaves(state)), metrics
+                return jax.tree.leaves(state), metrics
 
-            return iterate(leaves) if steps is None else _repeat(iterate, leaves, steps)
+            leaves = packing.unpack(carried)
+            leaves, metrics = iterate(leaves) if steps is None else _repeat(iterate, leaves, steps)
+            return packing.pack(leaves), metrics
 
         def compiled() -> Any:
             return jax.jit(program, donate_argnums=0, static_argnums=5, out_shardings=placed, keep_unused=True)
 
-        self._program = compiled() if shared is None else shared.program((step, moving, constant), compiled)
+        self._program = compiled() if shared is None else shared.program((step, moving, constant, packing), compiled)
 
     def __call__(self, feed: Any, size: tuple[int, int] | None = None, steps: int | None = None) -> dict[str, Array]:
         """Train.
@@ -307,7 +312,7 @@ class Dispatch:
         Returns:
           Metrics as of ``make_train_step``; with ``steps`` arrays ``(MOST_STEPS,)``, of which so many are filled.
         """
-        arguments = (tuple(self._moving), self._constant, self._factors, feed, self._count(steps), size)
+        arguments = (self._moving, self._constant, self._factors, feed, self._count(steps), size)
         self._moving, metrics = self._program(*arguments)
         return metrics
 
@@ -322,12 +327,13 @@ class Dispatch:
     @property
     def state(self) -> TrainState:
         """The state as it is now; the next call consumes what moves of it."""
-        return TrainState(jax.tree.unflatten(self._structure, self._moving), self._resting)
+        leaves = self._packing.take(self._moving, self._mesh)
+        return TrainState(jax.tree.unflatten(self._structure, leaves), self._resting)
 
     def lower(self, feed: Any, size: tuple[int, int] | None = None, steps: int | None = None) -> jax.stages.Lowered:
         """The program of such a call, before it is compiled."""
         count = self._count(steps)
-        return self._program.lower(tuple(self._moving), self._constant, self._factors, feed, count, size)
+        return self._program.lower(self._moving, self._constant, self._factors, feed, count, size)
 
     @property
     def traces(self) -> int:
@@ -392,8 +398,3 @@ class Pace:
 def fixed_modules(phase: Phase, mode: str) -> frozenset[str]:
     """The BatchNorm modules that keep their statistics: those of frozen layers if ``mode`` is ``fixed``, none if it is ``track``."""
     return fixed_bn(phase.tree()) if mode == "fixed" else frozenset()
-
-
-def device_peak_bytes(device: jax.Device) -> int | None:
-    """The most memory that this process ever held on a device, in bytes; None where the device does not say (CPU)."""
-    return (device.memory_stats() or {}).get("peak_bytes_in_use")

@@ -57,24 +57,25 @@ class Kernel:
     times: int = 1
 
 
-def kernels(program: Program) -> list[Kernel]:
-    """The kernels of a program in their order; those of a loop with a known number of rounds count so many times, else once."""
-    return list(_kernels(program, program.entry, 1))
+def kernels(program: Program, rounds: int = 1) -> list[Kernel]:
+    """The kernels of a program in their order; those of a loop count as often as it goes round, where that is not known ``rounds`` times."""
+    return list(_kernels(program, program.entry, 1, rounds))
 
 
-def _kernels(program: Program, name: str, times: int) -> Iterator[Kernel]:
+def _kernels(program: Program, name: str, times: int, unknown: int) -> Iterator[Kernel]:
     computation = program.computations[name]
     for instruction in computation.instructions.values():
         if instruction.opcode in _FREE:
             continue
         if instruction.opcode in ("call", "async-start"):
-            yield from _kernels(program, text_of(r"(?:to_apply|calls)=%?([^\s,]+)", instruction.attributes), times)
+            called = text_of(r"(?:to_apply|calls)=%?([^\s,]+)", instruction.attributes)
+            yield from _kernels(program, called, times, unknown)
         elif instruction.opcode == "while":
             rounds = text_of(r"known_trip_count\D*?(\d+)", instruction.attributes)
             body = text_of(r"body=%?([^\s,]+)", instruction.attributes)
-            yield from _kernels(program, body, times * int(rounds or 1))
+            yield from _kernels(program, body, times * int(rounds or unknown), unknown)
         elif instruction.opcode == "conditional":
-            branches = [list(_kernels(program, branch, times)) for branch in _branches(instruction)]
+            branches = [list(_kernels(program, branch, times, unknown)) for branch in _branches(instruction)]
             yield from max(branches, key=lambda rows: sum(row.bytes * row.times for row in rows))
         else:
             flop, dtype = _flop(program, computation, instruction)

@@ -202,6 +202,9 @@ def test_a_loop_counts_every_round():
     line = '%x = f32[8]{0} parameter(0)\nROOT %w = f32[8]{0} while(%x), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"8"}}'
     (kernel,) = listed(entry(line, before=body))
     assert (kernel.bytes, kernel.times) == (64, 8)
+    unknown = line.partition(", backend_config")[0]
+    program = parse(entry(unknown, before=body))
+    assert [kernel.times for kernel in (*kernels(program), *kernels(program, rounds=5))] == [1, 5]
 
 
 def test_what_lies_in_the_small_memory_of_a_tpu_costs_no_bandwidth():

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import cv2
+import hypothesis
 import numpy as np
 import psutil
 import pytest
@@ -41,6 +42,10 @@ os.environ.setdefault("YOLOJAX_CACHE", str(Path(_compiled.name) / "cache"))
 # Tracing makes very many small objects that live: looking through them for cycles at Python's usual pace takes a seventh of the time of all tests.
 gc.set_threshold(100_000, 10, 10)
 MEMORY_TO_KEEP = 1e9  # bytes; what a test process holds before it forgets the programs of a module
+# A busy machine is no fault of what is tested.
+_patient = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("patient", hypothesis.settings.default, **_patient)
+hypothesis.settings.load_profile("patient")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

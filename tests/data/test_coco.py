@@ -146,7 +146,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     image=json_values,
     annotation=st.fixed_dictionaries({"image_id": json_values, "bbox": json_values, "category_id": json_values}),

@@ -24,7 +24,7 @@ from yolojax.errors import UserError
 from yolojax.hyperparameters import Hyperparameters
 
 EXAMPLES = int(os.environ.get("YOLOJAX_FUZZ_EXAMPLES", "40"))
-FUZZ = settings(max_examples=EXAMPLES, deadline=None, derandomize="YOLOJAX_FUZZ_EXAMPLES" not in os.environ)
+FUZZ = settings(max_examples=EXAMPLES, derandomize="YOLOJAX_FUZZ_EXAMPLES" not in os.environ)
 HEIGHT, WIDTH = 20, 24
 IMAGE = cv2.imencode(".png", np.arange(HEIGHT * WIDTH * 3, dtype=np.uint8).reshape(HEIGHT, WIDTH, 3))[1].tobytes()
 MARKS = st.sampled_from(["", "\ufeff"])

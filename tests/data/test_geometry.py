@@ -160,7 +160,7 @@ def test_rotation_and_shear_have_the_ranges_of_yolov5():
     assert uniform_distance(np.degrees(np.arctan([m[1, 0] for m in shears])), -5, 5) < 0.04
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(boxes=st.lists(boxes_of_images, min_size=4, max_size=4), seed=st.integers(0, 2**32 - 1))
 def test_mosaic_loses_no_visible_object(boxes, seed):
     """One object in each of four images: on the canvas, every object that has a pixel has its box, exactly around it."""

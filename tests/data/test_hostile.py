@@ -103,7 +103,7 @@ yaml_values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     content=st.dictionaries(
         st.sampled_from(["path", "format", "train", "val", "names", "nc", "options", "defaults", "download"]),
@@ -156,7 +156,7 @@ xml_trees = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     tree=xml_trees, cut=st.integers(0, 30), raw=st.binary(max_size=60), encoding=st.sampled_from(["utf-8", "utf-16"])
 )
@@ -265,7 +265,7 @@ def test_an_image_that_claims_to_be_huge_is_refused_by_its_header(tmp_path, size
         probe_image(tmp_path / "a.png")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(["JPEG", "PNG", "TIFF", "WEBP", "BMP", "MPO"]),
     changes=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=6),

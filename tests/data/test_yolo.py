@@ -140,7 +140,7 @@ def test_only_the_last_images_folder_becomes_labels(tmp_path):
     assert label_path(tmp_path / "photos" / "a.jpg") == tmp_path / "photos" / "a.txt"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.one_of(st.binary(max_size=200), st.from_regex(rb"([0-9.eE+-]{1,9}[ \n]){0,24}", fullmatch=True)))
 def test_any_label_file_gives_boxes_or_problems(tmp_path, yolo_folder, content):
     path = tmp_path / "a.txt"

@@ -22,7 +22,7 @@ from yolojax.errors import UserError
 from yolojax.model.network import abstract_variables
 from yolojax.model.spec import ModelSpec, load_spec
 from yolojax.tree import flatten
-from yolojax.weights.store import Weights, differences
+from yolojax.weights.store import Weights, differences, float32_arrays
 
 _HARMLESS = {"inplace": (True, False), "activation": ("nn.SiLU()", "torch.nn.SiLU()"), "channel_multiple": (8,)}
 
@@ -164,11 +164,11 @@ def _fit(path: Path, spec: ModelSpec, tensors: Mapping[str, Any]) -> dict[str, n
     if problems:
         fused = "; it was fused for inference, give the file train.py wrote" if "model.0.conv.bias" in state else ""
         raise UserError(f"{path}: tensors and architecture do not fit{fused}; " + "; ".join(problems))
-    arrays = {name: tensor.detach().float().numpy() for name, tensor in state.items()}
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise UserError(f"{path}: {name} is not finite; the training that wrote it diverged")
-    return arrays
+    plain = {name: tensor.detach() for name, tensor in state.items()}
+    arrays = {  # NumPy alone has no bfloat16
+        name: (tensor.float() if tensor.is_floating_point() else tensor).numpy() for name, tensor in plain.items()
+    }
+    return float32_arrays(arrays, path)
 
 
 def expected_state(spec: ModelSpec) -> dict[str, tuple[int, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations  # the oldest pytest that is allowed has no p
 
 import ctypes
 import gc
+import hashlib
 import logging
 import os
 import sys
@@ -57,6 +58,20 @@ def shared_data() -> Path:
     if not (folder / "weights" / "yolov5n.pt").is_file():
         pytest.skip(f"real weights and photos are not at {folder} (set YOLOJAX_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def contents() -> Callable[..., dict[Path, tuple[str, int]]]:
+    """``contents(folder, …)``: digest and time of the last change of every file in them; what a command must leave as it was.
+
+    A command may add files of its own: then what was there before is among what is there after, ``before.items() <= contents(folder).items()``.
+    """
+
+    def read(*folders: Path) -> dict[Path, tuple[str, int]]:
+        files = (file for folder in folders for file in folder.rglob("*") if file.is_file())
+        return {file: (hashlib.sha256(file.read_bytes()).hexdigest(), file.stat().st_mtime_ns) for file in files}
+
+    return read
 
 
 @pytest.fixture(scope="module", autouse=True)

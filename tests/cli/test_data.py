@@ -70,13 +70,18 @@ def test_strict_training_refuses_what_check_finds(tiny_data, tiny_model, tmp_pat
     assert not (tmp_path / "runs").exists()
 
 
-def test_convert_writes_a_data_set_that_checks_clean(tiny_data, tmp_path, capsys):
+def test_convert_writes_a_data_set_that_checks_clean(tiny_data, tmp_path, contents, capsys):
     out = tmp_path / "out"
+    before = contents(tiny_data.parent)
     assert main(["data", "convert", str(tiny_data), str(out), "--format", "coco"]) == 0
     assert "train: 10 images" in capsys.readouterr().out
     assert main(["data", "check", str(out / "data.yaml")]) == 0
+    assert "nothing is left out" in capsys.readouterr().out
+    written = contents(out)
     assert main(["data", "convert", str(tiny_data), str(out), "--format", "voc"]) == 2
     assert "left as it is" in capsys.readouterr().err
+    assert contents(out) == written
+    assert contents(tiny_data.parent) == before
 
 
 def test_convert_says_which_split_stands_in_for_another(tiny_data, tmp_path, capsys):
@@ -84,9 +89,10 @@ def test_convert_says_which_split_stands_in_for_another(tiny_data, tmp_path, cap
     assert "'train' was not asked for" in capsys.readouterr().out
 
 
-def test_what_convert_writes_is_read_as_it_stands(tiny_data, tmp_path, monkeypatch):
+def test_what_convert_writes_is_read_as_it_stands(tiny_data, tmp_path, contents, monkeypatch, capsys):
     """The original takes a relative ``path`` for one inside its package, and label folders for those beside images."""
     monkeypatch.chdir(tmp_path)
+    before = contents(tiny_data.parent)
     assert main(["data", "convert", str(tiny_data), "out", "--format", "yolo", "--json", "figures.json"]) == 0
     content = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())
     root = Path(content["path"])
@@ -102,6 +108,8 @@ def test_what_convert_writes_is_read_as_it_stands(tiny_data, tmp_path, monkeypat
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert (figures["images"], figures["changes"]) == ({"train": 10, "val": 4}, {})
     assert figures["file"] == str(Path("out") / "data.yaml")
+    assert "train: 10 images" in capsys.readouterr().out
+    assert contents(tiny_data.parent) == before
 
 
 def test_show_tells_what_it_drew_as_json(tiny_data, tmp_path):

@@ -30,15 +30,18 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture
-def detect(weights, tmp_path, monkeypatch, sees_colours):
-    """Run the command in an empty folder; gives status, figures and run folder."""
+def detect(weights, tmp_path, monkeypatch, sees_colours, contents):
+    """Run the command in an empty folder; gives status, figures and run folder. No file that is there is ever changed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(detector, "make_predict", sees_colours)
+    file, runs = tmp_path / "d.json", tmp_path / "runs"
 
     def run(*words):
+        before = {path: facts for path, facts in contents(tmp_path, weights).items() if runs not in path.parents}
+        before.pop(file, None)
         status = main(["detect", "--weights", str(weights), "--device", "cpu", "--json", "d.json", *map(str, words)])
-        file = tmp_path / "d.json"
-        return status, json.loads(file.read_text()) if file.exists() else None, tmp_path / "runs" / "detect" / "exp"
+        assert before.items() <= contents(tmp_path, weights).items()
+        return status, json.loads(file.read_text()) if file.exists() else None, runs / "detect" / "exp"
 
     return run
 
@@ -315,7 +318,7 @@ def files_below(folder):
     return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
 
 
-def test_no_file_takes_the_name_of_another(detect, tmp_path):
+def test_no_file_takes_the_name_of_another(detect, tmp_path, capsys):
     """An image that is called like a frame of a video, and images that differ in folder, ending or case only."""
     red, blue = painted((0, 10, 8, 50, 40)), painted((2, 10, 8, 50, 40))
     for name, image in (("clip_3.png", blue), ("CLIP_5.png", blue), ("a.png", blue), ("a.jpg", red), ("A.bmp", red)):
@@ -325,6 +328,7 @@ def test_no_file_takes_the_name_of_another(detect, tmp_path):
     (tmp_path / "list.txt").write_text("in\nin2\n")
     status, figures, folder = detect("--source", "list.txt", "--save-txt", "--save-crop")
     assert (status, figures["images"], figures["frames"], figures["detections"]) == (0, 6, 6, 12)
+    assert "in/clip.avi: 6 frames of 96x64 px, in all 6× red" in capsys.readouterr().out
     labels = files_below(folder / "labels")
     assert len(labels) == len({name.casefold() for name in labels}) == 12
     rows = [np.loadtxt(folder / "labels" / name, ndmin=2)[0, 0] for name in labels]

@@ -116,14 +116,14 @@ def test_a_package_that_is_missing(run, monkeypatch, capsys):
     assert "--include onnx: needs jax2onnx: pip install 'yolojax[onnx]'" in capsys.readouterr().err
 
 
-def test_safetensors_of_a_run(run, tiny, tmp_path, capsys):
+def test_safetensors_of_a_run(run, tiny, tmp_path, contents, capsys):
     pytest.importorskip("safetensors")
     place = tmp_path / "exp" / "weights"
     place.mkdir(parents=True)
     shutil.copytree(tiny, place / "best")
     (tmp_path / "exp" / "settings.yaml").write_text("data: squares.yaml\nfreeze: ['2']\n")
     (tmp_path / "exp" / "results.json").write_text('{"best": {"map50": 0.25, "map50_95": 0.125}}')
-    before = {file: file.read_bytes() for file in (tmp_path / "exp").rglob("*") if file.is_file()}
+    before = contents(tmp_path / "exp")
     status, figures, folder = run("--weights", "exp", "--include", "safetensors")
     assert status == 0
     [row] = figures["formats"]
@@ -133,7 +133,9 @@ def test_safetensors_of_a_run(run, tiny, tmp_path, capsys):
     card = (folder / "exp" / "README.md").read_text()
     assert "| mAP50 | 0.250 |" in card
     assert "yolojax train --data squares.yaml --freeze 2" in card
-    assert {file: file.read_bytes() for file in before} == before
+    assert "safetensors" in capsys.readouterr().out
+    before |= contents(folder)
     status, again, _ = run("--weights", str(folder / "exp"), "--include", "safetensors", "--name", "again")
     assert status == 0
     assert again["formats"][0]["size_mb"] == row["size_mb"]
+    assert contents(tmp_path / "exp", folder) == before

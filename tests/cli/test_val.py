@@ -51,17 +51,20 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture
-def val(data, weights, tmp_path, monkeypatch, sees_colours):
-    """Run the command in an empty folder; gives status, figures and run folder."""
+def val(data, weights, tmp_path, monkeypatch, sees_colours, contents):
+    """Run the command in an empty folder; gives status, figures and run folder. No file that is there is ever changed."""
     monkeypatch.chdir(tmp_path)
+    file, runs = tmp_path / "figures.json", tmp_path / "runs"
 
     def run(*words: str, real: bool = False):
         if not real:
             monkeypatch.setattr(validation, "make_predict", sees_colours)
         flags = ["--data", str(data), "--weights", str(weights), "--device", "cpu", "--json", "figures.json"]
+        before = contents(tmp_path, data.parent, weights)
+        before = {path: facts for path, facts in before.items() if path != file and runs not in path.parents}
         status = main(["val", *flags, *words])
-        file = tmp_path / "figures.json"
-        return status, json.loads(file.read_text()) if file.exists() else None, tmp_path / "runs" / "val" / "exp"
+        assert before.items() <= contents(tmp_path, data.parent, weights).items()
+        return status, json.loads(file.read_text()) if file.exists() else None, runs / "val" / "exp"
 
     return run
 

@@ -110,6 +110,11 @@ def break_unknown_layer(torch, model):
     model.model.add_module("10", torch.nn.Conv2d(3, 4, 1))
 
 
+def break_dtype(torch, model):
+    weight = model.model[1].conv.weight.detach().int()
+    model.model[1].conv.weight = torch.nn.Parameter(weight, requires_grad=False)
+
+
 def break_finite(torch, model):
     model.model[1].conv.weight.data[0, 0, 0, 0] = float("nan")
 
@@ -150,6 +155,7 @@ def break_yaml(torch, model):
         (break_missing, r"missing: model\.2\.m\.0\.cv1\.bn\.running_mean"),
         (break_shape, r"other shape: model\.9\.m\.0\.bias \(9,\) instead of \(16,\)"),
         (break_unknown_layer, r"unknown: model\.10\.weight, model\.10\.bias"),
+        (break_dtype, r"model\.1\.conv\.weight has dtype int32 instead of float32"),
         (break_finite, r"model\.1\.conv\.weight is not finite"),
         (break_epsilon, r"model\.1\.bn has epsilon 1e-05"),
         (break_groups, r"model\.1\.conv is a dilated or grouped convolution"),
@@ -164,7 +170,9 @@ def test_what_does_not_fit_is_named_and_nothing_written(builder, tmp_path, capsy
     model = builder.model()
     spoil(builder.torch, model)
     path = builder.save(tmp_path / "bad.pt", model)
+    before = path.read_bytes(), path.stat().st_mtime_ns
     assert main([str(path), str(tmp_path / "converted")]) == 2
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
     assert [file.name for file in tmp_path.iterdir()] == ["bad.pt"]
     error = capsys.readouterr().err
     assert re.search(match, error)

@@ -141,12 +141,8 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {
 }
 
 
-def contents(root: Path) -> dict[Path, tuple[bytes, int]]:
-    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in root.rglob("*") if path.is_file()}
-
-
 @pytest.mark.parametrize("tool", sorted(LAYOUTS | YAMLS))
-def test_an_export_is_read_whole_and_left_as_it_is(tool, tmp_path, monkeypatch, capsys):
+def test_an_export_is_read_whole_and_left_as_it_is(tool, tmp_path, contents, monkeypatch, capsys):
     monkeypatch.setenv("YOLOJAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     root = tmp_path / "pets"
@@ -168,4 +164,8 @@ def test_an_export_is_read_whole_and_left_as_it_is(tool, tmp_path, monkeypatch, 
     assert main(["data", "check", str(file)]) == 0
     out = capsys.readouterr().out
     assert "nothing is left out" in out
+    assert main(["data", "convert", str(file), "yolo", "--format", "yolo"]) == 0
+    assert "train: " in capsys.readouterr().out
+    for sample in open_split(load_data(Path("yolo/data.yaml")), "train").samples:
+        np.testing.assert_allclose(sample.boxes, [[0, *CAT], [1, *DOG]], atol=1e-6)
     assert contents(root) == before

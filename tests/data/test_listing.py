@@ -3,7 +3,6 @@
 import shutil
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,14 +18,10 @@ from yolojax.errors import UserError
 ROW = "0 0.5 0.5 0.2 0.2"
 
 
-def contents(root: Path) -> dict[Path, tuple[bytes, int]]:
-    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in root.rglob("*") if path.is_file()}
-
-
 @pytest.mark.parametrize(
     "place", ["Labels/train/a.txt", "labels/a.txt", "labels/train/a.TXT", "images/train/a.txt", "images/train/a.xml"]
 )
-def test_labels_where_nobody_looks_are_an_error_with_both_places(yolo_folder, place):
+def test_labels_where_nobody_looks_are_an_error_with_both_places(yolo_folder, contents, place):
     config = yolo_folder({"a.jpg": None})
     stray = config.root / place
     stray.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +35,7 @@ def test_labels_where_nobody_looks_are_an_error_with_both_places(yolo_folder, pl
 
 
 @pytest.mark.parametrize("strict", [[], ["--strict"]])
-def test_training_on_nothing_ends_with_status_2(yolo_folder, tiny_model, tmp_path, capsys, strict):
+def test_training_on_nothing_ends_with_status_2(yolo_folder, tiny_model, tmp_path, contents, capsys, strict):
     config = yolo_folder({"a.jpg": None})
     (config.root / "labels").mkdir()
     (config.root / "labels" / "a.txt").write_text(ROW)

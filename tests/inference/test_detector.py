@@ -87,17 +87,20 @@ def test_every_way_to_give_images(detector, images, tmp_path):
     assert detector([]) == []
 
 
-def test_images_of_pillow_and_of_other_channels(detector, images, tmp_path):
+def test_images_of_pillow_and_of_other_channels(detector, images, tmp_path, contents):
     [expected] = detector(images[0])
-    image = Image.fromarray(images[0])
+    image, own = Image.fromarray(images[0]), images[0].copy()
     alpha = np.dstack([images[0], np.zeros(images[0].shape[:2], np.uint8)])
     for given in (image, image.convert("RGBA"), alpha):
         [detections] = detector(given)
         assert same(detections, expected)
         assert detections.image.shape == images[0].shape
     image.save(tmp_path / "a.png")
+    before = contents(tmp_path)
     with Image.open(tmp_path / "a.png") as opened:
         assert detector([opened, images[0]])[0].path == str(tmp_path / "a.png")
+    assert contents(tmp_path) == before
+    np.testing.assert_array_equal(images[0], own)  # what is handed over is looked at, and not drawn into
 
     grey = images[0][:, :, 1]
     [expected] = detector(np.repeat(grey[:, :, None], 3, 2))

@@ -45,9 +45,12 @@ def test_nothing_beside_the_file_tells_nothing(tmp_path, beside):
     assert expiry(tmp_path / "a.stablehlo", DAY) is None
 
 
-def test_an_expired_file_that_can_still_be_read_is_warned_of(program, caplog):
-    run = read_stablehlo(program(date(2020, 1, 1)))
+def test_an_expired_file_that_can_still_be_read_is_warned_of(program, contents, caplog):
+    path = program(date(2020, 1, 1))
+    before = contents(path.parent)
+    run = read_stablehlo(path)
     assert "was promised to be readable until 2020-07-01" in caplog.text
+    assert contents(path.parent) == before
     assert run(jax.numpy.zeros(2))[0].tolist() == [1, 1]
     caplog.clear()
     read_stablehlo(program(date.today()))
@@ -58,10 +61,11 @@ def test_an_expired_file_that_can_still_be_read_is_warned_of(program, caplog):
     ("day", "message"),
     [(date(2020, 1, 1), "promised to be readable until 2020-07-01; export it again"), (date.today(), "cannot read it")],
 )
-def test_a_file_that_cannot_be_read_is_one_sentence(program, day, message):
+def test_a_file_that_cannot_be_read_is_one_sentence(program, contents, day, message):
     path = program(day)
-    path.write_bytes(content := path.read_bytes()[:40])
+    path.write_bytes(path.read_bytes()[:40])
+    before = contents(path.parent)
     with pytest.raises(UserError, match=message) as error:
         read_stablehlo(path)
     assert "\n" not in str(error.value)
-    assert path.read_bytes() == content
+    assert contents(path.parent) == before

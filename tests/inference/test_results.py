@@ -58,11 +58,14 @@ def test_print(three, capsys):
     assert capsys.readouterr().out.splitlines() == [str(entry) for entry in three]
 
 
-def test_save_gives_every_image_a_name_of_its_own(three, tmp_path):
+def test_save_gives_every_image_a_name_of_its_own(three, tmp_path, contents):
     folder = three.save(tmp_path / "runs" / "exp")
     assert sorted(file.name for file in folder.iterdir()) == ["a.jpg", "a_2.jpg", "image2.jpg"]
     assert cv2.imread(str(folder / "a.jpg")).shape == (60, 80, 3)
+    before = contents(tmp_path)
     assert three.save(tmp_path / "runs" / "exp").name == "exp2"
+    assert three.crop(tmp_path / "runs" / "exp").name == "exp3"
+    assert before.items() <= contents(tmp_path).items()
     assert three.save(tmp_path / "runs" / "exp", exist_ok=True).name == "exp"
     three[0].save(tmp_path / "one.png")
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "one.png"))[..., ::-1], three[0].plot())

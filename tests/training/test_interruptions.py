@@ -10,11 +10,11 @@ import pytest
 from yolojax.training.checkpoints import Checkpoints
 
 SCRIPT = """
-import os, resource, signal, sys, time
+import multiprocessing, os, resource, signal, sys, time
 from yolojax.cli.main import main
 from yolojax.training.checkpoints import Checkpoints
 
-what, times = int(sys.argv[1]), int(sys.argv[2])
+what, times = int(sys.argv[1]), int(sys.argv[2])  # -1: the process that loads images is killed; 0: the disk is full; else a signal
 save, calls = Checkpoints.save, []
 
 def strike():
@@ -27,7 +27,10 @@ def struck(self, *arguments):
     if len(calls) == 2 and what == 0:  # no file may grow beyond this: as on a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
     save(self, *arguments)  # goes on in the background
-    if len(calls) == 2 and what:
+    if len(calls) == 2 and what < 0:
+        for worker in multiprocessing.active_children():
+            worker.kill()
+    elif len(calls) == 2 and what:
         strike()
 
 Checkpoints.save = struck
@@ -37,8 +40,8 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def struck(tiny_model, tiny_data, tmp_path):
-    """Trains in a process of its own that is struck at its second checkpoint."""
+def struck(tiny_model, tiny_data, tmp_path, contents):
+    """Trains in a process of its own that is struck at its second checkpoint; files that were there before are left as they are."""
     script = tmp_path / "struck.py"
     script.write_text(SCRIPT)
 
@@ -46,7 +49,10 @@ def struck(tiny_model, tiny_data, tmp_path):
         words = f"train --weights= --cfg={tiny_model} --data={tiny_data} --img=64 --batch=4 --epochs=60 --workers=1 --noplots"
         command = [sys.executable, str(script), str(what), str(times), *words.split(), "--project", str(tmp_path)]
         environment = os.environ | {"YOLOJAX_CACHE": str(tmp_path / "cache")}
-        return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+        before = contents(tiny_model.parent, tiny_data.parent)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+        assert contents(tiny_model.parent, tiny_data.parent) == before
+        return done
 
     return run
 
@@ -60,6 +66,17 @@ def test_a_disk_that_fills_up_is_told_last_and_alone(struck, tmp_path):
     assert line.startswith(f"yolojax train: {tmp_path / 'exp'}")
     assert "Traceback" not in done.stdout
     assert Checkpoints(tmp_path / "exp").progress(3)["epoch"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="processes end with other statuses there")
+def test_a_killed_worker_is_told_last_and_alone(struck, tmp_path):
+    done = struck(-1)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("yolojax train: --workers 1: a process that loads images was ended by signal 9 (SIGKILL)")
+    assert "Traceback" not in done.stdout
+    assert Checkpoints(tmp_path / "exp").steps()
 
 
 @pytest.mark.slow

@@ -27,12 +27,10 @@ def data(tiny_data, tmp_path):
     return file
 
 
-def contents(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.mark.long
-def test_a_run_that_cannot_be_measured_says_so_and_has_no_scores(data, tiny_model, tmp_path, monkeypatch, capsys):
+def test_a_run_that_cannot_be_measured_says_so_and_has_no_scores(
+    data, tiny_model, tmp_path, contents, monkeypatch, capsys
+):
     written = []
     monkeypatch.setattr(report, "open_trackers", lambda *_: Trackers(board=Board(written)))
     before = contents(data.parent)

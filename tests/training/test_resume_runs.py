@@ -1,6 +1,5 @@
 """``yolojax train … --resume`` from the command line: what goes on, what is refused, and that a refusal changes no file."""
 
-import hashlib
 import json
 import os
 import re
@@ -23,15 +22,6 @@ from yolojax.weights.store import Weights, save_weights
 
 EPOCHS, BATCHES = 3, 3  # ten images, four at a time
 FIGURES = re.compile(r"nan images/s|\d{5,}\.\d images/s|epoch\s+(\d+)/(\d+)")
-
-
-def contents(folder: Path) -> dict[str, str]:
-    """A digest of every file."""
-    return {
-        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
 
 
 def stopped_at(batch: int, *words: str) -> int:
@@ -109,17 +99,22 @@ def check_lines(text: str, epochs: int) -> None:
         assert int(match[1]) <= int(match[2]) == epochs
 
 
-def refused(capfd, *words: str) -> str:
+@pytest.fixture
+def refused(contents, capfd):
     """The one sentence with which a command ends, with status 2, and no file around is changed."""
-    capfd.readouterr()
-    before = contents(Path())
-    assert main(["train", *words]) == 2
-    assert contents(Path()) == before
-    out, err = capfd.readouterr()
-    assert "Traceback" not in out + err
-    lines = err.strip().splitlines()
-    assert len(lines) == 1, err
-    return lines[0]
+
+    def run(*words: str) -> str:
+        capfd.readouterr()
+        before = contents(Path())
+        assert main(["train", *words]) == 2
+        assert contents(Path()) == before
+        out, err = capfd.readouterr()
+        assert "Traceback" not in out + err
+        lines = err.strip().splitlines()
+        assert len(lines) == 1, err
+        return lines[0]
+
+    return run
 
 
 def test_a_moved_run_goes_on_from_another_folder_without_its_initial_weights(begun, copy, tmp_path, monkeypatch, capfd):
@@ -155,28 +150,28 @@ def test_a_run_goes_on_where_it_stands_in_another_place(begun, copy, monkeypatch
     check_lines(text, EPOCHS)
 
 
-def test_a_finished_run_says_so_with_the_command_for_a_new_one(ended, copy, capfd):
+def test_a_finished_run_says_so_with_the_command_for_a_new_one(ended, copy, refused):
     copy(ended)
-    sentence = refused(capfd, "--resume", "runs/cut")
+    sentence = refused("--resume", "runs/cut")
     assert "this run is finished, after 3 epochs" in sentence
     assert re.search(r"python train.py --weights \S+cut --data \S+squares.yaml", sentence)
 
 
-def test_the_command_for_a_new_run_can_be_copied_as_it_is(ended, copy, capfd):
+def test_the_command_for_a_new_run_can_be_copied_as_it_is(ended, copy, refused):
     place = copy(ended)
     (place / "runs" / "cut").rename(place / "runs" / "the first one")
-    command = shlex.split(refused(capfd, "--resume", "runs/the first one").rpartition(" with: ")[2])
+    command = shlex.split(refused("--resume", "runs/the first one").rpartition(" with: ")[2])
     assert command[:3] == ["python", "train.py", "--weights"]
     assert Path(command[3]) == place / "runs" / "the first one"
     assert Path(command[5]).name == "squares.yaml"
 
 
-def test_data_that_are_gone_are_named_with_the_flag_that_finds_them(begun, copy, capfd):
+def test_data_that_are_gone_are_named_with_the_flag_that_finds_them(begun, copy, refused):
     place = copy(begun)
     stored = place / "runs" / "cut" / "settings.yaml"
     stored.write_text(stored.read_text().replace(str(begun), str(place)))
     (place / "photos").rename(place / "pictures")
-    assert "is not there any more; --data names where it is now" in refused(capfd, "--resume", "runs/cut")
+    assert "is not there any more; --data names where it is now" in refused("--resume", "runs/cut")
 
 
 def test_more_epochs_extend_a_finished_run(ended, copy, capfd):
@@ -211,9 +206,9 @@ def test_more_epochs_extend_a_finished_run(ended, copy, capfd):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_would_make_it_another_run_is_refused(begun, copy, capfd, words, message):
+def test_what_would_make_it_another_run_is_refused(begun, copy, refused, words, message):
     copy(begun)
-    assert message in refused(capfd, "--resume", "runs/cut", *words)
+    assert message in refused("--resume", "runs/cut", *words)
 
 
 @pytest.mark.parametrize(
@@ -226,12 +221,12 @@ def test_what_would_make_it_another_run_is_refused(begun, copy, capfd, words, me
     ],
     ids=" ".join,
 )
-def test_which_run_is_meant_is_never_guessed(begun, copy, capfd, words, message):
+def test_which_run_is_meant_is_never_guessed(begun, copy, refused, words, message):
     copy(begun)
-    assert message in refused(capfd, *words)
+    assert message in refused(*words)
 
 
-def test_weights_of_a_run_continue_that_run(begun, copy, capfd):
+def test_weights_of_a_run_continue_that_run(begun, copy, contents, capfd):
     place = copy(begun)
     newer = place / "runs" / "newer"
     shutil.copytree(place / "runs" / "cut", newer)
@@ -247,7 +242,7 @@ def test_weights_of_a_run_continue_that_run(begun, copy, capfd):
 HOLD = "import sys, time; from pathlib import Path; from yolojax.lock import locked\nwith locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
 
 
-def test_two_runs_in_one_folder(begun, copy, capfd):
+def test_two_runs_in_one_folder(begun, copy, refused):
     place = copy(begun)
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(place / "runs/cut")], stdout=subprocess.PIPE, text=True)
     try:
@@ -255,7 +250,7 @@ def test_two_runs_in_one_folder(begun, copy, capfd):
         assert process.stdout.readline() == "held\n"
         new = ["--weights=start", "--data=photos/squares.yaml", "--img=64", "--batch=4", "--workers=0"]
         for words in (["--resume", "runs/cut"], [*new, "--project=runs", "--name=cut", "--exist-ok"]):
-            sentence = refused(capfd, *words)
+            sentence = refused(*words)
             assert f"process {process.pid} on" in sentence
             assert "space" not in sentence
     finally:
@@ -266,7 +261,7 @@ def test_two_runs_in_one_folder(begun, copy, capfd):
     assert not (place / "runs" / "cut" / LOCK).exists()
 
 
-def test_a_lock_that_cannot_be_written_is_not_told_as_a_full_disk(begun, copy, capfd):
+def test_a_lock_that_cannot_be_written_is_not_told_as_a_full_disk(begun, copy, refused):
     place = copy(begun)
     (place / "runs" / "cut" / LOCK).mkdir()
-    assert f"{LOCK}: cannot be written (Is a directory)" in refused(capfd, "--resume", "runs/cut")
+    assert f"{LOCK}: cannot be written (Is a directory)" in refused("--resume", "runs/cut")

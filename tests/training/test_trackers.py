@@ -93,15 +93,16 @@ def test_an_offline_run_of_weights_and_biases_stays_in_the_run_folder(tmp_path, 
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
-def test_a_missing_package_is_named_before_a_run_is_replaced(tmp_path, monkeypatch, capsys, name):
+def test_a_missing_package_is_named_before_a_run_is_replaced(tmp_path, contents, monkeypatch, capsys, name):
     monkeypatch.setitem(sys.modules, name, None)
     finished = tmp_path / "exp" / "results.json"
     finished.parent.mkdir()
     finished.write_text("{}")
+    before = contents(tmp_path)
     assert main(["train", f"--{name}", "--project", str(tmp_path), "--name", "exp", "--exist-ok"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith(f"pip install 'yolojax[{name}]'")
-    assert [file.read_text() for file in tmp_path.rglob("*") if file.is_file()] == ["{}"]
+    assert contents(tmp_path) == before
 
 
 def test_mlflow_gets_figures_settings_and_pictures_in_its_local_store(tmp_path, monkeypatch):

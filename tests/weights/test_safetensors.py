@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from yolojax.cli.main import main
 from yolojax.errors import UserError
 from yolojax.model.network import init_variables
 from yolojax.model.spec import load_spec
@@ -71,14 +72,120 @@ def test_it_is_read_without_torch(tmp_path, weights):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "2\n"
 
 
+@pytest.fixture
+def freeze(tmp_path, contents, capfd):
+    """``yolojax freeze`` with weights: its status and output. With status 2 it says one sentence; no file is ever changed."""
+
+    def run(place):
+        before = contents(tmp_path)
+        status = main(["freeze", "--weights", str(place)])
+        assert contents(tmp_path) == before
+        out, err = capfd.readouterr()
+        assert "Traceback" not in out + err
+        assert len(err.splitlines()) == (status == 2)
+        return status, " ".join((out + err).split())
+
+    return run
+
+
 @pytest.mark.parametrize("cut", [0, 7, 100, -4])
-def test_a_damaged_file_is_refused_and_left_alone(tmp_path, weights, cut):
+def test_a_damaged_file_is_refused_and_left_alone(tmp_path, weights, freeze, cut):
     write_safetensors(tmp_path / "w", weights, "")
     file = tmp_path / "w" / "model.safetensors"
-    file.write_bytes(content := file.read_bytes()[:cut])
-    with pytest.raises(UserError, match=r"model\.safetensors: is damaged \(.*\); copy or download it again"):
-        load_weights(file)
-    assert file.read_bytes() == content
+    file.write_bytes(file.read_bytes()[:cut])
+    status, text = freeze(file)
+    assert status == 2
+    assert "model.safetensors: is damaged (" in text
+    assert text.endswith("; copy or download it again")
+
+
+def change_array(file, path, change):
+    """Write a file anew, with another array at a path."""
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    with safe_open(file, framework="numpy") as content:
+        metadata, arrays = content.metadata(), {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+    save_file({**arrays, path: change(arrays[path])}, file, metadata)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (np.int32, "has dtype int32 instead of float32"),
+        (np.bool_, "has dtype bool instead of float32"),
+        (
+            lambda array: array * np.float32("nan"),
+            "is not finite (NaN or infinity); the training that wrote it diverged",
+        ),
+        (lambda array: np.where(array == array.max(), np.inf, array).astype(np.float16), "is not finite"),
+        (lambda array: array.astype(np.float64) + 1e300, "is not finite"),
+        (lambda array: array[..., :1].copy(), "arrays and architecture do not fit; other shape:"),
+    ],
+)
+def test_arrays_that_no_network_can_use_are_refused(tmp_path, weights, freeze, change, message):
+    write_safetensors(tmp_path / "w", weights, "")
+    change_array(tmp_path / "w" / "model.safetensors", "params/model_1/conv/kernel", change)
+    status, text = freeze(tmp_path / "w")
+    assert status == 2
+    assert "model.safetensors: " in text
+    assert message in text
+    assert "params/model_1/conv/kernel" in text
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_other_floating_point_numbers_become_float32(tmp_path, weights, dtype):
+    import ml_dtypes  # bfloat16 of NumPy
+
+    write_safetensors(tmp_path / "w", weights, "")
+    kernel = weights.variables["params"]["model_1"]["conv"]["kernel"].astype(getattr(ml_dtypes, dtype, dtype))
+    change_array(tmp_path / "w" / "model.safetensors", "params/model_1/conv/kernel", lambda _: kernel)
+    read = load_weights(tmp_path / "w").variables["params"]["model_1"]["conv"]["kernel"]
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, kernel.astype(np.float32))
+
+
+def edited(text):
+    config = json.loads(text)
+    return json.dumps(config | {"classes": ["cat", "dog"], "strides": [1, 2]})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (edited, "says something else about classes, strides"),
+        (lambda text: text[:-3], "cannot be read ("),
+        (lambda text: "[]", "holds no record"),
+        (
+            lambda text: '{"model_type": "bert"}',
+            "says something else about format, architecture, classes, strides, source",
+        ),
+    ],
+)
+def test_a_config_that_is_edited_or_broken_changes_nothing_and_is_told(tmp_path, weights, freeze, change, message):
+    write_safetensors(tmp_path / "w", weights, "")
+    config = tmp_path / "w" / "config.json"
+    config.write_text(change(config.read_text()), encoding="utf-8")
+    status, text = freeze(tmp_path / "w")
+    assert status == 0
+    assert f"config.json: {message}" in text
+    assert text.count("what counts is the record inside model.safetensors") == 1
+    assert_same(load_weights(tmp_path / "w"), weights)
+
+
+@pytest.mark.parametrize(
+    "change", [None, lambda text: json.dumps(json.loads(text), sort_keys=True), lambda text: "\ufeff" + text]
+)
+def test_a_config_that_says_the_same_or_is_gone_is_not_spoken_of(tmp_path, weights, freeze, change):
+    write_safetensors(tmp_path / "w", weights, "")
+    config = tmp_path / "w" / "config.json"
+    if change is None:
+        config.unlink()
+    else:
+        config.write_text(change(config.read_text()), encoding="utf-8")
+    status, text = freeze(tmp_path / "w")
+    assert status == 0
+    assert "config.json" not in text
 
 
 def test_a_file_of_others_is_refused(tmp_path, weights):

@@ -8,6 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from yolojax.cli.main import main
 from yolojax.errors import UserError
 from yolojax.model.network import init_variables
 from yolojax.model.spec import ModelSpec
@@ -187,6 +188,24 @@ def test_damage_is_named(tmp_path):
     damaged(lambda: edit(classes=["one"]), "1 class names for 2 classes")
     damaged(lambda: edit(architecture={**architecture, "nc": 3}), r"other shape: params/model_3/m_0/bias \(14,\)")
     damaged(empty_arrays, "arrays: cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.int32(1), "params/model_0/bn/bias has dtype int32 instead of float32"),
+        (np.float32("nan"), "params/model_0/bn/bias is not finite (NaN or infinity)"),
+    ],
+)
+def test_arrays_that_no_network_can_use_are_refused(tmp_path, contents, capfd, value, message):
+    weights = make()
+    weights.variables["params"]["model_0"]["bn"]["bias"] = np.full(8, value)
+    save_weights(tmp_path / "w", weights)
+    before = contents(tmp_path)
+    assert main(["freeze", "--weights", str(tmp_path / "w")]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"{tmp_path / 'w'}: {message}" in line
+    assert contents(tmp_path) == before
 
 
 def test_transfer_keeps_all_that_fits():

@@ -135,8 +135,31 @@ def weights_from(record: Any, arrays: Mapping[str, Any], record_place: Path, pla
         problems.append(f"{len(names)} class names for {spec.classes} classes")
     if problems:
         raise UserError(f"{place}: arrays and architecture do not fit; " + "; ".join(problems))
-    variables = unflatten({path: np.asarray(leaf, np.float32) for path, leaf in arrays.items()})
-    return Weights(spec=spec, names=names, variables=variables, source=source)
+    return Weights(spec=spec, names=names, variables=unflatten(float32_arrays(arrays, place)), source=source)
+
+
+def float32_arrays(arrays: Mapping[str, Any], place: Path) -> dict[str, np.ndarray]:
+    """Arrays in float32, as every reader of weights gives them.
+
+    Args:
+      arrays: by path, of any floating-point dtype.
+      place: of the arrays, for errors.
+
+    Raises:
+      UserError: one has another dtype, or holds NaN or infinity; the message names the first.
+    """
+    converted = {}
+    for path, leaf in arrays.items():
+        if not jax.dtypes.issubdtype(leaf.dtype, np.floating):
+            raise UserError(
+                f"{place}: {path} has dtype {leaf.dtype} instead of float32 (or another floating-point one); "
+                "take the weights as they were before a program changed that"
+            )
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, which is told below
+            converted[path] = array = np.asarray(leaf, np.float32)
+        if not np.isfinite(array).all():
+            raise UserError(f"{place}: {path} is not finite (NaN or infinity); the training that wrote it diverged")
+    return converted
 
 
 def transfer(weights: Weights, spec: ModelSpec, key: jax.Array) -> Transfer:

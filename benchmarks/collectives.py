@@ -46,7 +46,7 @@ class Reduction:
 
 def reductions(program: Program) -> list[Reduction]:
     """The collective operations of a program, in all of its computations."""
-    found = []
+    listed = []
     for computation in program.computations.values():
         for line in computation.instructions.values():
             if line.opcode not in _REDUCTIONS:
@@ -55,8 +55,8 @@ def reductions(program: Program) -> list[Reduction]:
             for operand in line.operands:
                 for shape in computation.instructions[operand].shapes:
                     sizes[shape.dtype] = sizes.get(shape.dtype, 0) + int(shape.elements * shape.item)
-            found.append(Reduction(opcode=line.opcode.removesuffix("-start"), bytes=sizes))
-    return found
+            listed.append(Reduction(opcode=line.opcode.removesuffix("-start"), bytes=sizes))
+    return listed
 
 
 def donated(text: str) -> int:
@@ -154,12 +154,12 @@ def compiled_row(options: argparse.Namespace, freeze: int, sync_bn: str) -> dict
         name = f"{options.target.replace(':', '-')}-{options.devices}-{freeze}-{sync_bn}.hlo"
         (options.hlo / name).write_text(text, encoding="utf-8")
     program = parse(text)
-    found = reductions(program)
+    listed = reductions(program)
     trained = {path: size for path, size in sizes.items() if phase.trains(path)}
     row |= {
-        "all_reduces": sum(one.opcode == "all-reduce" for one in found),
-        "other_collectives": sum(one.opcode != "all-reduce" for one in found),
-        "bytes": [dict(one.bytes) for one in found],
+        "all_reduces": sum(reduction.opcode == "all-reduce" for reduction in listed),
+        "other_collectives": sum(reduction.opcode != "all-reduce" for reduction in listed),
+        "bytes": [dict(reduction.bytes) for reduction in listed],
         "kernel_values": sum(math.prod(size) for size in trained.values() if len(size) > 1),
         "vector_values": sum(math.prod(size) for size in trained.values() if len(size) < 2),
         "donated": donated(text),
@@ -196,8 +196,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         if "refused" in row:
             lines.append(f"{start} {row['refused']} ||||| {row['compile_seconds']:.0f} |")
             continue
-        by_type = [sum(one.get(dtype, 0) for one in row["bytes"]) / 1e6 for dtype in ("bf16", "f32")]
-        largest = max(sum(one.values()) for one in row["bytes"]) / 1e6
+        by_type = [sum(sizes.get(dtype, 0) for sizes in row["bytes"]) / 1e6 for dtype in ("bf16", "f32")]
+        largest = max(sum(sizes.values()) for sizes in row["bytes"]) / 1e6
         lines.append(
             f"{start} {row['all_reduces']} | {by_type[0]:.2f} | {by_type[1]:.2f} | {largest:.2f} "
             f"| {row['donated']} of {row['moving_leaves']} | {row['compile_seconds']:.0f} |"
@@ -207,7 +207,9 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def scaling(rows: list[dict[str, Any]]) -> str:
     """Markdown: expected efficiency of each program, were it run on more devices: the same reductions over more of them."""
-    lines = ["| freeze | sync-bn | step alone, ms |" + "".join(f" {one.devices}, {one.name} |" for one in FABRICS)]
+    lines = [
+        "| freeze | sync-bn | step alone, ms |" + "".join(f" {fabric.devices}, {fabric.name} |" for fabric in FABRICS)
+    ]
     lines.append("|-|-|-|" + "-|" * len(FABRICS))
     for row in rows:
         alone = row["roofline_ms"] / 1e3 / REACHED
@@ -215,7 +217,8 @@ def scaling(rows: list[dict[str, Any]]) -> str:
         cells = "".join(f" {efficiency(alone, sizes, fabric):.0%} |" for fabric in FABRICS)
         lines.append(f"| {row['freeze']} | {row['sync_bn']} | {1e3 * alone:.1f} |{cells}")
     said = "; ".join(
-        f"{one.devices}, {one.name}: {one.bandwidth / 1e9:.0f} GB/s, {one.latency * 1e6:.0f} µs" for one in FABRICS
+        f"{fabric.devices}, {fabric.name}: {fabric.bandwidth / 1e9:.0f} GB/s, {fabric.latency * 1e6:.0f} µs"
+        for fabric in FABRICS
     )
     return "\n".join([*lines, "", f"Assumed: {REACHED:.0%} of the roofline alone; no overlap; {said}."])
 

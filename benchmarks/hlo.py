@@ -94,9 +94,9 @@ def parse(text: str) -> Program:
             computations[name] = Computation(lines, root, users)
             name = ""
         elif name:
-            if found := _instruction(line):
-                lines[found.name] = found
-                root = found.name
+            if new := _instruction(line):
+                lines[new.name] = new
+                root = new.name
         elif match := re.match(r"(ENTRY )?%?([^\s(]+) \(.*\{$", line):
             name, lines = match[2], {}
             entry = name if match[1] else entry

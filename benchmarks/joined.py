@@ -47,7 +47,7 @@ def validated(weights: object, data: Sequence[object], size: int, folder: Path) 
 
 def compared(name: str, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     """A row of the table: how many classes keep every digit, and what they reach."""
-    same = sum(one == other for one, other in zip(before["per_class"], after["per_class"], strict=True))
+    same = sum(own == other for own, other in zip(before["per_class"], after["per_class"], strict=True))
     row = {"classes": name, "with_boxes": len(before["per_class"]), "same_digits": same}
     return row | {key: (before[key], after[key]) for key in ("map50", "map50_95")}
 
@@ -70,35 +70,35 @@ def boxes_of_onnx(joined: Path, file: Path, data: Sequence[tuple[str, str | None
             figures["images"] += 1
             figures["boxes"] += len(expected)
             for key, nms in (("other", apart), ("other_by_one_nms", NmsSettings(**settings))):
-                found = suppress(predictions, nms)
-                pixels, score = _differences(found, expected)
+                detections = suppress(predictions, nms)
+                pixels, score = _differences(detections, expected)
                 figures[key] += not (pixels <= MOST_PIXELS and score <= MOST_SCORE)
                 if key == "other":
                     figures |= {"pixels": max(pixels, figures["pixels"]), "scores": max(score, figures["scores"])}
     return figures
 
 
-def _differences(found: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
+def _differences(detections: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
     """The largest of any coordinate (pixels) and score, boxes in the order of class and place; infinite where other classes are found."""
-    found, expected = (
-        rows[np.lexsort((rows[:, 1].round(), rows[:, 0].round(), rows[:, 5]))] for rows in (found, expected)
+    detections, expected = (
+        rows[np.lexsort((rows[:, 1].round(), rows[:, 0].round(), rows[:, 5]))] for rows in (detections, expected)
     )
-    if found.shape != expected.shape or not np.array_equal(found[:, 5], expected[:, 5]):
+    if detections.shape != expected.shape or not np.array_equal(detections[:, 5], expected[:, 5]):
         return np.inf, np.inf
-    difference = np.abs(found - expected)
+    difference = np.abs(detections - expected)
     return float(difference[:, :4].max(initial=0)), float(difference[:, 4].max(initial=0))
 
 
 def other_commands(joined: Path, data: Sequence[object], size: int, trunk: int, folder: Path) -> dict[str, Any]:
     """``detect``, ``bench``, ``freeze``, ``plan`` and ``export`` on it; what the second branch costs."""
-    known = ["--weights", joined, "--device", "cpu"]
-    call("detect", *known, "--source", Path(__file__).parents[1] / "docs" / "images", "--project", folder / "detect")
-    call("bench", *known, *data, "--img", size, "--include", "float32", "onnx", "--json", folder / "bench.json")
+    weights = ["--weights", joined, "--device", "cpu"]
+    call("detect", *weights, "--source", Path(__file__).parents[1] / "docs" / "images", "--project", folder / "detect")
+    call("bench", *weights, *data, "--img", size, "--include", "float32", "onnx", "--json", folder / "bench.json")
     call("freeze", "--weights", joined, "--freeze", trunk, "--json", folder / "freeze.json")
     words = ["--target", "cpu", "--img", size, "--batch", 16, "--quick", "--freeze", trunk]
     call("plan", "--weights", joined, *words, "--json", folder / "plan.json")
     words = ["--img", size, "--include", "stablehlo", "--nms", "--project", folder / "export"]
-    call("export", *known, *words, "--json", folder / "export.json")
+    call("export", *weights, *words, "--json", folder / "export.json")
     ways = json.loads((folder / "bench.json").read_text(encoding="utf-8"))["ways"]
     frozen = json.loads((folder / "freeze.json").read_text(encoding="utf-8"))
     return {"ways": ways, "parameters": frozen["parameters"], "trainable": frozen["trainable"]}

@@ -224,8 +224,8 @@ def _flop(program: Program, computation: Computation, instruction: Instruction) 
     if (inside := _called(program, instruction)) is not None:
         counts = [_flop(program, inside, line) for line in inside.instructions.values()]
         return sum(flop for flop, _ in counts), next((dtype for flop, dtype in counts if flop), "")
-    kind = instruction.opcode if instruction.opcode in ("convolution", "dot") else instruction.target
-    count = _COUNTS.get(kind.removeprefix("__cudnn$").split("$matmul")[0])
+    operation = instruction.opcode if instruction.opcode in ("convolution", "dot") else instruction.target
+    count = _COUNTS.get(operation.removeprefix("__cudnn$").split("$matmul")[0])
     if count is None:
         return 0, ""
     operands = [computation.instructions[name].shapes[0] for name in instruction.operands[:2]]
@@ -233,8 +233,8 @@ def _flop(program: Program, computation: Computation, instruction: Instruction) 
 
 
 def _dot(instruction: Instruction, left: Shape, right: Shape) -> float:
-    found = text_of(r'lhs_contracting_dim\w*"?[=:][{\[]([^}\]]*)', instruction.attributes).replace('"', "")
-    return 2 * instruction.shapes[0].elements * math.prod(left.sizes[place] for place in numbers(found))
+    contracted = text_of(r'lhs_contracting_dim\w*"?[=:][{\[]([^}\]]*)', instruction.attributes).replace('"', "")
+    return 2 * instruction.shapes[0].elements * math.prod(left.sizes[place] for place in numbers(contracted))
 
 
 def _convolution(instruction: Instruction, left: Shape, right: Shape) -> float:

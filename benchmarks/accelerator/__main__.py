@@ -103,9 +103,9 @@ def _line(row: Mapping[str, Any]) -> str:
 def _run_part(part: Part, folder: Path, end: float) -> Iterator[dict[str, Any]]:
     rows = []
     for case in part.cases:
-        found = _run(part, case, folder, end - time.monotonic())
-        rows += found
-        yield from found
+        new = _run(part, case, folder, end - time.monotonic())
+        rows += new
+        yield from new
     yield from part.judge(rows)
 
 

@@ -50,15 +50,15 @@ def original(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         command += [f"--{name}", str(case[name])]
     command += ["--device", case["device"], "--dtype", half_precision(), "--rounds", str(case["blocks"])]
     _command([*command, "--steps", str(case["steps"])])
-    for found in json.loads(file.read_text()):
-        ours, theirs = found["yolojax"]["median"], found["original"]["median"]
-        peaks = [found[side].get("peak_bytes") for side in ("yolojax", "original")]
+    for measured in json.loads(file.read_text()):
+        ours, theirs = measured["yolojax"]["median"], measured["original"]["median"]
+        peaks = [measured[side].get("peak_bytes") for side in ("yolojax", "original")]
         memory = "" if None in peaks else f"; peak {peaks[0] / 1e9:.2f} and {peaks[1] / 1e9:.2f} GB"
         yield row(
-            f"{case['model']}, {case['size']} px, batch {case['batch']}, freeze {found['freeze']}, {found['frozen_bn']}",
-            f"yolojax {ours:.2f} ms, the original {theirs:.2f} ms, ratio {found['ratio']:.2f}{memory}",
+            f"{case['model']}, {case['size']} px, batch {case['batch']}, freeze {measured['freeze']}, {measured['frozen_bn']}",
+            f"yolojax {ours:.2f} ms, the original {theirs:.2f} ms, ratio {measured['ratio']:.2f}{memory}",
             model=case["model"],
-            **found,
+            **measured,
         )
 
 
@@ -176,10 +176,10 @@ def suppression(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         host = [suppress(image, settings) for image in np.asarray(predictions)]
         host_seconds.append(time.perf_counter() - start)
         for place, image in enumerate(np.asarray(predictions)):
-            found = boxes[place, : counts[place]]
+            detections = boxes[place, : counts[place]]
             images += 1
-            equal += _same_boxes(found, host[place])
-            within += any(_same_boxes(found, suppress(image, other)) for other in (settings, *near))
+            equal += _same_boxes(detections, host[place])
+            within += any(_same_boxes(detections, suppress(image, other)) for other in (settings, *near))
     device, other = (1e3 * sum(times) / max(images, 1) for times in (device_seconds, host_seconds))
     yield row(
         f"boxes of {images} images, {case['size']} px",

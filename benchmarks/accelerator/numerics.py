@@ -56,8 +56,8 @@ def parity(case: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         ("default", "default", "float32"),
         ("narrow", "default", narrow),
     ):
-        found, gradient = computed(jax.devices()[0], precision, dtype)
-        off = {part: abs(found[part] - value) / abs(value) for part, value in expected.items()}
+        losses, gradient = computed(jax.devices()[0], precision, dtype)
+        off = {part: abs(losses[part] - value) / abs(value) for part, value in expected.items()}
         norm_off = abs(_norm(gradient) - norm) / norm
         apart = _norm({path: leaf - reference[path] for path, leaf in gradient.items()}) / norm
         leaves = {

@@ -82,9 +82,9 @@ def open_replay(
             f"--replay-share {share:g}: of a batch of {batch_size} images that is {count}; at least one has to be replayed, and one of --data left"
         )
     config = load_data(data)
-    known = numbers_by_name(names)
+    numbers_of_run = numbers_by_name(names)
     own = tuple(names) if single_class else config.names
-    numbers = np.array([known.get(plain_name(name), -1) for name in own])
+    numbers = np.array([numbers_of_run.get(plain_name(name), -1) for name in own])
     if (numbers < 0).all():
         raise UserError(
             f"--replay {data}: none of its classes ({', '.join(own[:8])}) is one of the run ({', '.join(names[:8])})"

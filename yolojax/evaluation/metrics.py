@@ -104,10 +104,10 @@ def pairs(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray
     order = np.argsort(second, kind="stable")
     counts = np.bincount(second, minlength=int(first.max(initial=-1)) + 1)
     number = counts[first]
-    one = np.repeat(np.arange(len(first)), number)
+    row = np.repeat(np.arange(len(first)), number)
     # Where the partners of each member begin, less the pairs before its own.
     shift = (counts.cumsum() - counts)[first] - (number.cumsum() - number)
-    return one, order[np.arange(len(one)) + shift[one]]
+    return row, order[np.arange(len(row)) + shift[row]]
 
 
 def match(

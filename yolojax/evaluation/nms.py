@@ -78,8 +78,8 @@ def suppress(predictions: np.ndarray, settings: NmsSettings) -> np.ndarray:
     if settings.parts:
         merged = np.concatenate(
             [
-                _renamed(suppress(own, alone), np.asarray(known), np)
-                for own, known, alone in _branches(predictions, settings)
+                _renamed(suppress(own, alone), np.asarray(labels), np)
+                for own, labels, alone in _branches(predictions, settings)
             ]
         )
         return merged[np.argsort(-merged[:, 4], kind="stable")]
@@ -117,20 +117,20 @@ def _branches(
 ) -> Iterator[tuple[Predictions, tuple[int, ...], NmsSettings]]:
     """Of each branch its predictions ``(…, N, 5 + its classes)``, the classes that it knows, and the settings for it alone."""
     end, rows = 0, predictions.shape[-2]
-    known: tuple[int, ...]
-    for share, known in settings.parts:
+    labels: tuple[int, ...]
+    for share, labels in settings.parts:
         start, end = end, end + rows * share // sum(part[0] for part in settings.parts)
-        if not known:
+        if not labels:
             continue
-        wanted = None if settings.classes is None else tuple(known.index(c) for c in settings.classes if c in known)
-        columns = np.array([*range(5), *(5 + label for label in known)])
-        yield predictions[..., start:end, columns], known, replace(settings, parts=(), classes=wanted)
+        wanted = None if settings.classes is None else tuple(labels.index(c) for c in settings.classes if c in labels)
+        columns = np.array([*range(5), *(5 + label for label in labels)])
+        yield predictions[..., start:end, columns], labels, replace(settings, parts=(), classes=wanted)
 
 
-def _renamed(detections: Any, known: Any, xp: ModuleType) -> Any:
-    """Detections whose class is a place in ``known``, with the class itself."""
+def _renamed(detections: Any, labels: Any, xp: ModuleType) -> Any:
+    """Detections whose class is a place in ``labels``, with the class itself."""
     return xp.concatenate(
-        [detections[..., :5], known[detections[..., 5:].astype("int32")].astype(detections.dtype)], -1
+        [detections[..., :5], labels[detections[..., 5:].astype("int32")].astype(detections.dtype)], -1
     )
 
 
@@ -201,9 +201,9 @@ def suppress_batch(predictions: Array, settings: NmsSettings) -> tuple[Array, Ar
     """
     if settings.parts:
         rows, counts = [], jnp.zeros(len(predictions), jnp.int32)
-        for own, known, alone in _branches(predictions, settings):
+        for own, labels, alone in _branches(predictions, settings):
             detections, count = suppress_batch(own, alone)
-            rows.append(_renamed(detections, jnp.asarray(known), jnp))
+            rows.append(_renamed(detections, jnp.asarray(labels), jnp))
             counts += count
         merged = jnp.concatenate(rows, 1)
         order = jnp.argsort(-merged[:, :, 4], axis=1, stable=True)  # unused rows have the score 0
@@ -319,11 +319,11 @@ def _sorted_candidates(predictions: Array, settings: NmsSettings, size: int) -> 
     return jnp.pad(rows, ((0, missing), (0, 0))), jnp.pad(score, (0, missing), constant_values=-jnp.inf)
 
 
-def _exceeds(first: _Boxes, second: _Boxes, threshold: np.floating) -> Array:
+def _exceeds(left: _Boxes, right: _Boxes, threshold: np.floating) -> Array:
     """Whether the IoU of every pair exceeds the threshold, ``(n, m)``."""
-    one = _Boxes(*(column[:, None] for column in first))
-    width = jnp.minimum(one.x2, second.x2) - jnp.maximum(one.x1, second.x1)
-    height = jnp.minimum(one.y2, second.y2) - jnp.maximum(one.y1, second.y1)
+    left = _Boxes(*(column[:, None] for column in left))
+    width = jnp.minimum(left.x2, right.x2) - jnp.maximum(left.x1, right.x1)
+    height = jnp.minimum(left.y2, right.y2) - jnp.maximum(left.y1, right.y1)
     # "where", not "maximum": a select between product and difference keeps the compiler from fusing them, which would round differently.
     intersection = jnp.where((width > 0) & (height > 0), width * height, 0)
-    return intersection / (one.area + second.area - intersection) > threshold
+    return intersection / (left.area + right.area - intersection) > threshold

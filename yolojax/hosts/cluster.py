@@ -136,10 +136,10 @@ def resolve_coordinator(cluster: Cluster, timeout: int) -> Cluster:
         "Open MPI": [clusters.OmpiCluster],
         "the TPU pod": [clusters.GkeTpuCluster, clusters.GceTpuCluster],
     }
-    for kind in kinds.get(cluster.origin, []):
-        if kind.is_env_present():
+    for environment in kinds.get(cluster.origin, []):
+        if environment.is_env_present():
             port = os.environ.get("JAX_COORDINATOR_PORT")
-            address = kind.get_coordinator_address(timeout_secs=timeout, override_coordinator_port=port)
+            address = environment.get_coordinator_address(timeout_secs=timeout, override_coordinator_port=port)
             return replace(cluster, coordinator=address)
     raise UserError(
         f"{cluster.origin} has started {cluster.process_count} processes and does not say where process 0 is; "
@@ -167,18 +167,20 @@ def local_device_ids(cluster: Cluster, environment: Mapping[str, str] = os.envir
 
 def _launched(environment: Mapping[str, str]) -> Cluster | None:
     """What a launcher's variables say; None where there is none, or it has started one process."""
-    found = None
+    cluster = None
     if "SLURM_STEP_NODELIST" in environment:  # inside of srun, not in the script around it
         tasks = environment.get("SLURM_STEP_TASKS_PER_NODE", "1").partition("(")[0].split(",")[0]
-        found = _from_variables(environment, "SLURM", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", tasks)
+        cluster = _from_variables(environment, "SLURM", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", tasks)
     elif "OMPI_COMM_WORLD_SIZE" in environment:
         names = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK")
         tasks = environment.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1")
-        found = _from_variables(environment, "Open MPI", *names, tasks)
+        cluster = _from_variables(environment, "Open MPI", *names, tasks)
     elif "," in environment.get("TPU_WORKER_HOSTNAMES", ""):
         count = len(environment["TPU_WORKER_HOSTNAMES"].split(","))
-        found = _from_variables({"COUNT": str(count), **environment}, "the TPU pod", "TPU_WORKER_ID", "COUNT", "", "1")
-    return found if found is not None and found.process_count > 1 else None
+        cluster = _from_variables(
+            {"COUNT": str(count), **environment}, "the TPU pod", "TPU_WORKER_ID", "COUNT", "", "1"
+        )
+    return cluster if cluster is not None and cluster.process_count > 1 else None
 
 
 def _tpu_pod(environment: Mapping[str, str]) -> Cluster | None:

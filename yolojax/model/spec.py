@@ -59,8 +59,8 @@ class ModelSpec:
     branches: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        for known in self.branches:
-            if not known or len(set(known)) != len(known) or not set(known) <= set(range(self.classes)):
+        for labels in self.branches:
+            if not labels or len(set(labels)) != len(labels) or not set(labels) <= set(range(self.classes)):
                 raise UserError(f"key 'branches': expected different class numbers below {self.classes}")
         if self.branches and set().union(*self.branches) != set(range(self.classes)):
             raise UserError("key 'branches': every class needs a Detect that knows it")
@@ -141,7 +141,7 @@ class ModelSpec:
             "anchors": [[side for anchor in level for side in anchor] for level in self.anchors],
             "backbone": [line(layer) for layer in self.layers[: self.backbone]],
             "head": [line(layer) for layer in self.layers[self.backbone :]],
-            **({"branches": [list(known) for known in self.branches]} if self.branches else {}),
+            **({"branches": [list(labels) for labels in self.branches]} if self.branches else {}),
         }
 
     @classmethod

@@ -155,8 +155,8 @@ def _answer(settings: PlanSettings, spec: ModelSpec, target: Target) -> Iterator
         largest = validating = None
         if not settings.quick:
             validating = validation_bytes(spec, phase, shape, device)
-            known = None if memory is None or validating is None else max(memory.peak, validating)
-            largest = largest_batch(partial(_peak, spec, phase, shape, device), limit, {shape.batch: known})
+            peak = None if memory is None or validating is None else max(memory.peak, validating)
+            largest = largest_batch(partial(_peak, spec, phase, shape, device), limit, {shape.batch: peak})
         yield Row(
             freeze=word,
             start=start,

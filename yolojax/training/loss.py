@@ -139,9 +139,9 @@ def _branches_loss(
     axis: str | None,
 ) -> tuple[Array, dict[str, Array]]:
     losses = []
-    for own, network, known in zip(spec.split(heads), spec.networks, spec.branches, strict=True):
+    for own, network, labels in zip(spec.split(heads), spec.networks, spec.branches, strict=True):
         numbers = np.full(spec.classes, -1)
-        numbers[list(known)] = np.arange(len(known))
+        numbers[list(labels)] = np.arange(len(labels))
         label = jnp.asarray(numbers)[boxes[..., 0].astype(jnp.int32)]
         relabelled = jnp.concatenate([label[..., None].astype(boxes.dtype), boxes[..., 1:]], -1)
         gains = replace(settings, cls=settings.cls * network.classes / spec.classes)
@@ -210,13 +210,13 @@ def _distillation_loss(
     Source: Mehta and Ozturk 2018 (arXiv:1805.06361), objectness scaled distillation, with this network's own losses; old classes alone as in Shmelkov et al.
     2017 (arXiv:1708.06977). There all cells count for objectness; here the teacher has no say where it sees nothing, because that may be of a new class.
     """
-    own, known = np.array(distillation.classes).T
+    own, of_teacher = np.array(distillation.classes).T
     box, obj, cls = jnp.zeros((3,), heads[0].dtype)
     devices = jax.lax.axis_size(axis) if axis else 1
     for head, teacher, anchors, stride, weight in zip(
         heads, taught, spec.anchors, spec.strides, _balance(heads), strict=False
     ):
-        objectness, classes = jax.nn.sigmoid(teacher[..., 4]), jax.nn.sigmoid(teacher[..., 5 + known])
+        objectness, classes = jax.nn.sigmoid(teacher[..., 4]), jax.nn.sigmoid(teacher[..., 5 + of_teacher])
         sure = objectness * classes.max(-1)
         held = sure > _LEAST_SURE
         sure = jnp.where(held, sure, 0)

@@ -203,8 +203,8 @@ def end(run: Run, trackers: Trackers, validate: Validator) -> dict[str, Any]:
     if run.best is not None and is_first():
         _show_best(run, run.best)
     trackers.close(run.folder)
-    known = gathered("unreadable", json.dumps([*job.stream.unreadable, *job.validation.unreadable]))
-    unreadable = list(dict.fromkeys(name for names in known for name in json.loads(names)))
+    by_process = gathered("unreadable", json.dumps([*job.stream.unreadable, *job.validation.unreadable]))
+    unreadable = list(dict.fromkeys(name for names in by_process for name in json.loads(names)))
     if unreadable:
         log.warning("%d images could not be decoded and were left out: results.json names them", len(unreadable))
     best = position.best or position.final  # without a box to find the newest weights are the best ones

@@ -163,7 +163,7 @@ def graft(trunk: Weights, head: Weights, layer: int | None = None) -> Weights:
     return Weights(spec=head.spec, names=head.names, variables=variables, source=source)
 
 
-def _first_difference(one: Variables, other: Variables, index: int) -> str:
+def _first_difference(left: Variables, right: Variables, index: int) -> str:
     """What a layer differs in, with the likely cause; empty where all bits are the same."""
     causes = {
         "params": "it was trained, or began from other weights",
@@ -171,16 +171,16 @@ def _first_difference(one: Variables, other: Variables, index: int) -> str:
     }
     for collection, cause in causes.items():
         name = f"model_{index}"
-        leaves, others = (flatten(tree[collection].get(name, {})) for tree in (one, other))
+        leaves, others = (flatten(tree[collection].get(name, {})) for tree in (left, right))
         for path in sorted(leaves.keys() | others.keys()):
             if path not in leaves or path not in others or not _same_bits(leaves[path], others[path]):
                 return f"{name}/{path} ({cause})"
     return ""
 
 
-def _same_bits(one: Any, other: Any) -> bool:
-    one, other = np.asarray(one), np.asarray(other)
-    return one.shape == other.shape and one.dtype == other.dtype and one.tobytes() == other.tobytes()
+def _same_bits(left: Any, right: Any) -> bool:
+    left, right = np.asarray(left), np.asarray(right)
+    return left.shape == right.shape and left.dtype == right.dtype and left.tobytes() == right.tobytes()
 
 
 def _moved(spec: ModelSpec, index: int, first: int, shift: int) -> LayerSpec:

@@ -70,8 +70,10 @@ def make_teacher(weights: Weights, spec: ModelSpec, names: Sequence[str], gain: 
         raise UserError(
             f"{flag}: its anchors are not those of {spec.name}; --noautoanchor keeps those of the weights that the run starts from"
         )
-    known = numbers_by_name(weights.names)
-    classes = tuple((number, known[plain_name(name)]) for number, name in enumerate(names) if plain_name(name) in known)
+    numbers = numbers_by_name(weights.names)
+    classes = tuple(
+        (number, numbers[plain_name(name)]) for number, name in enumerate(names) if plain_name(name) in numbers
+    )
     if not classes:
         raise UserError(
             f"{flag}: none of its classes ({', '.join(weights.names[:8])}) is one of the run ({', '.join(names[:8])})"

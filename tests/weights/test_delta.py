@@ -111,3 +111,5 @@ def test_other_weights_and_damage_are_refused(base, train, tmp_path, capsys):
         np.savez(tmp_path / "spoilt.delta.npz", **content | {path: np.full_like(content[path], spoilt, type(spoilt))})
         assert main(["val", "--delta", "spoilt.delta.npz", "--weights", str(base), "--device", "cpu"]) == 2
         assert f"spoilt.delta.npz: {path} {message}" in capsys.readouterr().err
+        with pytest.raises(UserError, match=f"{path} {message}"):  # before adapters are merged with what is frozen
+            read_delta(tmp_path / "spoilt.delta.npz")

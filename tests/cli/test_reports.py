@@ -122,6 +122,7 @@ CASES: list[tuple[Callable[[], None], str, int, str]] = [
     (wrong_number, "train --data data.yaml --hyp hyp.yaml", 2, "key 'lr0': expected float, found '1e-3x'"),
     (class_without_name, "train --data data.yaml", 2, "a.txt, line 1: class 2, but data.yaml names 2 classes (0 to 1)"),
     (class_without_name, "data check data.yaml", 1, "a.txt, line 1: class 2, but data.yaml names 2 classes (0 to 1)"),
+    (write_data, "train --data data.yaml --freeze detect --strict", 2, "model_24 starts from random numbers"),
     (
         write_data,
         "train --data data.yaml --weights '' --cfg yolov5n --freeze 10 --strict",

@@ -389,9 +389,12 @@ def odd_model(pyramid, tmp_path_factory):
 
 
 @pytest.mark.long
-def test_a_network_without_its_coarsest_level_trains(settings, odd_model):
-    results = train(settings(cfg=odd_model(3, 4), imgsz=64, epochs=1, noplots=True))
+def test_a_network_without_its_coarsest_level_trains(settings, odd_model, tiny_data, contents):
+    model = Path(odd_model(3, 4))
+    before = contents(model.parent, tiny_data.parent)
+    results = train(settings(cfg=str(model), imgsz=64, epochs=1, noplots=True))
     assert results["epochs"] == 1
+    assert contents(model.parent, tiny_data.parent) == before
     assert len(load_weights(results["weights"]).spec.strides) == 2
 
 

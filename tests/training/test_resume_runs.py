@@ -117,7 +117,9 @@ def refused(contents, capfd):
     return run
 
 
-def test_a_moved_run_goes_on_from_another_folder_without_its_initial_weights(begun, copy, tmp_path, monkeypatch, capfd):
+def test_a_moved_run_goes_on_from_another_folder_without_its_initial_weights(
+    begun, copy, tmp_path, contents, monkeypatch, capfd
+):
     place = copy(begun)
     shutil.rmtree(place / "start")
     (place / "small.yaml").unlink()
@@ -125,6 +127,7 @@ def test_a_moved_run_goes_on_from_another_folder_without_its_initial_weights(beg
     (place / "runs" / "cut").rename(tmp_path / "renamed run")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
+    before = contents(tmp_path / "photos")
     capfd.readouterr()
     words = ["--data=../photos/squares.yaml", "--workers=1", "--project=other", "--device=cpu"]
     assert main(["train", "--resume", "../renamed run", *words]) == 0
@@ -136,6 +139,7 @@ def test_a_moved_run_goes_on_from_another_folder_without_its_initial_weights(beg
     assert "continuing" in text
     check_lines(text, EPOCHS)
     assert not any(Path().iterdir())  # nothing of the run is written where the command stood
+    assert contents(tmp_path / "photos") == before
     assert json.loads((tmp_path / "renamed run" / "results.json").read_text())["epochs"] == EPOCHS
 
 

@@ -110,3 +110,11 @@ def test_other_weights_and_damage_are_refused(base, train, tmp_path, capsys):
         read_delta(tmp_path / "half.delta.npz")
     with pytest.raises(UserError, match="no such file"):
         read_delta(tmp_path / "none.delta.npz")
+    content = dict(np.load(file))
+    path = next(name for name in content if name.startswith("params/"))
+    for spoilt, message in ((np.int32(1), "has dtype int32 instead of float32"), (np.float32("nan"), "is not finite")):
+        np.savez(tmp_path / "spoilt.delta.npz", **content | {path: np.full_like(content[path], spoilt, type(spoilt))})
+        assert main(["val", "--delta", "spoilt.delta.npz", "--weights", str(base), "--device", "cpu"]) == 2
+        assert f"spoilt.delta.npz: {path} {message}" in capsys.readouterr().err
+        with pytest.raises(UserError, match=f"{path} {message}"):  # before adapters are merged with what is frozen
+            read_delta(tmp_path / "spoilt.delta.npz")

@@ -24,7 +24,7 @@ from yolojax.freezing.adapters import is_adapter, merge_adapters_on_host
 from yolojax.model.network import Variables, abstract_variables
 from yolojax.model.spec import ModelSpec
 from yolojax.tree import flatten, unflatten
-from yolojax.weights.store import Weights, weights_from, weights_record
+from yolojax.weights.store import Weights, float32_arrays, weights_from, weights_record
 
 SUFFIX = ".delta.npz"
 _RECORD = "record.json"
@@ -97,13 +97,13 @@ def read_delta(path: str | Path) -> Delta:
     """Read what ``save_delta`` wrote; no code from the file is run.
 
     Raises:
-      UserError: there is no such file, or it is damaged or no delta.
+      UserError: there is no such file, or it is damaged or no delta, or an array is not of floating-point numbers or not finite.
     """
     try:
         with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         record = json.loads(arrays.pop(_RECORD).tobytes())
-        return Delta(base=record.pop("base"), record=record, arrays=arrays)
+        return Delta(base=record.pop("base"), record=record, arrays=float32_arrays(arrays, Path(path)))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:

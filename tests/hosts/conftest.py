@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-# Runs the command line in a process that sends itself a signal at its n-th step, call of several steps, checkpoint or batch of validation.
+# Runs the command line in a process that sends itself signals at its n-th step, call of several steps, checkpoint or batch of validation, or when it has
+# searched for the others long enough. A negative signal goes to its process group, as from a terminal: to data workers and all else that it has started.
 STRUCK = """
 import os, sys, time
 from pathlib import Path
 from yolojax.cli.main import main
+from yolojax.hosts import membership
 from yolojax.training import loop, validator
 from yolojax.training.checkpoints import Checkpoints
 
@@ -25,9 +27,16 @@ PLACES = {
     "dispatch": (loop.Step, "__call__"),
     "save": (Checkpoints, "save"),
     "validation": (validator, "place_images"),
+    "search": (membership, "_give_up"),
 }
 
-def strike(place, number, what):
+def send(what):
+    if what < 0:
+        os.killpg(0, -what)
+    else:
+        os.kill(os.getpid(), what)
+
+def strike(place, number, *signals):
     owner, name = PLACES[place]
     function, calls = getattr(owner, name), []
 
@@ -35,7 +44,8 @@ def strike(place, number, what):
         calls.append(1)
         if len(calls) == int(number):
             Path(__file__).with_suffix(".moment").write_text(str(time.monotonic()))
-            os.kill(os.getpid(), int(what))
+            for what in signals:
+                send(int(what))
         return function(*arguments, **options)
 
     setattr(owner, name, counted)
@@ -62,7 +72,7 @@ def together(tmp_path) -> Callable[..., list[Ended]]:
     """``together(words, count=2, devices=1)`` runs a command in several processes at once, or in one.
 
     ``struck`` has the signals that processes send themselves, ``own`` the words that they alone have, ``folders`` where they are started; all
-    by process.
+    by process. ``quick`` is how they compile: what takes many steps is sooner done with programs as users have them.
     """
     script = tmp_path / "struck.py"
     script.write_text(STRUCK)
@@ -75,12 +85,14 @@ def together(tmp_path) -> Callable[..., list[Ended]]:
         own: dict[int, list[str]] | None = None,
         folders: dict[int, Path] | None = None,
         timeout: float = 900,
+        quick: bool = True,
         **environment: str,
     ) -> list[Ended]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
-        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+        compilation = os.environ["XLA_FLAGS"] if quick else ""
+        flags = f"{compilation} --xla_force_host_platform_device_count={devices}"
         started = []
         for number in range(count):
             several = [address, f"--process-id={number}", f"--process-count={count}"] if count > 1 else []
@@ -95,6 +107,7 @@ def together(tmp_path) -> Callable[..., list[Ended]]:
                     text=True,
                     env=variables,
                     cwd=(folders or {}).get(number),
+                    start_new_session=bool(strike),  # a process group of its own
                 )
             )
 

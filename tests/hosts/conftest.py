@@ -72,7 +72,7 @@ def together(tmp_path) -> Callable[..., list[Ended]]:
     """``together(words, count=2, devices=1)`` runs a command in several processes at once, or in one.
 
     ``struck`` has the signals that processes send themselves, ``own`` the words that they alone have, ``folders`` where they are started; all
-    by process. ``quick`` is how they compile: what takes many steps is sooner done with programs as users have them.
+    by process.
     """
     script = tmp_path / "struck.py"
     script.write_text(STRUCK)
@@ -85,14 +85,12 @@ def together(tmp_path) -> Callable[..., list[Ended]]:
         own: dict[int, list[str]] | None = None,
         folders: dict[int, Path] | None = None,
         timeout: float = 900,
-        quick: bool = True,
         **environment: str,
     ) -> list[Ended]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
-        compilation = os.environ["XLA_FLAGS"] if quick else ""
-        flags = f"{compilation} --xla_force_host_platform_device_count={devices}"
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
         started = []
         for number in range(count):
             several = [address, f"--process-id={number}", f"--process-count={count}"] if count > 1 else []

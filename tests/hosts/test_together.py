@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,21 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="processes find each other's devices by gloo, which is tried on Linux"
 )
+
+
+@pytest.fixture
+def few_shapes(tmp_path) -> Callable[..., Path]:
+    """``few_shapes(train=16, val=16)``: a data YAML with so many of the images that the embedded network was trained on."""
+
+    def write(**counts: int) -> Path:
+        content = yaml.safe_load((CONFIGS / "data" / "shapes-pretraining.yaml").read_text(encoding="utf-8"))
+        del content["defaults"]
+        content["options"] |= counts
+        data = tmp_path / "few.yaml"
+        data.write_text(yaml.safe_dump(content))
+        return data
+
+    return write
 
 
 def test_a_signal_to_one_process_stops_both_and_one_process_goes_on_with_the_same_figures(
@@ -101,28 +117,27 @@ def test_a_loss_that_is_not_finite_ends_both(together, words, tmp_path, log_of):
 
 
 @pytest.mark.slow
-def test_both_stop_early_after_the_same_epoch_as_one(together, words, tmp_path, log_of):
+def test_both_stop_early_after_the_same_epoch_as_one(together, few_shapes, tmp_path):
+    """The embedded network, whose figures fall because its rate is far too high."""
     hyp = tmp_path / "hyp.yaml"
-    hyp.write_text(
-        "lr0: 0\nwarmup_bias_lr: 0\n"
-    )  # only BatchNorm statistics move, so that validation does not improve for long
-    words = [*words, f"--hyp={hyp}", "--epochs=9", "--patience=1"]
+    hyp.write_text("lr0: 4\nwarmup_bias_lr: 0\n")
+    fixed = f"train --data={few_shapes(train=16, val=16)} --hyp={hyp} --img=64 --batch=8 --freeze=10 --workers=0 --noplots --project={tmp_path}"
     for count, name in ((2, "two"), (1, "one")):
-        for ended in together([*words, f"--name={name}"], count=count, devices=2 // count):
+        words = [*fixed.split(), "--epochs=9", "--patience=1", f"--name={name}"]
+        for ended in together(words, count=count, devices=2 // count):
             assert ended.status == 0, ended.errors
-    assert [log_of(process, "two").count("no improvement in 1 epochs: stopped") for process in (0, 1)] == [1, 1]
-    two, one = (tmp_path / "runs" / name / "results.csv" for name in ("two", "one"))
+    for process in (0, 1):
+        log = (tmp_path / "two" / "logs" / f"process-{process}.txt").read_text(encoding="utf-8")
+        assert "no improvement in 1 epochs: stopped" in log
+    two, one = (tmp_path / name / "results.csv" for name in ("two", "one"))
     assert two.read_bytes() == one.read_bytes()
     assert 2 <= len(read_results(two)) < 9
 
 
 @pytest.mark.slow
-def test_two_processes_validate_as_one(together, tmp_path):
+def test_two_processes_validate_as_one(together, few_shapes, tmp_path):
     """The embedded network: the figures, those of each class too, in every digit, and the picture of the confusion matrix."""
-    content = yaml.safe_load((CONFIGS / "data" / "shapes-pretraining.yaml").read_text(encoding="utf-8"))
-    content["options"] |= {"train": 1, "val": 30}
-    data = tmp_path / "few.yaml"
-    data.write_text(yaml.safe_dump(content))
+    data = few_shapes(train=1, val=30)
     found = []
     for count, name in ((2, "two"), (1, "one")):
         words = f"val --data={data} --img=128 --batch=8 --project={tmp_path} --name={name}"

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-# Runs the command line in a process that sends itself a signal at its n-th step, call of several steps, checkpoint or batch of validation.
+# Runs the command line in a process that sends itself signals at its n-th step, call of several steps, checkpoint or batch of validation, or when it has
+# searched for the others long enough. A negative signal goes to its process group, as from a terminal: to data workers and all else that it has started.
 STRUCK = """
 import os, sys, time
 from pathlib import Path
 from yolojax.cli.main import main
+from yolojax.hosts import membership
 from yolojax.training import loop, validator
 from yolojax.training.checkpoints import Checkpoints
 
@@ -25,9 +27,16 @@ PLACES = {
     "dispatch": (loop.Step, "__call__"),
     "save": (Checkpoints, "save"),
     "validation": (validator, "place_images"),
+    "search": (membership, "_give_up"),
 }
 
-def strike(place, number, what):
+def send(what):
+    if what < 0:
+        os.killpg(0, -what)
+    else:
+        os.kill(os.getpid(), what)
+
+def strike(place, number, *signals):
     owner, name = PLACES[place]
     function, calls = getattr(owner, name), []
 
@@ -35,7 +44,8 @@ def strike(place, number, what):
         calls.append(1)
         if len(calls) == int(number):
             Path(__file__).with_suffix(".moment").write_text(str(time.monotonic()))
-            os.kill(os.getpid(), int(what))
+            for what in signals:
+                send(int(what))
         return function(*arguments, **options)
 
     setattr(owner, name, counted)
@@ -95,6 +105,7 @@ def together(tmp_path) -> Callable[..., list[Ended]]:
                     text=True,
                     env=variables,
                     cwd=(folders or {}).get(number),
+                    start_new_session=bool(strike),  # a process group of its own
                 )
             )
 

@@ -80,6 +80,41 @@ def test_sigterm(together, words, tmp_path, undisturbed, seconds_since_signal, n
     assert_goes_on(together, words, tmp_path, undisturbed, 4 if number % 4 == 3 else 1)
 
 
+@pytest.mark.parametrize(
+    ("struck", "told"),
+    [
+        ({0: "step 4 2"}, "process 0"),
+        ({1: "step 4 2"}, "process 1"),
+        ({0: "step 4 -2", 1: "step 5 -2"}, "process 0, process 1"),  # a terminal's
+    ],
+)
+def test_ctrl_c(together, words, tmp_path, undisturbed, log_of, struck, told):
+    first, second = together([*words, "--epochs=2", "--workers=1"], devices=2, struck=struck)
+    assert [first.status, second.status] == [128 + signal.SIGINT] * 2, first.errors + second.errors
+    assert "saved; continue with" in first.output.splitlines()[-1]
+    assert "Traceback" not in first.errors + second.errors
+    for process in (0, 1):
+        assert f"asked to stop: {told}" in log_of(process)
+    saved = Checkpoints(tmp_path / "runs" / "exp")
+    assert [saved.progress(step)["batch"] for step in saved.steps()] == [2, 0]  # one in the second epoch, of both
+    assert_goes_on(together, words, tmp_path, undisturbed, 1)
+
+
+@pytest.mark.parametrize("struck", [{0: "step 4 2 2"}, {1: "step 4 2 2"}, {0: "step 4 -2 -2", 1: "step 4 -2 -2"}])
+def test_a_second_ctrl_c_ends_a_process_at_once_and_then_the_others(
+    together, words, tmp_path, undisturbed, log_of, struck
+):
+    ended = together([*words, "--epochs=2", "--workers=1"], devices=2, struck=struck)
+    assert all(ended[process].status == -signal.SIGINT for process in struck), ended
+    assert all(process.status for process in ended)
+    first, last = sorted(process.moment for process in ended)
+    assert last - first < SURVIVORS_END_WITHIN
+    print(f"the last one ended {last - first:.1f} s after the first")
+    for process in (0, 1):
+        assert any(word in log_of(process) for word in ("ended without a word", "failed"))
+    assert_goes_on(together, words, tmp_path, undisturbed, 1)
+
+
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("number", range(4))

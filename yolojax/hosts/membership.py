@@ -95,6 +95,7 @@ def join(cluster: Cluster) -> None:
     limit = threading.Timer(seconds, _give_up, (cluster, seconds))
     limit.daemon = True
     limit.start()
+    own = signal.signal(signal.SIGINT, signal.SIG_DFL)  # which would wait until JAX has found them
     try:
         jax.distributed.initialize(
             cluster.coordinator,
@@ -109,6 +110,7 @@ def join(cluster: Cluster) -> None:
         raise UserError(f"process {cluster.process_id}: cannot join the others ({_first_line(error)})") from error
     finally:
         limit.cancel()
+        signal.signal(signal.SIGINT, own)
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # JAX has put a handler of its own there
     _log_and_watch()
 

@@ -78,9 +78,10 @@ def train(settings: TrainSettings, given: Set[str] | None = None, shared: Shared
             run.enter_epoch()
             meter = _train_epoch(run, step, workers, stop)
             if stop:
+                status = stop.status
                 run.pause(meter, time.perf_counter() - started)
                 log.info("saved; continue with: python train.py --resume %s", shlex.quote(str(run.folder)))
-                raise SystemExit(stop.status)
+                raise SystemExit(status)
             batches = (step.features and step.features.validation) or job.validation
             evaluation = validate(run.averaged(), batches, _threads(job)) if run.validates else None
             run.advance(meter, evaluation, time.perf_counter() - started)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from yolojax.config import read_yaml
+from yolojax.config import configs_root, read_yaml
 from yolojax.data.config import load_data_config
 from yolojax.errors import UserError
 
@@ -94,6 +94,15 @@ def test_a_folder_says_which_yaml_is_in_it(tmp_path):
     write(tmp_path, NAMES)
     with pytest.raises(UserError, match=r"is a folder; give the data YAML in it: pets\.yaml"):
         load_data_config(tmp_path)
+
+
+def test_a_folder_of_photos_does_not_hide_the_shipped_data_set_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bccd").mkdir()
+    assert load_data_config("bccd").file == configs_root() / "data" / "bccd.yaml"
+    (tmp_path / "bccd" / "data.yaml").touch()
+    with pytest.raises(UserError, match=r"is a folder; give the data YAML in it: data\.yaml"):
+        load_data_config("bccd")
 
 
 @pytest.mark.parametrize("text", ["\ufefftrain: a\nval:\u00a0b\nnames:\n\u00a0 0: cat\n\u00a0 1: dog\u200b\nnc: 2e0\n"])

@@ -9,11 +9,12 @@ import orbax.checkpoint as ocp
 import pytest
 
 from yolojax.cli.main import main
+from yolojax.config import configs_root
 from yolojax.errors import UserError
 from yolojax.model.network import init_variables
 from yolojax.model.spec import ModelSpec
 from yolojax.weights import store as module
-from yolojax.weights.find import load_weights
+from yolojax.weights.find import EMBEDDED_WEIGHTS, find_weights, load_weights
 from yolojax.weights.store import Weights, initialised_parameters, save_weights, transfer
 
 SPEC = ModelSpec.from_dict(
@@ -156,6 +157,15 @@ def test_missing_weights_say_how_to_get_them(tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     with pytest.raises(UserError, match="runs: is neither a weights directory nor a run folder"):
         load_weights("runs")
+
+
+def test_a_folder_of_something_else_does_not_hide_the_weights_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("yolov5n", EMBEDDED_WEIGHTS):
+        (tmp_path / name).mkdir()
+    assert find_weights(EMBEDDED_WEIGHTS) == configs_root() / "weights" / EMBEDDED_WEIGHTS
+    (tmp_path / "yolov5n.pt").touch()
+    assert find_weights("yolov5n") == Path("yolov5n.pt")
 
 
 def test_an_export_is_no_weights(tmp_path):

@@ -96,9 +96,7 @@ def load_data_config(name: str | Path, root: str | Path | None = None) -> DataCo
       UserError: a folder, a key that looks like one of ours and is not, wrong types, no classes, or ``nc``
         that disagrees with ``names``.
     """
-    if os.path.isdir(name):
-        raise UserError(_which_yaml(Path(name)))
-    path = find_config("data", name)
+    path = _find_file(name)
     content = read_yaml(path)
     _check_data_keys(path, content)
     annotation_format = typed(Format, content.get("format", "yolo"), f"{path}: key 'format'")
@@ -120,15 +118,21 @@ def load_data_config(name: str | Path, root: str | Path | None = None) -> DataCo
     )
 
 
-def _which_yaml(folder: Path) -> str:
-    """What to give instead of a folder."""
+def _find_file(name: str | Path) -> Path:
+    """The YAML that a user means. A folder of that name without one, as photos often lie in, does not hide a shipped data set."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return find_config("data", name)
     files = sorted(file.name for suffix in ("*.yaml", "*.yml") for file in folder.glob(suffix))
     if files:
-        return f"{folder}: is a folder; give the data YAML in it: {', '.join(files)}"
-    return (
-        f"{folder}: is a folder without a data YAML; write one there with the keys 'train' and 'val' "
-        "(folders or lists of images) and 'names' (the classes, or the file that lists them)"
-    )
+        raise UserError(f"{folder}: is a folder; give the data YAML in it: {', '.join(files)}")
+    try:
+        return find_config("data", name)
+    except UserError:
+        raise UserError(
+            f"{folder}: is a folder without a data YAML; write one there with the keys 'train' and 'val' "
+            "(folders or lists of images) and 'names' (the classes, or the file that lists them)"
+        ) from None
 
 
 def _check_data_keys(file: Path, content: Mapping[str, Any]) -> None:

@@ -67,7 +67,6 @@ def find_weights(source: str | Path) -> Path:
                 return candidate
         if (path / SAFETENSORS).is_file():
             return path / SAFETENSORS
-        raise UserError(f"{source}: is neither a weights directory nor a run folder (no weights.json, no weights/best)")
     stem = path.name.removesuffix(".pt")
     folders = [
         Path(),
@@ -80,6 +79,10 @@ def find_weights(source: str | Path) -> Path:
             return folder / stem
         if (folder / f"{stem}.pt").is_file():
             return folder / f"{stem}.pt"
+    if (
+        path.is_dir() or replaced(path).is_dir()
+    ):  # only now: one that holds something else does not hide the weights of its name
+        raise UserError(f"{source}: is neither a weights directory nor a run folder (no weights.json, no weights/best)")
     if stem in {f"yolov5{size}{six}" for size in "nsmlx" for six in ("", "6")}:
         advice = f"download {_OFFICIAL}/{stem}.pt into this folder (yolojax data download {stem}.pt does), into weights/ or into $YOLOJAX_WEIGHTS"
     else:

@@ -185,6 +185,7 @@ def batch_maker(samples, batch_size=8, mesh=None, hyp=HYP):
     return lambda epoch, place: jax.device_get(program(resident, jnp.int32(epoch), jnp.int32(place)))
 
 
+@pytest.mark.long
 def test_a_batch_depends_on_seed_epoch_and_place_alone():
     make = batch_maker(split())
     first, again, later, next_epoch = make(0, 0), make(0, 0), make(0, 8), make(1, 0)

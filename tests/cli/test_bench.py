@@ -77,6 +77,7 @@ def test_a_file_takes_images_of_one_shape(tmp_path):
     assert row["problem"].startswith("--rect: a file takes images of one size only, and these get 2")
 
 
+@pytest.mark.long
 def test_hard_fail(bench, capsys):
     assert bench("--include", "float32", "--hard-fail", "0.99", "--img", "64")[0] == 1
     assert "float32: mAP50-95 0." in (printed := capsys.readouterr().out)

@@ -58,6 +58,7 @@ def test_everything(run, tiny, capsys):
     assert "scores ±" in printed
 
 
+@pytest.mark.long
 def test_with_nms(run, capsys):
     status, figures, folder = run("--nms", "--dynamic", "--conf", "0.05", "--topk-all", "5")
     assert status == 0

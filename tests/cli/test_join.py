@@ -187,6 +187,7 @@ def test_exports_give_the_same(joined, capsys):
     assert "ok" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_detect_begins_with_the_rows_of_old_classes(networks, tiny_data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     data = yaml.safe_load(tiny_data.read_text()) | {"names": ["Red", "sky", "grass"]}

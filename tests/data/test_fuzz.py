@@ -1,6 +1,6 @@
 """Data sets as people might hand them in: each ends in a batch or in one sentence, and no box is lost in silence.
 
-In the suite the same few hundred examples each time; CONTRIBUTING.md says how to look further.
+In the suite the same 120 examples each time; CONTRIBUTING.md says how to look further.
 """
 
 import json

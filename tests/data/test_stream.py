@@ -191,10 +191,8 @@ def test_processes_share_every_batch(samples):
         stream_of(samples, process_count=3)
 
 
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [(1, 1), pytest.param(2, 1, marks=pytest.mark.long), pytest.param(1, 4, marks=pytest.mark.long)],
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (2, 1), (1, 4)])
 def test_a_run_stopped_after_any_batch_goes_on_with_other_processes(samples, before, after):
     whole = list(stream_of(samples).iterate())
     first, second = (

@@ -155,6 +155,7 @@ def test_a_network_trains_an_epoch_on_both(composed, tiny_model, tmp_path):
     assert "tensorflow" not in sys.modules
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["val", "bench"])
 def test_commands_that_measure_take_it(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -42,6 +42,7 @@ def test_little_shared_memory_is_told_in_figures_above_zero(tmp_path, monkeypatc
 
 
 @pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="shared memory is no folder here")
+@pytest.mark.long
 def test_a_run_with_little_shared_memory_says_so_and_trains(
     tiny_model, tiny_data, tmp_path, contents, monkeypatch, capfd
 ):
@@ -71,7 +72,14 @@ def test_a_daemon_takes_a_thread(tmp_path, monkeypatch):
     assert "daemon" in reason
 
 
-@pytest.mark.parametrize("way", ["script", "stdin", "-c", pytest.param("-i", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "script",
+        *(pytest.param(way, marks=pytest.mark.long) for way in ("stdin", "-c")),
+        pytest.param("-i", marks=pytest.mark.slow),
+    ],
+)
 def test_a_program_without_main_guard_runs_once(tmp_path, contents, way):
     script = tmp_path / "program.py"
     script.write_text(PROGRAM)

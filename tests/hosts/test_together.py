@@ -151,6 +151,7 @@ def test_two_processes_validate_as_one(together, few_shapes, tmp_path):
     assert len(found[1][0]["per_class"]) > 3
 
 
+@pytest.mark.long
 def test_a_process_that_finds_no_other_ends_with_a_sentence(together, words):
     (alone,) = together(
         [*words, "--coordinator=127.0.0.1:1", "--process-id=1", "--process-count=2"], count=1, YOLOJAX_START_SECONDS="4"

@@ -266,6 +266,7 @@ def test_any_levels_can_be_detected_at(pyramid, detected, deepest):
         jax.eval_shape(Network(spec).apply, variables, jax.ShapeDtypeStruct((1, 2**deepest // 2, 64, 3), jnp.float32))
 
 
+@pytest.mark.long
 def test_adapters_give_what_their_merged_kernels_give(tiny_model):
     spec = load_spec(tiny_model)
     variables = init_variables(spec, jax.random.key(0))

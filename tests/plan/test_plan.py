@@ -27,6 +27,7 @@ from yolojax.tree import flatten
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.long
 def test_a_plan_counts_what_each_freeze_costs(tiny_model, tmp_path, capsys):
     file = tmp_path / "plan.json"
     words = ["plan", "--cfg", str(tiny_model), "--img", "64", "--batch", "2", "--freeze", "0", "5", "--quick"]

@@ -290,6 +290,7 @@ def test_best_weights_are_the_newest_ones_until_something_is_validated(settings,
     assert saved == [(epoch, name) for epoch in (1, 2, 3) for name in ("last", "best")]
 
 
+@pytest.mark.long
 def test_images_are_drawn_by_what_the_last_validation_found_badly(settings, monkeypatch):
     drawn, draw = [], TrainingStream.draw
 
@@ -309,6 +310,7 @@ def test_images_are_drawn_by_what_the_last_validation_found_badly(settings, monk
     assert np.abs(before - after).max() > 0.01
 
 
+@pytest.mark.long
 def test_early_stopping_counts_epochs_since_the_best_one(settings, tmp_path):
     hyp = tmp_path / "hyp.yaml"
     hyp.write_text(

@@ -70,7 +70,13 @@ def paths(tiny_model):
     return tuple(flatten(init_variables(load_spec(tiny_model), KEY)["params"]))
 
 
-@pytest.mark.parametrize("name", sorted(file.stem for file in (configs_root() / "freezing").glob("*.yaml")))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(file.stem, marks=[pytest.mark.long] * (file.stem == "freezeout"))  # it has the most phases
+        for file in sorted((configs_root() / "freezing").glob("*.yaml"))
+    ],
+)
 def test_what_a_phase_freezes_keeps_its_bits_and_all_else_moves(name, tiny_model, paths, make_batch):
     phases = [phase for _, phase in rehearse(load_strategy(name), paths, 20)]
     run = Run(tiny_model, phases[0])
@@ -94,6 +100,7 @@ def test_what_a_phase_freezes_keeps_its_bits_and_all_else_moves(name, tiny_model
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+@pytest.mark.long
 def test_moments_of_what_stays_trainable_carry_over_and_what_thaws_starts_as_new(
     optimizer, tiny_model, paths, make_batch
 ):

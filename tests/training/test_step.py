@@ -175,6 +175,7 @@ def test_the_callers_arrays_survive(mini, make_batch):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(mini.variables))
 
 
+@pytest.mark.long
 def test_mixed_precision_keeps_the_state_wide(mini, make_batch):
     step, state = build(mini.spec, mini.variables, dtype=jnp.bfloat16)
     dtypes = jax.tree.map(lambda leaf: leaf.dtype, state)
@@ -186,6 +187,7 @@ def test_mixed_precision_keeps_the_state_wide(mini, make_batch):
 
 
 @pytest.mark.parametrize("batch_size", [16, 64])  # sums of four batches, and none
+@pytest.mark.long
 def test_in_float16_a_gradient_that_overflows_counts_for_nothing(mini, make_batch, batch_size):
     step, state = build(mini.spec, mini.variables, dtype=jnp.float16, batch_size=batch_size, warmup_epochs=0.0)
     step, _ = compile_quickly(step, state, make_batch(0))
@@ -211,6 +213,7 @@ def test_in_float16_a_gradient_that_overflows_counts_for_nothing(mini, make_batc
     assert int(state.moving.ema_updates) > 0
 
 
+@pytest.mark.long
 def test_in_float16_a_step_moves_as_in_float32(mini, make_batch):
     step, state = build(mini.spec, mini.variables, dtype=jnp.float16)
     state, metrics = compile_quickly(step, state, make_batch(0))[0](state, make_batch(0))

@@ -74,6 +74,7 @@ def test_a_shorter_last_batch_is_traced_by_nobody_and_changes_no_loss(mini_spec,
         np.testing.assert_allclose(value, np.mean([float(parts[name]) for parts in expected]), rtol=1e-6)
 
 
+@pytest.mark.long
 def test_two_devices_find_what_one_does(on_devices):
     on_devices(2, "test_validator.on_one_and_on_all_devices")
 

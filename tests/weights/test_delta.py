@@ -62,6 +62,7 @@ def test_base_and_delta_are_the_trained_weights(base, train, tmp_path, freeze):
     )
 
 
+@pytest.mark.long
 def test_statistics_that_move_are_in_it(base, train):
     weights = train("--freeze", "6", "--frozen-bn", "track")
     trained, again = load_weights(weights / "best"), load_weights(base, weights / "best.delta.npz")
@@ -94,6 +95,7 @@ def test_training_and_bench_begin_from_base_and_delta(base, train, tiny_data, tm
     assert figures[0] == figures[1]
 
 
+@pytest.mark.long
 def test_other_weights_and_damage_are_refused(base, train, tmp_path, capsys):
     weights = train("--freeze", "6")
     file, others = str(weights / "best.delta.npz"), str(weights / "best")

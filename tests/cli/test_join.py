@@ -177,6 +177,7 @@ def test_strangers_have_no_trunk_in_common(networks, strangers, tmp_path, monkey
 
 
 def test_a_pt_cannot_hold_it(joined, capsys):
+    pytest.importorskip("torch")
     assert main(["export", "--weights", str(joined), "--include", "torch", "--device", "cpu"]) == 2
     assert "a .pt of YOLOv5 holds one Detect, and both has 2" in capsys.readouterr().err
 

@@ -70,6 +70,18 @@ def chip_of(kind: str) -> Chip | None:
     return next((chip for chip in CHIPS.values() if kind.startswith(chip.kinds)), None)
 
 
+def listed_chip(target: str, kind: str) -> Chip:
+    """The chip of a target that JAX calls ``kind``.
+
+    Raises:
+      SystemExit: its peaks are not listed here.
+    """
+    chip = CHIPS.get(target) or chip_of(kind)
+    if chip is None:
+        raise SystemExit(f"the peaks of {kind} are not listed in {__file__}")
+    return chip
+
+
 def seconds(kernel: Kernel, chip: Chip) -> float:
     """The least time of a kernel, all its rounds together. A type that the chip does not multiply counts as float32."""
     computing = kernel.flop / chip.tensor.get(kernel.dtype, chip.tensor["f32"])
@@ -126,9 +138,7 @@ def compiled_row(options: argparse.Namespace, freeze: str, stem: str) -> dict[st
     from yolojax.tree import flatten
 
     device = open_device(load_target(options.target))
-    chip = CHIPS.get(options.target) or chip_of(device.device_kind)
-    if chip is None:
-        raise SystemExit(f"the peaks of {device.device_kind} are not listed in {__file__}")
+    chip = listed_chip(options.target, device.device_kind)
     spec = load_spec(options.model, classes=options.classes)
     paths = tuple(flatten(abstract_variables(spec)["params"]))
     (_, phase), *later = rehearse(load_strategy(freeze), paths, epochs=100, network=spec.name)

@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.ahead import add_step_flags, row_of_process
 from benchmarks.hlo import parse
 from benchmarks.kernels import kernels
-from benchmarks.roofline import CHIPS, chip_of, compiled_row, summary
+from benchmarks.roofline import compiled_row, listed_chip, summary
 
 
 def compiled_validation(options: argparse.Namespace) -> dict[str, float]:
@@ -29,8 +29,7 @@ def compiled_validation(options: argparse.Namespace) -> dict[str, float]:
     from yolojax.plan.validation import validation_programs
 
     device = open_device(load_target(options.target))
-    chip = CHIPS.get(options.target) or chip_of(device.device_kind)
-    assert chip is not None, f"the peaks of {device.device_kind} are not listed"
+    chip = listed_chip(options.target, device.device_kind)
     spec = load_spec(options.model, classes=options.classes)
     size = (options.size, options.size)
     programs = validation_programs(spec, device, batch=2 * options.batch, size=size, dtype=options.dtype)

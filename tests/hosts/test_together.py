@@ -218,7 +218,7 @@ def test_a_study_is_done_by_two_processes(together, write_study, tmp_path):
 @pytest.mark.parametrize("count", [2, 4])
 def test_real_photos_train_as_in_one_process(together, shared_data, tmp_path, flags, count):
     """yolov5n on photos of blood cells: losses within 1e-5, parameters within 1e-6, the same figures of validation."""
-    fixed = f"train --data=bccd --data-root={shared_data / 'bccd'} --img=64 --batch=32 --epochs=3 --workers=0 --noplots --project={tmp_path}"
+    fixed = f"train --data=bccd --data-root={shared_data / 'bccd'} --img=128 --batch=32 --epochs=3 --workers=0 --noplots --project={tmp_path}"
     for number, name in ((count, "several"), (1, "one")):
         words = [*fixed.split(), *flags.split(), f"--name={name}"]
         for ended in together(words, count=number, devices=count // number, timeout=3000):

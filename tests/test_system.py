@@ -27,7 +27,7 @@ def test_windows():
     assert not system.tracks_shared_memory()
     assert system.glibc_version() == (0, 0)
     assert system.stop_signals() == (2, 15, 21)
-    assert system.request_signal() == 1
+    assert system.request_signal(2) == system.request_signal(15) == 1
     assert system.detached() == {"creationflags": 512}
     assert system.processors() == 4
     assert not system.removes_open_files()
@@ -43,7 +43,8 @@ def test_linux_and_macos():
     assert system.replaces_folders()
     assert system.positioned_writer() is os.pwrite
     assert system.stop_signals() == (signal.SIGINT, signal.SIGTERM)
-    assert system.request_signal() == signal.SIGTERM
+    assert system.request_signal(signal.SIGINT) == signal.SIGINT
+    assert system.request_signal(signal.SIGTERM) == signal.SIGTERM
     assert system.detached() == {"start_new_session": True}
     assert 1 <= system.processors() <= os.cpu_count()
 
@@ -75,7 +76,7 @@ def test_a_detached_process_can_be_asked_to_stop():
         assert process.stdout.readline() == "ready\n"
         if os.name == "posix":
             assert os.getsid(process.pid) == process.pid
-        process.send_signal(system.request_signal())
+        process.send_signal(system.request_signal(signal.SIGTERM))
         assert process.communicate(timeout=60)[0].endswith("saved\n")
     assert process.returncode == 0
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -18,7 +17,7 @@ from typing import Protocol
 from yolojax.errors import UserError
 from yolojax.interrupts import Interrupt
 from yolojax.lock import LOCK, take_lock
-from yolojax.system import inherits_locks
+from yolojax.system import detached, inherits_locks, request_signal
 
 PERIOD = 2.0  # seconds between two looks at a process
 _PATIENCE = 300.0  # seconds that an interrupted process gets to save
@@ -42,8 +41,8 @@ def start_process(
             stdout=file,
             stderr=subprocess.STDOUT,
             env=environment,
-            start_new_session=True,  # Ctrl-C reaches this process alone, which hands it on once
             pass_fds=(lock,) if lock >= 0 else (),
+            **detached(),  # Ctrl-C reaches this process alone, which hands it on once
         )
 
 
@@ -81,9 +80,9 @@ def wait_for(process: Running, interrupt: Interrupt, watch: Callable[[], None] =
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=PERIOD)
         watch()
-        if interrupt and not asked:
+        if interrupt.signal is not None and not asked:
             asked = time.monotonic()
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(request_signal(interrupt.signal))
         if asked and time.monotonic() - asked > _PATIENCE:
             process.kill()
     return process.returncode

@@ -42,9 +42,13 @@ def stop_signals() -> tuple[int, ...]:
     return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
 
 
-def request_signal() -> int:
-    """What asks a process that was started with ``detached()`` to stop, so that it can still save."""
-    return getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
+def request_signal(number: int) -> int:
+    """What hands a signal that asks to stop on to a process that was started with ``detached()``, so that it can still save.
+
+    Args:
+      number: of the signal, as this process got it; Windows can send such a process only one, whatever that was.
+    """
+    return getattr(signal, "CTRL_BREAK_EVENT", number)
 
 
 def detached() -> dict[str, Any]:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-# Runs the command line in a process that sends itself signals at its n-th step, call of several steps, checkpoint or batch of validation, or when it has
-# searched for the others long enough. A negative signal goes to its process group, as from a terminal: to data workers and all else that it has started.
+# Runs the command line in a process that sends itself signals at its n-th step, call of several steps, checkpoint or batch of validation, when it has
+# searched for the others long enough, or at its n-th look at a process of its own. A negative signal goes to its process group, as from a terminal: to data
+# workers and all else that it has started.
 STRUCK = """
-import os, sys, time
+import os, subprocess, sys, time
 from pathlib import Path
 from yolojax.cli.main import main
 from yolojax.hosts import membership
@@ -28,6 +29,7 @@ PLACES = {
     "save": (Checkpoints, "save"),
     "validation": (validator, "place_images"),
     "search": (membership, "_give_up"),
+    "look": (subprocess.Popen, "wait"),
 }
 
 def send(what):

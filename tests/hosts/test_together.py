@@ -211,6 +211,24 @@ def test_a_study_is_done_by_two_processes(together, write_study, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("struck", [0, 1])
+def test_a_signal_to_one_process_stops_the_study_of_both_with_its_status(
+    together, write_study, tmp_path, struck, number
+):
+    """At its twelfth look, some 24 s after the run was started; the run would take minutes."""
+    scenarios = [{"name": "long", "freeze": 2, "epochs": 300}]
+    words = ["study", str(write_study(scenarios=scenarios)), f"--output={tmp_path / 'study'}"]
+    for ended in together(words, struck={struck: f"look 12 {int(number)}"}):
+        assert ended.status == 128 + number, ended.output + ended.errors
+        assert "Traceback" not in ended.errors
+        assert "stopped; the same command goes on with long, seed 0" in ended.output
+    [run] = (tmp_path / "study").glob("long-seed0")
+    assert f"asked to stop: process {struck}" in (run / "logs" / "process-0.txt").read_text(encoding="utf-8")
+    assert Checkpoints(run).steps()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     ["--freeze=10", "--freeze=gradual", "--freeze=surgical", "--freeze=10 --cache=ram --image-weights"],

@@ -23,6 +23,7 @@ from yolojax.features.shared import Shared
 from yolojax.processes import show_log
 from yolojax.runtime import use_huge_pages
 from yolojax.study.scenarios import Scenario
+from yolojax.system import detached
 from yolojax.training.loop import train
 from yolojax.training.settings import SETTINGS, TrainSettings
 
@@ -64,8 +65,8 @@ class SharedProcess:
                 stdout=subprocess.PIPE,
                 stderr=file,
                 env=environment,
-                start_new_session=True,  # as in ``processes.start_process``
                 pass_fds=(lock,) if lock >= 0 else (),
+                **detached(),  # as in ``processes.start_process``
             )
         self._answers = ThreadPoolExecutor(1, "yolojax-study")  # no system but POSIX waits for a pipe with a timeout
         self.runs = 0

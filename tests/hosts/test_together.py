@@ -235,7 +235,10 @@ def test_a_signal_to_one_process_stops_the_study_of_both_with_its_status(
 )
 @pytest.mark.parametrize("count", [2, 4])
 def test_real_photos_train_as_in_one_process(together, shared_data, tmp_path, flags, count):
-    """yolov5n on photos of blood cells: losses within 1e-5, parameters within 1e-6, the same figures of validation."""
+    """yolov5n on photos of blood cells: losses within 1e-5, parameters within 1e-6, the same figures of validation.
+
+    Parameters that are equal to the bit give the same digits of mAP; four processes add up in another order than one, and the last digit may differ.
+    """
     fixed = f"train --data=bccd --data-root={shared_data / 'bccd'} --img=128 --batch=32 --epochs=3 --workers=0 --noplots --project={tmp_path}"
     for number, name in ((count, "several"), (1, "one")):
         words = [*fixed.split(), *flags.split(), f"--name={name}"]
@@ -256,5 +259,12 @@ def test_real_photos_train_as_in_one_process(together, shared_data, tmp_path, fl
     assert len(several) == len(one) == 3
     for row, expected in zip(several, one, strict=True):
         for column, value in expected.items():
-            exact = column.startswith("metrics/")
-            assert row[column] == (value if exact else pytest.approx(value, rel=1e-5)), column
+            figure = column.startswith("metrics/")
+            same = (
+                value
+                if figure and apart == 0
+                else pytest.approx(value, abs=1e-5)
+                if figure
+                else pytest.approx(value, rel=1e-5)
+            )
+            assert row[column] == same, column

@@ -151,11 +151,12 @@ def compiled_row(options: argparse.Namespace, freeze: str, stem: str) -> dict[st
         boxes=options.boxes,
         frozen_bn=options.frozen_bn,
         optimizer=options.optimizer,
+        remat=options.remat,
     )
     started = time.perf_counter()
     with folded_stem() if stem == "folded" else nullcontext():
         _, compiled, memory = compile_step(spec, phase, shape, device)
-    row = step_facts(options) | {"optimizer": options.optimizer}
+    row = step_facts(options) | {"optimizer": options.optimizer, "remat": options.remat}
     row |= {"freeze": freeze, "stem": stem, "compile_seconds": time.perf_counter() - started}
     row |= {"peak_bytes": memory.peak if memory else None, "temp_bytes": memory.temporary if memory else None}
     if compiled is None:
@@ -228,6 +229,7 @@ def main() -> None:
     add_step_flags(parser)
     parser.add_argument("--optimizer", default="SGD", choices=("SGD", "Adam", "AdamW"), help="(default: %(default)s)")
     parser.add_argument("--freeze", nargs="+", default=["0", "10", "24"], help="as of 'train' (default: 0 10 24)")
+    parser.add_argument("--remat", action="store_true", help="as of 'train'")
     parser.add_argument("--stem", nargs="+", default=["plain"], choices=("plain", "folded"), help="(default: plain)")
     parser.add_argument("--top", type=int, default=0, help="list so many of the longest kernels")
     words = sys.argv[1:]

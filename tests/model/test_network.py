@@ -222,6 +222,28 @@ def test_a_frozen_layer_has_no_backward_pass(tiny, frozen, kernels, convolutions
     assert "select_and_scatter" not in text
 
 
+def test_remat_computes_no_convolution_again_and_gives_the_same_figures(tiny):
+    spec, variables = tiny
+    images = jax.random.uniform(jax.random.key(1), (2, 32, 32, 3))
+    results, normalisations = [], []
+    for remat in (False, True):
+
+        def loss(params, remat=remat):
+            network = Network(spec, remat=remat)
+            heads, changed = network.apply(variables | {"params": params}, images, train=True, mutable=["batch_stats"])
+            return sum(jnp.sum(head**2) for head in heads), changed
+
+        traced = jax.jit(jax.value_and_grad(loss, has_aux=True)).trace(variables["params"])
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+        assert text.count("stablehlo.convolution") == 13 + 13 + 12
+        normalisations.append(text.count("stablehlo.rsqrt"))
+        results.append(jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"]))
+    assert normalisations[1] > normalisations[0]  # those of blocks come again
+    assert jax.tree.structure(results[0]) == jax.tree.structure(results[1])
+    for expected, value in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(value, expected, rtol=0, atol=1e-5 * float(jnp.abs(expected).max()))
+
+
 @pytest.mark.parametrize("start", [1, 3, 6])
 def test_a_network_cut_in_two_is_the_whole(tiny, start):
     spec, variables = tiny

@@ -75,7 +75,7 @@ def test_the_command_names_every_flag_that_decides_what_is_learned():
             "exist_ok",
             "save_period",
         ),
-        *("deterministic", "steps_per_dispatch", "wandb", "entity", "mlflow", "strict"),
+        *("deterministic", "remat", "steps_per_dispatch", "wandb", "entity", "mlflow", "strict"),
     }
     for name, default in json.loads(json.dumps(dataclasses.asdict(TrainSettings()))).items():
         other = {bool: not default, float: 0.375, int: 7, list: ["7"]}.get(type(default), "off")

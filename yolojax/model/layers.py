@@ -12,9 +12,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from yolojax.model.convolution import convolve
-from yolojax.model.normalisation import batch_norm_silu, fixed_norm_silu
+from yolojax.model.normalisation import KEPT, batch_norm_silu, fixed_norm_silu
 
 MOMENTUM = 0.03
 
@@ -52,7 +53,7 @@ class Convolution(nn.Module):
         """``(B, H, W, C)`` to ``(B, H', W', features)``."""
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", _declared, shape)
-        y = convolve(x, kernel.astype(x.dtype), self.stride, self.padding)
+        y = checkpoint_name(convolve(x, kernel.astype(x.dtype), self.stride, self.padding), KEPT)
         return _with_adapter(self, x, y, kernel.shape, self.stride, self.padding)
 
 

@@ -13,6 +13,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from yolojax.model.layers import C3, SPPF, Conv, Detect, Mode, upsample
+from yolojax.model.normalisation import KEPT
 from yolojax.model.spec import Layer, ModelSpec
 from yolojax.tree import flatten
 
@@ -30,6 +31,7 @@ class Network(nn.Module):
       start: the first layer that runs. Beyond 0, what those of ``spec.crossing(start)`` gave is taken in place of images.
       end: the layer before which to stop, where what those of ``spec.crossing(end)`` gave is returned in place of logits; None runs to the last one.
         A part of a network takes the variables of the whole.
+      remat: for a backward pass, keep of every block its input, the outputs of its convolutions and the statistics of the batch, and compute all else again.
     """
 
     spec: ModelSpec
@@ -38,6 +40,7 @@ class Network(nn.Module):
     axis: str | None = None
     start: int = 0
     end: int | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, inputs: Array | tuple[Array, ...], *, train: bool = False) -> tuple[Array, ...]:
@@ -62,7 +65,7 @@ class Network(nn.Module):
                 own = next(networks)
                 heads += Detect(len(own.anchors[0]), own.classes, name=f"model_{layer.index}")(sources)
             else:
-                outputs[layer.index] = _apply(layer, sources, mode)
+                outputs[layer.index] = _apply(layer, sources, mode, self.remat)
         return tuple(heads) if self.end is None else tuple(outputs[index] for index in self.spec.crossing(self.end))
 
     def _entering(self, inputs: tuple[Array, ...]) -> dict[int, Array]:
@@ -77,21 +80,27 @@ class Network(nn.Module):
         return outputs if self.dtype is None else {index: x.astype(self.dtype) for index, x in outputs.items()}
 
 
-def _apply(layer: Layer, sources: list[Array], mode: Mode) -> Array:
+def _apply(layer: Layer, sources: list[Array], mode: Mode, remat: bool) -> Array:
     """Make a layer other than Detect, as the child of the network that is running, and call it."""
     name = f"model_{layer.index}"
     x = sources[0]
+    c3, sppf = (_computed_again(C3), _computed_again(SPPF)) if remat else (C3, SPPF)
     match layer.module:
         case "Conv":
             return Conv(layer.channels, layer.kernel, layer.stride, layer.padding, name=name)(x, mode)
         case "C3":
-            return C3(layer.channels, layer.repeats, layer.shortcut, name=name)(x, mode)
+            return c3(layer.channels, layer.repeats, layer.shortcut, name=name)(x, mode)
         case "SPPF":
-            return SPPF(layer.channels, layer.kernel, name=name)(x, mode)
+            return sppf(layer.channels, layer.kernel, name=name)(x, mode)
         case "Upsample":
             return upsample(x, layer.stride)
         case _:
             return jnp.concatenate(sources, -1)
+
+
+def _computed_again(block: type[nn.Module]) -> Any:
+    """A block of which the backward pass finds no more than the input and what is named so."""
+    return nn.remat(block, policy=jax.checkpoint_policies.save_only_these_names(KEPT), static_argnums=2)  # the mode
 
 
 def init_variables(spec: ModelSpec, key: Array) -> Variables:

@@ -11,8 +11,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 EPSILON = 1e-3
+KEPT = "kept"  # the name of what a backward pass finds that computes all else again: outputs of convolutions, and statistics of the batch
 _AXES = (0, 1, 2)
 
 
@@ -59,7 +61,8 @@ def _batch_forward(
     x: Array, scale: Array, bias: Array, near: Array, axis: str | None
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
     shifted = _wide(x) - near
-    offset, square = _over_devices(jnp.mean(shifted, _AXES), jnp.mean(jnp.square(shifted), _AXES), axis)
+    moments = _over_devices(jnp.mean(shifted, _AXES), jnp.mean(jnp.square(shifted), _AXES), axis)
+    offset, square = checkpoint_name(moments, KEPT)
     variance = jnp.maximum(square - jnp.square(offset), 0)
     mean = near + offset
     deviation = jax.lax.rsqrt(variance + EPSILON)

@@ -100,6 +100,7 @@ def largest_on_one(job: Job, device: jax.Device, limit: int) -> int:
         boxes=job.stream.max_boxes,
         frozen_bn=job.settings.frozen_bn,
         optimizer=job.optimizer.name,
+        remat=job.settings.remat,
     )
 
     def peak(phase: Phase, batch: int) -> int | None:

@@ -41,6 +41,7 @@ class StepShape:
       frozen_bn: ``fixed`` or ``track``.
       optimizer: ``SGD``, ``Adam`` or ``AdamW``.
       exchange: what devices tell each other where they are several.
+      remat: see ``Network``.
     """
 
     batch: int
@@ -50,6 +51,7 @@ class StepShape:
     frozen_bn: str
     optimizer: Any = "SGD"
     exchange: Exchange = WHOLE_BATCH
+    remat: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +196,7 @@ def _abstract_step(
     optimizer = OptimizerSettings.from_hyperparameters(hyp, batch_size=shape.batch, name=shape.optimizer)
     fixed_bn = fixed_modules(phase, shape.frozen_bn)
     step = make_train_step(
-        Network(spec, dtype=jnp.dtype(shape.dtype), fixed_bn=fixed_bn, start=start),
+        Network(spec, dtype=jnp.dtype(shape.dtype), fixed_bn=fixed_bn, start=start, remat=shape.remat),
         phase.tree(),
         LossSettings.from_hyperparameters(hyp, spec, shape.size),
         optimizer,

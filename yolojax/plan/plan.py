@@ -148,6 +148,7 @@ def _answer(settings: PlanSettings, spec: ModelSpec, target: Target) -> Iterator
         boxes=settings.boxes,
         frozen_bn=settings.frozen_bn,
         optimizer=settings.optimizer,
+        remat=settings.remat,
     )
     for word, start, phase in planned_phases(settings, spec):
         cost = step_cost(spec, phase, shape, device)

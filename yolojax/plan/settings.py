@@ -39,6 +39,9 @@ class PlanSettings:
         "BatchNorm of frozen layers: fixed = running statistics used and kept; track = batch statistics, as YOLOv5 does",
     )
     optimizer: Literal["SGD", "Adam", "AdamW"] = flag("SGD", "optimizer")
+    remat: bool = flag(
+        False, "as of yolojax train: keep fewer arrays for the backward pass, and compute them again there"
+    )
     images: int | None = flag(
         None, "training images, to say what --cache device and --cache features take for them; default: not said"
     )

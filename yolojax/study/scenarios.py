@@ -47,6 +47,7 @@ _ONLY_HERE = {
     "cfg": "",
     "strict": False,
     "deterministic": True,
+    "remat": False,
     "steps_per_dispatch": "auto",
 }
 

@@ -112,7 +112,13 @@ class Step:
         """Take the state of the run over; they compile at their first call, unless ``shared`` has their program."""
         job, phase = run.job, run.phase
         self.features = _enter_features(run)
-        network = Network(job.spec, dtype=job.dtype, fixed_bn=job.fixed_bn(phase), start=run.position.features_start)
+        network = Network(
+            job.spec,
+            dtype=job.dtype,
+            fixed_bn=job.fixed_bn(phase),
+            start=run.position.features_start,
+            remat=job.settings.remat,
+        )
         settings = job.loss, job.optimizer, job.schedule
         factors: Mapping[str, Any] = phase.factors
         if shared is None:

@@ -20,7 +20,7 @@ from yolojax.flags import MOST_PIXELS, MOST_SEED, at_least, at_most, flag, fract
 LARGEST = -1  # a batch size: the most images that fit
 OptimizerName: TypeAlias = Literal["SGD", "Adam", "AdamW"]
 # What an interrupted run may be continued with: where its data and its devices are, and how exactly these compute.
-_MAY_CHANGE = ("data", "data_root", "device", "workers", "project", "deterministic", "steps_per_dispatch")
+_MAY_CHANGE = ("data", "data_root", "device", "workers", "project", "deterministic", "remat", "steps_per_dispatch")
 
 CACHES = ("auto", "device", "ram", "disk", "val")
 DEFAULT_VIEWS = 8
@@ -170,6 +170,10 @@ class TrainSettings:
     save_period: int = flag(-1, "epochs between checkpoints that are kept; below 1: only last and best")
     deterministic: bool = flag(
         False, "on a GPU, leave out operations whose bits differ from run to run, so that a run can be repeated exactly"
+    )
+    remat: bool = flag(
+        False,
+        "keep fewer arrays of a step for its backward pass, and compute them again there: a quarter less memory for a little more time on a GPU or TPU",
     )
     steps_per_dispatch: str = flag(
         "auto",

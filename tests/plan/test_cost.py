@@ -211,6 +211,14 @@ PROGRAM = """
 """
 
 
+def test_remat_computes_more(tiny_model):
+    spec = load_spec(tiny_model)
+    plain, again = (
+        step_flops(spec, phase_of(spec, "0"), dataclasses.replace(SHAPE, remat=remat)) for remat in (False, True)
+    )
+    assert plain < again < 1.1 * plain
+
+
 def test_weight_gradients_are_counted_by_kernel():
     assert weight_gradients(PROGRAM) == {
         "model_3/conv/kernel": 1,

@@ -18,6 +18,7 @@ import yaml
 from yolojax.data.stream import TrainingStream
 from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import Evaluation
+from yolojax.model import network
 from yolojax.model.network import init_variables
 from yolojax.model.spec import load_spec
 from yolojax.training import loop, state
@@ -378,6 +379,24 @@ def test_an_image_size_between_two_strides_is_rounded_up(settings, caplog):
         results = train(settings(imgsz=50, epochs=1))
     assert "--img 50 is not a multiple of the stride 32: 64 is used" in caplog.text
     assert results["epochs"] == 1
+
+
+@pytest.mark.long
+def test_remat_reaches_the_step_and_changes_rounding_alone(settings, tmp_path, monkeypatch):
+    repeated = []
+
+    def counted(block, *, original=network._computed_again):
+        repeated.append(block)
+        return original(block)
+
+    monkeypatch.setattr(network, "_computed_again", counted)
+    for name, remat in (("plain", False), ("again", True)):
+        train(settings(epochs=1, remat=remat, project=str(tmp_path), name=name))
+        assert bool(repeated) == remat
+    rows = [read_results(tmp_path / name / "results.csv")[0] for name in ("plain", "again")]
+    assert list(rows[1].values()) == pytest.approx(
+        list(rows[0].values()), rel=1e-4, abs=1e-4
+    )  # mAP of boxes that rank alike
 
 
 @pytest.fixture

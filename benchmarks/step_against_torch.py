@@ -4,6 +4,7 @@ A step is forward pass, loss, backward pass, clip, update and moving average. Th
 interpreter of its own (``tests/goldens/make_goldens.py`` says how to make one):
 
     python benchmarks/step_against_torch.py --torch-python PYTHON
+    python benchmarks/step_against_torch.py --alone                                   # ours, without the other side
     python benchmarks/step_against_torch.py --torch-python PYTHON --device gpu --dtype bfloat16 --model yolov5m --size 512 --batch 48
 
 Both sides train the same architecture from random weights on the same batch, and take turns of a few steps, so that a
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from batch import batch_of
-from turns import answer, report, spread, take_turns
+from turns import answer, cell, report, spread, take_turns, timed
 
 ROWS = ((0, "track"), (10, "track"), (10, "fixed"), (24, "track"), (24, "fixed"))
 
@@ -134,10 +135,29 @@ def compare(options: argparse.Namespace, freeze: int, mode: str) -> dict[str, An
     return {"freeze": freeze, "frozen_bn": mode, **times, "ratio": ratio}
 
 
+def alone(options: argparse.Namespace) -> None:
+    """Print our own times, and what the system does for them: its processor time, and the pages of memory that it has to make."""
+    import resource
+
+    print("| freeze | frozen_bn | ms (quartiles) | of the system, ms | pages |\n|-|-|-|-|-|", flush=True)
+    for freeze, mode in ROWS:
+        if options.freeze not in (None, freeze):
+            continue
+        work, _ = jax_step(options, freeze, mode)
+        timed(work, 3)
+        count = options.rounds * options.steps
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        times = 1e3 * np.array(timed(work, count))
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        system, pages = 1e3 * (after.ru_stime - before.ru_stime) / count, (after.ru_minflt - before.ru_minflt) / count
+        print(f"| {freeze} | {mode} | {cell(spread(times))} | {system:.0f} | {pages:.0f} |", flush=True)
+
+
 def main() -> None:
     """Print a row per freezing depth."""
     parser = argparse.ArgumentParser(description="Time a training step beside the original's.")
     parser.add_argument("--torch-python", help="interpreter that has yolov5==7.0.14 and torch")
+    parser.add_argument("--alone", action="store_true", help="time our own step only")
     parser.add_argument("--model", default="yolov5n", help="architecture (default: %(default)s)")
     parser.add_argument("--classes", type=int, default=20, help="number of classes (default: %(default)s)")
     parser.add_argument("--size", type=int, default=320, help="side of the images in pixels (default: %(default)s)")
@@ -158,13 +178,16 @@ def main() -> None:
     if options.worker:
         torch_worker(options)
         return
-    if not options.torch_python:
-        parser.error("--torch-python is needed")
+    if not (options.torch_python or options.alone):
+        parser.error("--torch-python is needed, or --alone")
     from yolojax.runtime import use_huge_pages
 
     use_huge_pages()  # as the commands do
     # The other side needs a part of the card's memory too, and a peak that is reserved in advance says nothing.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if options.alone:
+        alone(options)
+        return
     print("milliseconds per step\n", flush=True)
     rows = (compare(options, freeze, mode) for freeze, mode in ROWS if options.freeze in (None, freeze))
     report(("freeze", "frozen_bn"), rows, options.json)

@@ -24,6 +24,16 @@ from yolojax.runtime import (
 from yolojax.system import glibc_version
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# Pages that an array of 200 MB is given, once there was one before.
+PAGES = """
+from yolojax.runtime import use_huge_pages
+use_huge_pages()
+import resource, numpy
+numpy.ones(25_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+numpy.ones(25_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
 PRINT = "from yolojax.runtime import use_huge_pages; use_huge_pages(); import os; print(os.getpid(), os.environ.get('GLIBC_TUNABLES'))"
 
 
@@ -71,7 +81,10 @@ def test_a_process_starts_again_as_it_was_called(started, monkeypatch):
     ((program, words, environment),) = started
     assert program == sys.executable
     assert words == [sys.executable, "-P", "train.py", "--freeze", "10"]
-    assert environment["GLIBC_TUNABLES"] == "glibc.malloc.arena_max=4:glibc.malloc.hugetlb=1"
+    tunables = environment["GLIBC_TUNABLES"].split(":")
+    assert tunables[:2] == ["glibc.malloc.arena_max=4", "glibc.malloc.hugetlb=1"]
+    assert "glibc.malloc.mmap_max=0" in tunables
+    assert sum("arena_max" in tunable for tunable in tunables) == 1
     assert environment["PATH"] == os.environ["PATH"]
 
 
@@ -100,7 +113,14 @@ def test_the_process_stays_the_same_one():
     with subprocess.Popen([sys.executable, "-c", PRINT], env=environment, stdout=subprocess.PIPE, text=True) as process:
         identity, tunables = process.communicate(timeout=60)[0].split()
     assert int(identity) == process.pid
-    assert tunables == ("glibc.malloc.hugetlb=1" if glibc_version() >= (2, 35) else "None")
+    assert tunables.startswith("glibc.malloc.hugetlb=1:") if glibc_version() >= (2, 35) else tunables == "None"
+
+
+@pytest.mark.skipif(glibc_version() < (2, 35), reason="needs glibc 2.35")
+def test_large_arrays_come_from_memory_that_the_process_has_already():
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    done = subprocess.run([sys.executable, "-c", PAGES], env=environment, capture_output=True, text=True, timeout=60)
+    assert int(done.stdout) < 20, done.stderr
 
 
 # --- What a device computes in ----------------------------------------------------------------------------------------------------

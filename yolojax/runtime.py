@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _HUGE_PAGES = "glibc.malloc.hugetlb"
+# Large arrays in huge pages of one heap, which keeps the memory that they leave for the next ones.
+_ALLOCATOR = {
+    _HUGE_PAGES: 1,
+    "glibc.malloc.mmap_max": 0,
+    "glibc.malloc.trim_threshold": 2**44,
+    "glibc.malloc.arena_max": 1,
+}
 _PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "tpu": "tpu"}
 _CUDA_PLUGINS = ("cuda12", "cuda13")
 # For a program that compiles for accelerators which are not here, as `yolojax plan` does.
@@ -37,15 +44,17 @@ def cache_folder() -> Path:
 
 
 def use_huge_pages() -> None:
-    """Start this process again so that large arrays lie in huge pages, where glibc can do it and nobody has chosen otherwise.
+    """Start this process again so that large arrays lie in huge pages that it keeps, where glibc can do it and nobody has chosen otherwise.
 
-    On a CPU, XLA allocates the temporary arrays of a step anew each time; in pages of 4 kB, making them takes a quarter of a step
-    (``docs/performance.md``). glibc reads this setting only before a program begins. Call it first: what was done before is done again.
+    On a CPU, XLA allocates the temporary arrays of a step anew each time; to make their pages takes a quarter of a step where they have 4 kB, and
+    a tenth where they are huge but given back each time (``docs/performance.md``). glibc reads these settings only before a program begins. Call it
+    first: what was done before is done again.
     """
     chosen = os.environ.get("GLIBC_TUNABLES", "")
     if _huge_pages_absence() is not None or _HUGE_PAGES in chosen or not sys.executable:
         return
-    tunables = ":".join(filter(None, [chosen, f"{_HUGE_PAGES}=1"]))
+    ours = [f"{name}={value}" for name, value in _ALLOCATOR.items() if f"{name}=" not in chosen]
+    tunables = ":".join([chosen, *ours] if chosen else ours)
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"GLIBC_TUNABLES": tunables})
 
 

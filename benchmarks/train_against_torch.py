@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from turns import cell, spread
 
+from yolojax.data.sources import load_data
 from yolojax.study.original import original_command, original_environment, write_inputs
 from yolojax.study.runner import StudyRun, own_command
 from yolojax.study.scenarios import Scenario
@@ -96,13 +97,7 @@ def run_case(
         weights=str(Path(options.weights).resolve()), data=options.data, data_root=options.data_root, imgsz=options.size,
         batch_size=options.batch, epochs=epochs, freeze=(case.freeze,), cache=case.cache, workers=1, noplots=True, device="cpu",
     )  # fmt: skip
-    cache = folder / "cache"
-    shutil.rmtree(cache, ignore_errors=True)
-    times = {}
-    for side in ("cold", "warm"):
-        run = StudyRun(Scenario(name=side, settings=settings), turn, folder / "runs" / side)
-        times[side] = timed_run(own_command(run), os.environ | {"YOLOJAX_CACHE": str(cache)}, folder / f"{side}.txt")
-        shutil.rmtree(run.folder)
+    settings = settings.with_defaults(load_data(settings.data, settings.data_root))
     if (case.freeze, epochs) not in known:
         theirs = dataclasses.replace(settings, cache="ram", frozen_bn="track")
         original = Scenario(name="original", settings=theirs, framework="torch", python=options.torch_python)
@@ -112,6 +107,13 @@ def run_case(
         write_inputs(original, inputs)
         command = original_command(original, turn, run.folder, inputs)
         known[case.freeze, epochs] = timed_run(command, original_environment(inputs), folder / "original.txt")
+        shutil.rmtree(run.folder)
+    cache = folder / "cache"
+    shutil.rmtree(cache, ignore_errors=True)
+    times = {}
+    for side in ("cold", "warm"):
+        run = StudyRun(Scenario(name=side, settings=settings), turn, folder / "runs" / side)
+        times[side] = timed_run(own_command(run), os.environ | {"YOLOJAX_CACHE": str(cache)}, folder / f"{side}.txt")
         shutil.rmtree(run.folder)
     return times | {"original": known[case.freeze, epochs]}
 

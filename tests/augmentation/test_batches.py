@@ -1,6 +1,7 @@
 """Batches made on the device are those of the host, given the same draws; and the same ones however a run goes."""
 
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -289,7 +290,7 @@ def test_images_that_cannot_be_read_are_replaced_by_the_next_one():
 
 def bring_rows() -> None:
     """Rows of an array that eight devices divide, asked for evenly, by one device of one other, and by all of one; run in a process that has them."""
-    mesh, rows = make_mesh(jax.devices()), np.arange(48, dtype=np.int32).reshape(24, 2)
+    mesh, rows = make_mesh(jax.devices()), np.arange(48, dtype=np.float32).reshape(24, 2)
     program = jax.jit(
         jax.shard_map(
             partial(bring, axis=AXIS),
@@ -302,6 +303,9 @@ def bring_rows() -> None:
     even = np.random.default_rng(0).integers(0, 24, 80)
     for wanted in (even, np.where(np.arange(80) < 10, 23, even), np.full(80, 1)):
         np.testing.assert_array_equal(program(rows, wanted.astype(np.int32)), rows[wanted])
+    text = program.lower(rows, wanted.astype(np.int32)).compile().as_text()
+    assert re.search(r"f32\S* all-to-all\(", text)
+    assert not re.search(r"f32\S* all-(gather|reduce)\(", text)  # no device ever has them all
     print("equal")
 
 

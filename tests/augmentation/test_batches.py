@@ -1,23 +1,27 @@
 """Batches made on the device are those of the host, given the same draws; and the same ones however a run goes."""
 
 import os
+import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from yolojax.augmentation.batches import apply, make_batch
+from yolojax.augmentation.division import bring
 from yolojax.augmentation.draws import DeviceAugmentation, Draws, draw, epoch_order
 from yolojax.augmentation.resident import place_resident, resident_bytes
 from yolojax.data import geometry
 from yolojax.data.augment import Augmentation, Images, make_image
 from yolojax.data.sample import ImageError, Sample
 from yolojax.hyperparameters import Hyperparameters
-from yolojax.mesh import make_mesh
+from yolojax.mesh import AXIS, make_mesh
 
 SIZE = 64
 NOTHING = {"hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0}
@@ -174,13 +178,13 @@ def test_colours_are_rounded_as_the_host_rounds_them():
 HYP = Hyperparameters(mixup=0.3, degrees=5.0, flipud=0.3)
 
 
-def batch_maker(samples, batch_size=8, mesh=None, hyp=HYP):
+def batch_maker(samples, batch_size=8, mesh=None, hyp=HYP, divided=False):
     """A jitted ``make(epoch, first_place)`` over some samples."""
     images = Images(samples, SIZE, False)
     settings = DeviceAugmentation(
-        hyperparameters=hyp, count=len(samples), image_size=SIZE, batch_size=batch_size, mesh=mesh
+        hyperparameters=hyp, count=len(samples), image_size=SIZE, batch_size=batch_size, mesh=mesh, divided=divided
     )
-    resident, _ = place_resident(images, mesh)
+    resident, _ = place_resident(images, mesh, divided)
     program = jax.jit(lambda resident, epoch, place: make_batch(resident, settings, jax.random.key(3), epoch, place))
     return lambda epoch, place: jax.device_get(program(resident, jnp.int32(epoch), jnp.int32(place)))
 
@@ -238,25 +242,37 @@ def test_draws_have_the_distributions_of_the_host():
 
 
 def compare_devices() -> None:
-    """The same batches on 1, 2 and 8 devices; run in a process that has them."""
-    batches = [
-        batch_maker(split(), mesh=mesh)(1, 8) for mesh in (make_mesh(jax.devices()[:count]) for count in (1, 2, 8))
-    ]
-    for other in batches[1:]:
-        jax.tree.map(np.testing.assert_array_equal, batches[0], other)
+    """The same batches on 1, 2 and 8 devices that keep all images or a part of them; run in a process that has them."""
+    for hyp in (HYP, Hyperparameters(mosaic=0), Hyperparameters(mosaic=0.5)):
+        first, *others = (
+            batch_maker(split(), mesh=make_mesh(jax.devices()[:count]), hyp=hyp, divided=divided)(1, 8)
+            for count, divided in ((1, False), (2, False), (8, False), (2, True), (8, True))
+        )
+        for other in others[:2]:
+            jax.tree.map(np.testing.assert_array_equal, first, other)
+        for other in others[2:]:
+            np.testing.assert_array_equal(first["images"], other["images"])
+            np.testing.assert_array_equal(first["mask"], other["mask"])
+            np.testing.assert_allclose(first["boxes"], other["boxes"], rtol=0, atol=5e-7)
     print("equal")
 
 
 @pytest.mark.long
 def test_batches_are_the_same_for_any_number_of_devices():
+    assert in_eight_devices("compare_devices") == "equal"
+
+
+def in_eight_devices(function: str) -> str:
+    """What a function of this file prints in a process that has so many."""
     folder = Path(__file__).resolve().parent
     environment = os.environ | {
         "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
         "PYTHONPATH": os.pathsep.join([str(folder), str(folder.parents[1])]),
     }
-    code = "import test_batches; test_batches.compare_devices()"
+    code = f"import test_batches; test_batches.{function}()"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.stdout.strip() == "equal", done.stderr[-3000:]
+    assert not done.returncode, done.stderr[-3000:]
+    return done.stdout.strip()
 
 
 def test_images_that_cannot_be_read_are_replaced_by_the_next_one():
@@ -270,3 +286,28 @@ def test_images_that_cannot_be_read_are_replaced_by_the_next_one():
     for field in (resident.images, resident.sizes, resident.boxes, resident.counts):
         np.testing.assert_array_equal(field[2], field[3])
     assert sum(field.nbytes for field in jax.tree.leaves(resident)) == resident_bytes(samples, SIZE)
+
+
+def bring_rows() -> None:
+    """Rows of an array that eight devices divide, asked for evenly, by one device of one other, and by all of one; run in a process that has them."""
+    mesh, rows = make_mesh(jax.devices()), np.arange(48, dtype=np.float32).reshape(24, 2)
+    program = jax.jit(
+        jax.shard_map(
+            partial(bring, axis=AXIS),
+            mesh=mesh,
+            in_specs=(PartitionSpec(AXIS), PartitionSpec(AXIS)),
+            out_specs=PartitionSpec(AXIS),
+            check_vma=False,
+        )
+    )
+    even = np.random.default_rng(0).integers(0, 24, 80)
+    for wanted in (even, np.where(np.arange(80) < 10, 23, even), np.full(80, 1)):
+        np.testing.assert_array_equal(program(rows, wanted.astype(np.int32)), rows[wanted])
+    text = program.lower(rows, wanted.astype(np.int32)).compile().as_text()
+    assert re.search(r"f32\S* all-to-all\(", text)
+    assert not re.search(r"f32\S* all-(gather|reduce)\(", text)  # no device ever has them all
+    print("equal")
+
+
+def test_a_device_is_brought_what_others_keep():
+    assert in_eight_devices("bring_rows") == "equal"

@@ -48,11 +48,27 @@ def test_on_a_cpu_the_host_makes_the_batches_unless_it_is_told_not_to(cache, kep
 @pytest.mark.parametrize(("free", "expected"), [(10**9, "on the device"), (20_000, "on the host")])
 def test_on_a_gpu_a_cache_without_a_name_is_that_of_the_device_where_it_fits(free, expected, monkeypatch):
     device = SimpleNamespace(platform="gpu")
-    mesh = SimpleNamespace(devices=np.array([device], object), local_devices=[device])
+    mesh = SimpleNamespace(devices=np.array([device], object), local_devices=[device], size=1)
     monkeypatch.setattr(feeding, "free_bytes", lambda device: free)
     monkeypatch.setattr(feeding, "DeviceStream", lambda *arguments: "on the device")
     monkeypatch.setattr(feeding, "training_stream", lambda *arguments: "on the host")
     assert open_stream([SAMPLE] * 3, Hyperparameters(), STREAM, "auto", mesh) == expected
+
+
+@pytest.mark.parametrize(
+    ("free", "devices", "expected"),
+    [(10**9, 8, "whole"), (600_000, 8, "divided"), (600_000, 1, "on the host"), (20_000, 8, "on the host")],
+)
+def test_images_that_do_not_fit_whole_are_divided_among_the_devices(free, devices, expected, monkeypatch, caplog):
+    device = SimpleNamespace(platform="gpu")
+    mesh = SimpleNamespace(devices=np.array([device], object), local_devices=[device], size=devices)
+    monkeypatch.setattr(feeding, "free_bytes", lambda device: free)
+    monkeypatch.setattr(feeding, "DeviceStream", lambda *arguments: "divided" if arguments[-1] else "whole")
+    monkeypatch.setattr(feeding, "training_stream", lambda *arguments: "on the host")
+    stream = dataclasses.replace(STREAM, batch_size=8)
+    with caplog.at_level(logging.INFO):
+        assert open_stream([SAMPLE] * 100, Hyperparameters(), stream, "device", mesh) == expected
+    assert ("divided among the devices, take" in caplog.text) == (expected == "divided")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from jax import Array
 from jax.sharding import PartitionSpec
 
 from yolojax.augmentation.boxes import make_boxes
+from yolojax.augmentation.division import bring_shown
 from yolojax.augmentation.draws import DeviceAugmentation, Draws, draw, epoch_order
 from yolojax.augmentation.pixels import make_pixels
 from yolojax.augmentation.resident import Resident
@@ -52,14 +53,21 @@ def make_batch(
     if settings.mesh is None:
         return share(*arguments)
     everywhere, here = PartitionSpec(), PartitionSpec(AXIS)
-    # Each device makes its own images: there is nothing to be told between them.
+    split = Resident(here if settings.divided else everywhere, everywhere, everywhere, everywhere)  # type: ignore[arg-type]
+    # Each device makes its own images. Where it has all that it needs for them, there is nothing to be told between devices.
     return jax.shard_map(
-        share, mesh=settings.mesh, in_specs=(everywhere, everywhere, everywhere, here, here), out_specs=here
+        share,
+        mesh=settings.mesh,
+        in_specs=(split, everywhere, everywhere, here, here),
+        out_specs=here,
+        check_vma=not settings.divided,
     )(*arguments)
 
 
 def apply(draws: Draws, resident: Resident, settings: DeviceAugmentation) -> dict[str, Array]:
-    """The images that are drawn, as ``make_batch`` gives them; on one device."""
-    boxes, mask = make_boxes(draws, resident.sizes, resident.boxes, resident.counts, settings)
-    images = make_pixels(draws, resident.images, resident.sizes, settings)
-    return {"images": images, "boxes": boxes, "mask": mask}
+    """The images that are drawn, as ``make_batch`` gives them; on one device, which is sent what it does not keep."""
+    images, sizes = resident.images, resident.sizes
+    boxes, mask = make_boxes(draws, sizes, resident.boxes, resident.counts, settings)
+    if settings.divided:
+        draws, images, sizes = bring_shown(draws, images, sizes, settings, AXIS)
+    return {"images": make_pixels(draws, images, sizes, settings), "boxes": boxes, "mask": mask}

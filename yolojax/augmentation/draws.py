@@ -27,6 +27,7 @@ class DeviceAugmentation:
       image_size: S, pixels of the side of an image.
       batch_size: B, images of a batch over all devices.
       mesh: devices that share a batch; None makes it on the default device.
+      divided: whether each of them keeps a part of the images instead of all.
     """
 
     hyperparameters: Hyperparameters
@@ -34,6 +35,7 @@ class DeviceAugmentation:
     image_size: int
     batch_size: int
     mesh: Mesh | None = None
+    divided: bool = False
 
     @property
     def batches_per_epoch(self) -> int:

@@ -10,8 +10,9 @@ from typing import Literal, TypeAlias
 import jax
 from jax.sharding import Mesh
 
+from yolojax.augmentation.division import exchange_bytes
 from yolojax.augmentation.resident import resident_bytes
-from yolojax.augmentation.stream import DeviceStream
+from yolojax.augmentation.stream import DeviceStream, device_augmentation
 from yolojax.data.augment import Images
 from yolojax.data.batches import StreamSettings, room_for_boxes
 from yolojax.data.cache import available_memory
@@ -47,12 +48,18 @@ def open_stream(
     Where the devices cannot make them, the host does, and a warning says why.
     """
     asked = cache == "device" or (cache == "auto" and mesh.devices.flat[0].platform == "gpu")
-    reason = _host_alone(samples, hyperparameters, stream, mesh) if asked else None
-    reason = next(filter(None, gathered("device cache", reason or "")), None)  # all devices make batches, or none
+    reason = _host_alone(samples, hyperparameters, stream) if asked else None
+    divided = asked and reason is None and not _fits(samples, hyperparameters, stream, mesh, divided=False)
+    if divided and (mesh.size == 1 or not _fits(samples, hyperparameters, stream, mesh, divided=True)):
+        reason = _too_much(samples, stream, mesh)
+    # All devices make batches, or none; all keep all images, or a part.
+    reason = next(filter(None, gathered("device cache", reason or "")), None)
+    divided = any(gathered("divided device cache", "yes" if divided else ""))
     if asked and reason is None:
-        needed = resident_bytes(samples, stream.image_size)
-        log.info("device cache: %d images take %.2f GB of every device: filling it", len(samples), needed / 1e9)
-        return DeviceStream(Images(samples, stream.image_size, False), hyperparameters, stream, mesh)
+        needed = resident_bytes(samples, stream.image_size, mesh.size if divided else 1)
+        told = f"{len(samples)} images, divided among the devices," if divided else f"{len(samples)} images"
+        log.info("device cache: %s take %.2f GB of every device: filling it", told, needed / 1e9)
+        return DeviceStream(Images(samples, stream.image_size, False), hyperparameters, stream, mesh, divided)
     if reason:
         log.warning("device cache: %s: making batches on the host, as with --cache ram", reason)
     on_host: Literal["ram", "disk"] | None = None if cache in ("val", None) else "disk" if cache == "disk" else "ram"
@@ -70,22 +77,37 @@ def cache_in_use(cache: str | None, stream: Stream) -> str | None:
     return "ram" if cache in ("auto", "device") else cache
 
 
-def _host_alone(
-    samples: Sequence[Sample], hyperparameters: Hyperparameters, stream: StreamSettings, mesh: Mesh
-) -> str | None:
+def _host_alone(samples: Sequence[Sample], hyperparameters: Hyperparameters, stream: StreamSettings) -> str | None:
     """Why the devices cannot make the batches of a split; None where they can."""
     alone = {"--rect": stream.rectangular, "--albumentations": stream.effects, "--replay": stream.replay.images}
     for name in filter(alone.get, alone):
         return f"{name} is done on the host alone"
     if hyperparameters.mosaic > 0 and any(sample.polygons for sample in samples):
         return "boxes of this data set follow outlines in mosaics, which is done on the host alone"
-    needed, free = resident_bytes(samples, stream.image_size), free_bytes(mesh.local_devices[0])
-    if needed > RESIDENT_SHARE * free:
-        return (
-            f"{len(samples)} images need {needed / 1e9:.2f} GB of every device, and of {free / 1e9:.2f} GB that are free "
-            f"the step needs {100 * (1 - RESIDENT_SHARE):.0f} %"
-        )
     return None
+
+
+def _fits(
+    samples: Sequence[Sample], hyperparameters: Hyperparameters, stream: StreamSettings, mesh: Mesh, *, divided: bool
+) -> bool:
+    """Whether a device has room for its images: all of them, or its part and those that it is sent for a batch."""
+    needed = resident_bytes(samples, stream.image_size, mesh.size if divided else 1)
+    if divided:
+        needed += exchange_bytes(device_augmentation(samples, hyperparameters, stream, mesh, divided))
+    return needed <= RESIDENT_SHARE * free_bytes(mesh.local_devices[0])
+
+
+def _too_much(samples: Sequence[Sample], stream: StreamSettings, mesh: Mesh) -> str:
+    needed, free = resident_bytes(samples, stream.image_size), free_bytes(mesh.local_devices[0])
+    part = (
+        f", or {resident_bytes(samples, stream.image_size, mesh.size) / 1e9:.2f} GB and room to send some where each keeps a part,"
+        if mesh.size > 1
+        else ""
+    )
+    return (
+        f"{len(samples)} images need {needed / 1e9:.2f} GB of every device{part} and of {free / 1e9:.2f} GB that are free "
+        f"the step needs {100 * (1 - RESIDENT_SHARE):.0f} %"
+    )
 
 
 def free_bytes(device: jax.Device) -> int:

@@ -1,4 +1,4 @@
-"""The images and boxes of a split, kept on every device."""
+"""The images and boxes of a split, kept on every device, or divided among them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from numpy.typing import NDArray
 
 from yolojax.data.augment import Images
 from yolojax.data.geometry import GREY, resized_shape
 from yolojax.data.sample import ImageError, Pixels, Sample
-from yolojax.mesh import replicated
+from yolojax.mesh import AXIS, replicated, split
 from yolojax.system import processors
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Resident:
     Attributes:
       images: uint32 ``(N, L, L)``, a word for each pixel (red + 256 green + 65536 blue, so that one read gives all of it) at training size; each image
         in the upper left corner, grey elsewhere. L is one more than the longest side that there is (the image size, or a pixel more, because sizes are
-        rounded up), so that the last row and column are grey: what lies in no image is read there.
+        rounded up), so that the last row and column are grey: what lies in no image is read there. Divided among devices, black ones may follow.
       sizes: int32 ``(N, 2)``, (height, width).
       boxes: float32 ``(N, M0, 5)``: class, x, y, width, height as fractions of the image.
       counts: int32 ``(N,)``, boxes that an image has.
@@ -52,10 +52,15 @@ def _layout(samples: Sequence[Sample], image_size: int) -> tuple[int, int]:
     return side, max(1, max(len(sample.boxes) for sample in samples))
 
 
-def resident_bytes(samples: Sequence[Sample], image_size: int) -> int:
-    """Bytes that ``place_resident`` takes on every device."""
+def resident_bytes(samples: Sequence[Sample], image_size: int, parts: int = 1) -> int:
+    """Bytes that ``place_resident`` takes on every device; of ``parts`` devices, if the images are divided among so many."""
     side, most = _layout(samples, image_size)
-    return len(samples) * (4 * side**2 + 20 * most + 12)
+    return _rows(len(samples), parts) // parts * 4 * side**2 + len(samples) * (20 * most + 12)
+
+
+def _rows(count: int, parts: int) -> int:
+    """Images that there is room for, so that all parts are of one size."""
+    return -(-count // parts) * parts
 
 
 def image_bytes(image_size: int) -> int:
@@ -75,12 +80,13 @@ def abstract_resident(count: int, image_size: int, most_boxes: int) -> Resident:
     return Resident(**shapes)
 
 
-def place_resident(images: Images, mesh: Mesh | None = None) -> tuple[Resident, list[str]]:
+def place_resident(images: Images, mesh: Mesh | None = None, divided: bool = False) -> tuple[Resident, list[str]]:
     """Decode every image and put it on every device, a piece at a time, so that the host never holds them all.
 
     Args:
       images: the split at training size.
       mesh: the devices; None is the default device.
+      divided: put the first images on the first device alone, the next on the next; black ones follow where they do not come out even.
 
     Returns:
       The split, and the names of the images that cannot be read: the next one that can stands in the place of each, as in ``data/augment.py``.
@@ -88,13 +94,7 @@ def place_resident(images: Images, mesh: Mesh | None = None) -> tuple[Resident, 
     side, most = _layout(images.samples, images.size)
     count = len(images.samples)
     piece = max(1, min(count, _PIECE // (4 * side**2)))
-    everywhere = None if mesh is None else replicated(mesh)
-    placed = jax.jit(lambda: jnp.zeros((count, side, side), jnp.uint32), out_shardings=everywhere)()
-    write = jax.jit(
-        lambda target, part, start: jax.lax.dynamic_update_slice(target, part, (start, 0, 0)),
-        donate_argnums=0,
-        out_shardings=everywhere,
-    )
+    placed, write = _writer(count, side, mesh, divided)
     sizes = np.zeros((count, 2), np.int32)
     boxes, counts = np.zeros((count, most, 5), np.float32), np.zeros(count, np.int32)
     faulty: set[int] = set()
@@ -114,6 +114,26 @@ def place_resident(images: Images, mesh: Mesh | None = None) -> tuple[Resident, 
     for name in unreadable:
         log.warning("%s: cannot be decoded; it is left out, and the next image is taken instead", name)
     return Resident(placed, _put(sizes, mesh), _put(boxes, mesh), _put(counts, mesh)), unreadable
+
+
+def _writer(count: int, side: int, mesh: Mesh | None, divided: bool) -> tuple[Array, Any]:
+    """Black images on the devices, and what writes a piece of them: ``write(images, piece, start)``, which consumes the images."""
+    placing = None if mesh is None else split(mesh) if divided else replicated(mesh)
+    rows = _rows(count, mesh.size) if divided and mesh is not None else count
+    placed = jax.jit(lambda: jnp.zeros((rows, side, side), jnp.uint32), out_shardings=placing)()
+
+    def write(target: Array, piece: Array, start: Array) -> Array:
+        return jax.lax.dynamic_update_slice(target, piece, (start, 0, 0))
+
+    def write_part(target: Array, piece: Array, start: Array) -> Array:
+        places = start + jnp.arange(len(piece)) - jax.lax.axis_index(AXIS) * len(target)
+        places = jnp.where(places < 0, len(target), places)  # of other devices: what lies behind the end is dropped
+        return target.at[places].set(piece, mode="drop")
+
+    if divided and mesh is not None:
+        here, everywhere = PartitionSpec(AXIS), PartitionSpec()
+        write = jax.shard_map(write_part, mesh=mesh, in_specs=(here, everywhere, everywhere), out_specs=here)
+    return placed, jax.jit(write, donate_argnums=0, out_shardings=placing)
 
 
 def _put(array: NDArray[np.generic] | np.int32, mesh: Mesh | None) -> Array:

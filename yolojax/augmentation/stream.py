@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,11 +18,26 @@ from yolojax.augmentation.draws import DeviceAugmentation, epoch_order
 from yolojax.augmentation.resident import place_resident
 from yolojax.data.augment import Images
 from yolojax.data.batches import Batch, StreamSettings, TrainingBatch
+from yolojax.data.sample import Sample
 from yolojax.data.stream import order_by_weight
 from yolojax.hyperparameters import Hyperparameters
 from yolojax.mesh import place_everywhere, replicated
 
 Source = dict[str, Any]
+
+
+def device_augmentation(
+    samples: Sequence[Sample], hyperparameters: Hyperparameters, stream: StreamSettings, mesh: Mesh, divided: bool
+) -> DeviceAugmentation:
+    """What a run asks of batches that devices make."""
+    return DeviceAugmentation(
+        hyperparameters=hyperparameters,
+        count=len(samples),
+        image_size=stream.image_size,
+        batch_size=stream.batch_size,
+        mesh=mesh,
+        divided=divided,
+    )
 
 
 class DeviceStream:
@@ -36,17 +51,18 @@ class DeviceStream:
       unreadable: names of the images that had to be left out.
     """
 
-    def __init__(self, images: Images, hyperparameters: Hyperparameters, stream: StreamSettings, mesh: Mesh) -> None:
-        """Put the images on every device of a mesh."""
+    def __init__(
+        self,
+        images: Images,
+        hyperparameters: Hyperparameters,
+        stream: StreamSettings,
+        mesh: Mesh,
+        divided: bool = False,
+    ) -> None:
+        """Put the images on every device of a mesh, or ``divided``, a part of them on each."""
         self.images = images
-        self.settings = DeviceAugmentation(
-            hyperparameters=hyperparameters,
-            count=len(images.samples),
-            image_size=stream.image_size,
-            batch_size=stream.batch_size,
-            mesh=mesh,
-        )
-        self._resident, self.unreadable = place_resident(images, mesh)
+        self.settings = device_augmentation(images.samples, hyperparameters, stream, mesh, divided)
+        self._resident, self.unreadable = place_resident(images, mesh, divided)
         self._seed, self._epochs, self._mesh = stream.seed, stream.epochs, mesh
         self._everywhere = replicated(mesh)
         self._key = jax.jit(partial(jax.random.key, stream.seed), out_shardings=self._everywhere)()

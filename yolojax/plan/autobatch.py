@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from yolojax.augmentation.feeding import RESIDENT_SHARE
 from yolojax.augmentation.resident import resident_bytes
 from yolojax.errors import UserError
 from yolojax.freezing.load import rehearse
@@ -75,7 +76,8 @@ def fitting_batch(settings: TrainSettings) -> tuple[int, str]:
         return usual, f"{usual}, as without it: a CPU has no memory of its own to fill"
     limit = int(PART_OF_MEMORY * usable_bytes(load_target(device.platform), device))
     if settings.cache in ("auto", "device"):
-        limit -= resident_bytes(job.stream.images.samples, job.image_size)
+        kept = (resident_bytes(job.stream.images.samples, job.image_size, parts) for parts in (1, count))
+        limit -= next((size for size in kept if size <= RESIDENT_SHARE * limit), 0)  # else the host keeps them
     largest = largest_on_one(job, device, limit)
     if not largest:
         raise UserError(

@@ -9,8 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,11 @@ from yolojax.files import write_json
 from yolojax.inference.settings import ValSettings
 from yolojax.inference.validation import prepare_validation
 from yolojax.runtime import select_devices
+from yolojax.study.validations import Start, trained_weights, validation_command, validation_scores
 from yolojax.training.settings import TrainSettings
 from yolojax.weights.find import EMBEDDED_WEIGHTS, find_weights
 
 FORGETTING = "forgetting.json"
-SCORES = ("map50", "map50_95")
-
-Start = Callable[[Sequence[str], Path], int]  # a command and its log to an exit status
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,33 +99,25 @@ def measure_forgetting(
     """
     weights = find_weights(settings.weights or EMBEDDED_WEIGHTS).resolve()
     place = output / "before" / f"{weights.stem}-{hashlib.sha256(str(weights).encode()).hexdigest()[:8]}"
-    last = folder / "weights" / "best.pt"  # of the original
-    trunk = last if last.is_file() else folder
     split = [] if forgetting.split is None else [f"--split={forgetting.split}"]
     log = folder / "forgetting.log"
     figures = measured_forgetting(place, forgetting)
     if not figures:
         place.mkdir(parents=True, exist_ok=True)
-        if status := start(_command(["--weights", str(weights)], forgetting, settings, place), log):
+        words = ["--weights", str(weights), *forgetting.flags()]
+        if status := start(validation_command(words, settings, place, "forgetting"), log):
             return status
         figures = _scores(place, "before")
         _record(place, forgetting, figures)
-    words = ["--trunk", str(trunk), "--head", str(weights), *split]
-    if status := start(_command(words, forgetting, settings, folder), log):
+    words = ["--trunk", str(trained_weights(folder)), "--head", str(weights), *split, *forgetting.flags()]
+    if status := start(validation_command(words, settings, folder, "forgetting"), log):
         return status
     _record(folder, forgetting, {**figures, **_scores(folder, "after")})
     return 0
 
 
-def _command(words: Sequence[str], forgetting: Forgetting, settings: TrainSettings, folder: Path) -> list[str]:
-    device = [f"--device={settings.device}"] if settings.device else []
-    places = ["--project", str(folder), "--name", "forgetting", "--exist-ok", "--noplots"]
-    return [sys.executable, "-m", "yolojax", "val", *words, *forgetting.flags(), *device, *places]
-
-
 def _scores(folder: Path, when: str) -> dict[str, float | None]:
-    content = json.loads((folder / "forgetting" / "results.json").read_text(encoding="utf-8"))
-    return {f"old_{name}_{when}": content[name] for name in SCORES}
+    return {f"old_{name}_{when}": value for name, value in validation_scores(folder, "forgetting").items()}
 
 
 def _record(folder: Path, forgetting: Forgetting, figures: Mapping[str, float | None]) -> None:

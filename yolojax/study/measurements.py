@@ -13,6 +13,7 @@ from typing import Any
 
 from yolojax.evaluation.metrics import fitness
 from yolojax.study.forgetting import Forgetting, measured_forgetting
+from yolojax.study.held_out import measured_test
 from yolojax.study.original import original_dtype, step_seconds
 from yolojax.study.runner import LOG, SAMPLES, StudyRun
 from yolojax.study.scenarios import Study
@@ -22,6 +23,8 @@ from yolojax.training.report import read_results
 FIGURES = (
     "map50",
     "map50_95",
+    "test_map50",
+    "test_map50_95",
     "final_map50",
     "final_map50_95",
     "best_epoch",
@@ -61,9 +64,9 @@ class Measurement:
       run: whose figures.
       status: ``finished``, ``running``, ``failed``, ``interrupted`` or ``missing``.
       figures: by the names in ``FIGURES``; None where a run does not tell. ``map50`` and ``map50_95`` are those of the epoch with the best
-        fitness, as of YOLOv5's best.pt, ``final_…`` those of the last one. ``utilisation`` is a percentage of the GPUs, else of all
-        processors. ``step_flops`` is the mean over the epochs, ``memory_bytes`` and ``trainable`` the most of any phase. ``old_…`` are those of
-        the initial weights on the study's second data set, and of their head on the trunk of this run.
+        fitness, as of YOLOv5's best.pt, ``test_…`` those of that epoch on the test images, ``final_…`` those of the last one. ``utilisation`` is
+        a percentage of the GPUs, else of all processors. ``step_flops`` is the mean over the epochs, ``memory_bytes`` and ``trainable`` the most
+        of any phase. ``old_…`` are those of the initial weights on the study's second data set, and of their head on the trunk of this run.
       dtype: of the computation, where a run tells.
       memory_source: ``device`` or ``compiled program``.
       utilisation_source: ``GPU`` or ``CPU``.
@@ -125,7 +128,7 @@ def measure_run(run: StudyRun, forgetting: Forgetting | None = None) -> Measurem
     figures["process_bytes"] = max((row["memory_bytes"] for row in watched), default=None)
     use, source = _utilisation(watched, record["cpus"])
     figures["utilisation"] = statistics.fmean(use) if use else None
-    figures |= measured_forgetting(run.folder, forgetting)
+    figures |= {**measured_test(run.folder), **measured_forgetting(run.folder, forgetting)}
     memory_source = dtype = ""
     if run.scenario.framework == "torch":
         figures |= _torch_figures(run, extent["batch"], watched)

@@ -53,6 +53,8 @@ class Column:
 COLUMNS = (
     Column("map50", "mAP50", 1, 3, "on the validation images, of the epoch with the best fitness (0.1 mAP50 + 0.9 mAP50-95), as of YOLOv5's best.pt"),
     Column("map50_95", "mAP50-95", 1, 3, "of the same epoch, the mean over ten IoU thresholds from .5 to .95"),
+    Column("test_map50", "test mAP50", 1, 3, "of the same epoch on the test images, which nothing was chosen on"),
+    Column("test_map50_95", "test mAP50-95", 1, 3, "of the same epoch on the test images"),
     Column("old_map50_95_before", "old data before", 1, 3, "mAP50-95 of the initial weights on the second data set, which they know"),
     Column("old_map50_95_after", "old data after", 1, 3, "mAP50-95 there of their head on the trunk that was trained: what is left"),
     Column("wall_seconds", "wall, min", 1 / 60, 1, "from the start of the process to its end: reading, compiling, training, validating, saving"),

@@ -22,6 +22,7 @@ from yolojax.hosts.cluster import Cluster
 from yolojax.interrupts import Interrupt, interruptible
 from yolojax.processes import last_line, locked_folder, start_process, wait_for
 from yolojax.study.forgetting import measure_forgetting, measured_forgetting
+from yolojax.study.held_out import measure_test, measured_test
 from yolojax.study.original import original_command, original_environment, write_inputs
 from yolojax.study.sampling import COLUMNS, Sampler
 from yolojax.study.scenarios import Extent, Scenario, Study
@@ -116,7 +117,7 @@ def run_study(
             if interrupt:
                 raise SystemExit(interrupt.status)
             if run.record()["status"] == "finished":
-                _forget(study, run, output, interrupt, lock)
+                _validate(study, run, output, interrupt, lock)
                 continue
             log.info("[%d/%d] %s: %s", number, len(runs), run.name, run.folder / LOG)
             status = _run(run, output / "original", extents[run.scenario.name], interrupt, starter, cluster)
@@ -132,20 +133,24 @@ def run_study(
                 )
             else:
                 log.info("finished %s in %.1f min", run.name, record["seconds"] / 60)
-                _forget(study, run, output, interrupt, lock)
+                _validate(study, run, output, interrupt, lock)
             after_run()
     return [run for run in runs if run.record()["status"] != "finished"]
 
 
-def _forget(study: Study, run: StudyRun, output: Path, interrupt: Interrupt, lock: int) -> None:
-    """Measure what a finished run forgot, where the study asks for it and it is not known; a failure is told, and tried again by the next call."""
-    if study.forgetting is None or measured_forgetting(run.folder, study.forgetting):
-        return
+def _validate(study: Study, run: StudyRun, output: Path, interrupt: Interrupt, lock: int) -> None:
+    """Validate a finished run as the study asks for, where that is not done; a failure is told, and tried again by the next call."""
 
     def start(command: Sequence[str], file: Path) -> int:
         return wait_for(start_process(command, file, lock), interrupt)
 
-    if measure_forgetting(study.forgetting, run.scenario.settings, run.folder, output, start) and not interrupt:
+    settings = run.scenario.settings
+    if study.test and not measured_test(run.folder) and measure_test(settings, run.folder, start) and not interrupt:
+        file = run.folder / "test.log"
+        log.warning("%s: its test images could not be validated: %s; log: %s", run.name, last_line(file), file)
+    if study.forgetting is None or measured_forgetting(run.folder, study.forgetting) or interrupt:
+        return
+    if measure_forgetting(study.forgetting, settings, run.folder, output, start) and not interrupt:
         file = run.folder / "forgetting.log"
         log.warning("%s: what it forgot could not be measured: %s; log: %s", run.name, last_line(file), file)
 

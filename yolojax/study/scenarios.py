@@ -22,6 +22,7 @@ from yolojax.features.front import require_front
 from yolojax.freezing.load import load_strategy, rehearse
 from yolojax.model.network import parameter_sizes
 from yolojax.study.forgetting import Forgetting, check_forgetting
+from yolojax.study.held_out import check_test
 from yolojax.training.settings import LARGEST, TrainSettings
 from yolojax.training.setup import Job, prepare
 from yolojax.training.step import fixed_modules
@@ -30,7 +31,7 @@ from yolojax.weights.find import EMBEDDED_WEIGHTS, find_weights
 
 Framework = Literal["yolojax", "torch"]
 
-_STUDY_KEYS = ("title", "note", "train", "seeds", "scenarios", "reference", "forgetting")
+_STUDY_KEYS = ("title", "note", "train", "seeds", "scenarios", "reference", "forgetting", "test")
 _OWN_FLAGS = ("resume", "project", "name", "exist_ok", "seed")  # the study sets these itself
 # What the original always does; its dtype is float32 on a CPU and float16 by automatic mixed precision on a GPU, which ``auto`` is nearest to.
 _ONLY_HERE = {
@@ -102,6 +103,7 @@ class Study:
       scenarios: in the order of the tables.
       reference: published figures.
       forgetting: a second data set, on which the head of the initial weights is measured before and after; None for none.
+      test: whether every run is measured on the test images of its data set too.
     """
 
     file: Path
@@ -111,6 +113,7 @@ class Study:
     scenarios: tuple[Scenario, ...]
     reference: tuple[Reference, ...] = ()
     forgetting: Forgetting | None = None
+    test: bool = False
 
     def only(self, names: Sequence[str]) -> Study:
         """The study with these scenarios alone; with all where no name is given.
@@ -155,6 +158,9 @@ def load_study(name: str | Path) -> Study:
     ]
     where = f"{file}: key 'forgetting'"
     second = content.get("forgetting")
+    test = content.get("test", False)
+    if not isinstance(test, bool):
+        raise UserError(f"{file}: key 'test': expected true or false, found {test!r}")
     return Study(
         file=file,
         title=str(content.get("title", file.stem)),
@@ -163,6 +169,7 @@ def load_study(name: str | Path) -> Study:
         scenarios=scenarios,
         reference=tuple(reference),
         forgetting=None if second is None else from_mapping(Forgetting, _mapping(second, where), where),
+        test=test,
     )
 
 
@@ -278,6 +285,8 @@ def check_study(study: Study) -> dict[str, Extent]:
                     jobs[common], _ = prepare(common)
                     if study.forgetting is not None:
                         check_forgetting(study.forgetting, common)
+                    if study.test:
+                        check_test(common)
             job = jobs[common]
             strategy = load_strategy(scenario.settings.freeze, sizes=partial(parameter_sizes, job.spec))
             phases = rehearse(strategy, job.paths, job.epochs, job.spec.name)

@@ -46,8 +46,8 @@ def cache_folder() -> Path:
 def use_huge_pages() -> None:
     """Start this process again so that large arrays lie in huge pages that it keeps, where glibc can do it and nobody has chosen otherwise.
 
-    On a CPU, XLA allocates the temporary arrays of a step anew each time; to make their pages takes a quarter of a step where they have 4 kB, and
-    a tenth where they are huge but given back each time (``docs/performance.md``). glibc reads these settings only before a program begins. Call it
+    On a CPU, XLA allocates the temporary arrays of a step anew each time; in pages of 4 kB, making them takes a quarter of a step, and huge ones that
+    are given back have to be found again (``docs/performance.md``). glibc reads these settings only before a program begins. Call it
     first: what was done before is done again.
     """
     chosen = os.environ.get("GLIBC_TUNABLES", "")

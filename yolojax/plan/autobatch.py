@@ -76,8 +76,8 @@ def fitting_batch(settings: TrainSettings) -> tuple[int, str]:
         return usual, f"{usual}, as without it: a CPU has no memory of its own to fill"
     limit = int(PART_OF_MEMORY * usable_bytes(load_target(device.platform), device))
     if settings.cache in ("auto", "device"):
-        kept = (resident_bytes(job.stream.images.samples, job.image_size, parts) for parts in (1, count))
-        limit -= next((size for size in kept if size <= RESIDENT_SHARE * limit), 0)  # else the host keeps them
+        needed = (resident_bytes(job.stream.images.samples, job.image_size, parts) for parts in (1, count))
+        limit -= next((size for size in needed if size <= RESIDENT_SHARE * limit), 0)  # else the host keeps them
     largest = largest_on_one(job, device, limit)
     if not largest:
         raise UserError(

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from yolojax.study.runner import StudyRun
-from yolojax.study.scenarios import load_study
+from yolojax.study import runner
+from yolojax.study.measurements import measure_study, summarise_runs
+from yolojax.study.report import write_report
+from yolojax.study.runner import StudyRun, planned_runs, run_study
+from yolojax.study.scenarios import Extent, load_study
 
 
 @pytest.fixture
@@ -65,3 +68,43 @@ def make_runs(write_study, tmp_path: Path) -> Callable[..., tuple]:
         return study, runs
 
     return make
+
+
+@pytest.fixture
+def measure_afterwards(make_runs, record_run, tmp_path: Path, monkeypatch) -> Callable[..., tuple]:
+    """``measure_afterwards(name, write, **changes)``: a study of two runs that have ended, called three times, whose first measurement fails.
+
+    ``name`` is that of the function in ``runner`` which measures, ``write(folder)`` writes what it found. Gives its one summary, and its report and
+    table of runs as text.
+    """
+
+    def measure(name: str, write: Callable[[Path], None], **changes) -> tuple:
+        study, runs = make_runs(seeds=[0, 1], **changes)
+        for run in runs:
+            record_run(run, [(0.2, 0.1)])
+        asked = []
+
+        def measured(*arguments) -> int:
+            folder = next(value for value in arguments if isinstance(value, Path))
+            asked.append(folder.name)
+            if len(asked) == 1:
+                (folder / f"{name.removeprefix('measure_')}.log").write_text("what went wrong\n")
+                return 1
+            write(folder)
+            return 0
+
+        monkeypatch.setattr(runner, name, measured)
+        output = tmp_path / "out"
+        for _ in range(3):
+            assert run_study(study, output, {"freeze 2": Extent(1, 2, 4, 1)}) == []
+        assert asked == [
+            "freeze-2-seed0",
+            "freeze-2-seed1",
+            "freeze-2-seed0",
+        ]  # the first one failed, and is tried again
+        measurements = measure_study(study, planned_runs(study, output))
+        (summary,) = summarise_runs(study, measurements)
+        write_report(study, measurements, output)
+        return summary, (output / "report.md").read_text(), (output / "runs.csv").read_text()
+
+    return measure

@@ -10,12 +10,8 @@ from yolojax.cli.main import main
 from yolojax.errors import UserError
 from yolojax.model.network import init_variables
 from yolojax.model.spec import load_spec
-from yolojax.study import runner
 from yolojax.study.held_out import check_test, measure_test, measured_test
-from yolojax.study.measurements import measure_study, summarise_runs
-from yolojax.study.report import write_report
-from yolojax.study.runner import planned_runs, run_study
-from yolojax.study.scenarios import Extent, load_study
+from yolojax.study.scenarios import load_study
 from yolojax.training.settings import TrainSettings
 from yolojax.weights.store import Weights, save_weights
 
@@ -60,30 +56,12 @@ def test_a_study_reads_its_key(write_study):
         load_study(write_study(test="images/test"))
 
 
-def test_a_study_that_has_run_gets_its_columns(make_runs, record_run, tmp_path, monkeypatch, caplog):
-    study, runs = make_runs(test=True, seeds=[0, 1])
-    for run in runs:
-        record_run(run, [(0.2, 0.1)])
-    asked = []
-
-    def measure(settings, folder, start):
-        asked.append(folder.name)
-        if len(asked) == 1:
-            (folder / "test.log").write_text("what went wrong\n")
-            return 1
+def test_a_study_that_has_run_gets_its_columns(measure_afterwards, caplog):
+    def write(folder):
         (folder / "test.json").write_text(json.dumps({"test_map50": 0.3, "test_map50_95": 0.15}))
-        return 0
 
-    monkeypatch.setattr(runner, "measure_test", measure)
-    output = tmp_path / "out"
-    for _ in range(3):
-        assert run_study(study, output, {"freeze 2": Extent(1, 2, 4, 1)}) == []
-    assert asked == ["freeze-2-seed0", "freeze-2-seed1", "freeze-2-seed0"]  # the first one failed, and is tried again
+    summary, report, _ = measure_afterwards("measure_test", write, test=True)
     assert "its test images could not be validated: what went wrong; log:" in caplog.text
-    measurements = measure_study(study, planned_runs(study, output))
-    (summary,) = summarise_runs(study, measurements)
     assert summary.mean["test_map50"] == pytest.approx(0.3)
-    write_report(study, measurements, output)
-    report = (output / "report.md").read_text()
     assert "| test mAP50 | test mAP50-95 |" in report
     assert "| .300 | .150 |" in report

@@ -144,15 +144,17 @@ def _validate(study: Study, run: StudyRun, output: Path, interrupt: Interrupt, l
     def start(command: Sequence[str], file: Path) -> int:
         return wait_for(start_process(command, file, lock), interrupt)
 
-    settings = run.scenario.settings
-    if study.test and not measured_test(run.folder) and measure_test(settings, run.folder, start) and not interrupt:
-        file = run.folder / "test.log"
-        log.warning("%s: its test images could not be validated: %s; log: %s", run.name, last_line(file), file)
-    if study.forgetting is None or measured_forgetting(run.folder, study.forgetting) or interrupt:
-        return
-    if measure_forgetting(study.forgetting, settings, run.folder, output, start) and not interrupt:
-        file = run.folder / "forgetting.log"
-        log.warning("%s: what it forgot could not be measured: %s; log: %s", run.name, last_line(file), file)
+    def tell(status: int, file: Path, what: str) -> None:
+        if status and not interrupt:
+            log.warning("%s: %s: %s; log: %s", run.name, what, last_line(file), file)
+
+    settings, folder = run.scenario.settings, run.folder
+    if study.test and not measured_test(folder):
+        status = measure_test(settings, folder, start)
+        tell(status, folder / "test.log", "its test images could not be validated")
+    if study.forgetting is not None and not measured_forgetting(folder, study.forgetting) and not interrupt:
+        status = measure_forgetting(study.forgetting, settings, folder, output, start)
+        tell(status, folder / "forgetting.log", "what it forgot could not be measured")
 
 
 def follow_study(study: Study, output: Path, extents: Mapping[str, Extent], cluster: Cluster) -> None:

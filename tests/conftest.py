@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
@@ -193,7 +194,7 @@ def sees_colours():
 
     def make_predict(weights, *, dtype=None, augment=False, classes=None, mesh=None):
 
-        def predict(images):
+        def predict(images, sizes=None):
             predictions = np.zeros((len(images), 3, 8), np.float32)
             for row, image in zip(predictions, np.asarray(images).astype(int), strict=True):
                 for label in range(3):
@@ -205,6 +206,7 @@ def sees_colours():
                         row[label, 5 + label] = 0.9 - label / 10
             return jnp.asarray(predictions), ()
 
+        predict.compiled_ahead = lambda *_, **__: nullcontext()
         return predict
 
     return make_predict

@@ -29,6 +29,10 @@ _OURS = {
         "features of '--cache features' that memory had no room for: computed again",
     ),
     r"checks": (r"\.?[0-9a-f]+\.json[^/]*", "what 'data check' remembers: images are decoded again"),
+    r"weights": (
+        r"\.?[0-9a-f]{64}-[^/]*\.npz[^/]*",
+        "converted '.pt' checkpoints: converted again",
+    ),
     r"downloads": (r"[^/]+", "fetched archives: fetched again"),
     r"\.?shapes[a-z-]*-[0-9a-f]{10}(-\w+)?": (
         r"(images|labels)/(train|val)/\d{5}\.(png|txt)",

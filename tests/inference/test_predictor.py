@@ -1,12 +1,15 @@
 """Fused networks, test-time augmentation and ensembles."""
 
+import threading
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import SingleDeviceSharding
 
+from yolojax.inference import predictor
 from yolojax.inference.fuse import apply_fused, fuse
 from yolojax.inference.predictor import make_predict
 from yolojax.model.decode import decode
@@ -48,6 +51,23 @@ def test_fused_equals_unfused_in_double_precision(weights, images):
         assert outputs.dtype == np.float64
         assert np.abs(expected).max() > 0.1
         np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-11)
+
+
+def test_what_lies_beside_the_part_that_counts_has_no_effect(weights):
+    """Two images of other sizes in one larger batch, with noise beside them, get the logits that each gets alone."""
+    network, sizes = Network(weights.spec), np.array([(64, 160), (128, 64)])
+    with jax.enable_x64(True):
+        wide = fuse(jax.tree.map(lambda leaf: leaf.astype(np.float64), weights.variables))
+        run = jax.jit(lambda images, sizes=None: apply_fused(network, wide, images, sizes))
+        batch = np.random.default_rng(2).uniform(0, 1, (2, 128, 160, 3))
+        together = run(batch, sizes)
+        for row, (height, width) in enumerate(sizes.tolist()):
+            alone = run(batch[row : row + 1, :height, :width])
+            for stride, whole, expected in zip(weights.spec.strides, together, alone, strict=True):
+                rows, columns = height // stride, width // stride
+                np.testing.assert_allclose(whole[row, :rows, :columns], expected[0], rtol=0, atol=1e-11)
+                objects = np.asarray(whole[row, ..., 4])
+                assert np.sum(objects == -np.inf) == objects.size - expected[0, ..., 4].size
 
 
 def test_fuse_keeps_nothing_of_batch_norm_but_its_bias(weights):
@@ -98,3 +118,61 @@ def _golden_images() -> np.ndarray:
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
     return module.images("inference real", 1, 64)
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """The shapes that were traced, and whether another thread did it."""
+    seen: list[tuple[tuple[int, ...], bool]] = []
+    here, own = threading.current_thread(), predictor.apply_fused
+
+    def note(network, variables, images, *sizes):
+        seen.append((images.shape, threading.current_thread() is not here))
+        return own(network, variables, images, *sizes)
+
+    monkeypatch.setattr(predictor, "apply_fused", note)
+    return seen
+
+
+@pytest.mark.parametrize("sized", [True, False])
+def test_a_thread_compiles_ahead_and_no_shape_twice(weights, traced, sized):
+    device = jax.devices("cpu")[0]
+    predict = make_predict([weights], dtype=jnp.float32 if sized else jnp.bfloat16)  # nothing of it is compiled yet
+    with predict.compiled_ahead([(1, 64, 32, 3), (1, 32, 64, 3)], SingleDeviceSharding(device), sized=sized):
+        for height, width in ((32, 64), (64, 32), (32, 64), (32, 32)):
+            images = np.full((1, height, width, 3), 114, np.uint8)
+            predict(*jax.device_put((images, np.array([[32, 32]], np.int32))[: 1 + sized], device))
+    assert traced == [((1, 64, 32, 3), True), ((1, 32, 64, 3), True), ((1, 32, 32, 3), False)]
+
+
+def test_what_fails_in_the_thread_comes_out_where_it_is_needed(weights, monkeypatch):
+    def fail(*_):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(predictor, "apply_fused", fail)
+    predict, device = make_predict([weights], dtype=jnp.float16), jax.devices("cpu")[0]
+    with (
+        pytest.raises(MemoryError, match="no room"),
+        predict.compiled_ahead([(1, 32, 32, 3)], SingleDeviceSharding(device)),
+    ):
+        predict(jax.device_put(np.zeros((1, 32, 32, 3), np.uint8), device))
+
+
+def test_what_is_not_needed_any_more_is_not_compiled(weights, monkeypatch):
+    begun, go_on, shapes, own = threading.Event(), threading.Event(), [], predictor.apply_fused
+
+    def wait(network, variables, images, *sizes):
+        shapes.append(images.shape)
+        begun.set()
+        assert go_on.wait(30)
+        return own(network, variables, images, *sizes)
+
+    monkeypatch.setattr(predictor, "apply_fused", wait)
+    predict, device = make_predict([weights], classes=(0,)), jax.devices("cpu")[0]
+    with predict.compiled_ahead([(1, 32, 32, 3), (1, 64, 64, 3)], SingleDeviceSharding(device)):
+        assert begun.wait(30)
+    go_on.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("yolojax-compile"):
+            thread.join(30)
+    assert shapes == [(1, 32, 32, 3)]

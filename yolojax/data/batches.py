@@ -350,8 +350,18 @@ def rectangles(
     return order, tuple(shapes)
 
 
-def merge_shapes(shapes: Sequence[tuple[int, int]], most: int) -> tuple[tuple[int, int], ...]:
-    """Enlarge shapes (height, width) until at most so many different ones are left; each time the two whose merging adds the fewest pixels.
+def merge_shapes(
+    shapes: Sequence[tuple[int, int]], most: int | None = None, worth: float = 0
+) -> tuple[tuple[int, int], ...]:
+    """Enlarge shapes (height, width) until few different ones are left; each time the two whose merging adds the fewest pixels.
+
+    Args:
+      shapes: one for each batch or image.
+      most: go on while there are more than so many different ones.
+      worth: go on while a merging adds fewer pixels than this, over all of them.
+
+    Returns:
+      The enlarged shapes, in the same order.
 
     >>> merge_shapes([(64, 96), (96, 96), (64, 96), (96, 32)], 2)
     ((96, 96), (96, 96), (96, 96), (96, 32))
@@ -365,8 +375,10 @@ def merge_shapes(shapes: Sequence[tuple[int, int]], most: int) -> tuple[tuple[in
     def added(pair: tuple[tuple[int, int], tuple[int, int]]) -> int:
         return sum(counts[shape] * (math.prod(union(pair)) - math.prod(shape)) for shape in pair)
 
-    while len(counts) > most:
+    while len(counts) > 1:
         pair = min(combinations(sorted(counts), 2), key=added)
+        if (most is None or len(counts) <= most) and added(pair) >= worth:
+            break
         both = union(pair)
         enlarged = {shape: both if now in pair else now for shape, now in enlarged.items()}
         counts = Counter(enlarged[shape] for shape in shapes)

@@ -6,10 +6,12 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from jax.sharding import SingleDeviceSharding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from yolojax.data.sample import ImageError, Pixels
@@ -20,6 +22,7 @@ from yolojax.inference.sources import Source, Video
 
 log = logging.getLogger(__name__)
 
+_PROBED = 1000  # photos whose shapes are looked at beforehand
 _NAMED = 6  # classes that the line of a video names
 
 
@@ -74,12 +77,15 @@ def detect_all(
     """
     sink: Sink | None = None
     console = _Console(sources)
+    buckets = detector.buckets(_photo_sizes(sources))
+    shapes = [(detector.batch_size, *bucket, 3) for bucket in buckets]
     try:
-        with console.bars:
+        with console.bars, detector.predict.compiled_ahead(shapes, SingleDeviceSharding(detector.device), sized=True):
             frames = _frames(sources, stride, totals)
             while chunk := list(islice(frames, detector.batch_size)):
                 started, compiled_before = time.perf_counter(), len(detector.stopwatch.shapes)
-                all_rows = detector.detect([frame.image for frame in chunk])
+                photos = all(frame.video is None for frame in chunk)  # all frames of a video have one shape
+                all_rows = detector.detect([frame.image for frame in chunk], buckets if photos else None)
                 milliseconds = 1000 * (time.perf_counter() - started) / len(chunk)
                 compiled = len(detector.stopwatch.shapes) > compiled_before
                 sink = sink or make_sink()
@@ -99,6 +105,13 @@ def detect_all(
         if sink is not None:
             sink.close()
     return totals
+
+
+def _photo_sizes(sources: Iterable[Source]) -> Iterator[tuple[int, int]]:
+    """(height, width) of the first photos, as their files say; of those that can be read."""
+    for source in islice((source for source in sources if source.kind == "image"), _PROBED):
+        with suppress(ImageError):
+            yield source.size()
 
 
 def _frames(sources: Iterable[Source], stride: int, totals: Totals) -> Iterator[Frame]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ import PIL.Image
 from numpy.typing import NDArray
 from PIL import ImageOps
 
-from yolojax.data.geometry import GREY, Scene, letterbox
+from yolojax.data.geometry import Scene, letterbox
 from yolojax.data.sample import ImageError, Pixels, no_boxes
 from yolojax.errors import UserError
-from yolojax.evaluation.evaluator import Program, Stopwatch, suppress_rows
+from yolojax.evaluation.evaluator import Stopwatch, suppress_rows
 from yolojax.evaluation.nms import NmsSettings
 from yolojax.evaluation.tally import to_photo
-from yolojax.inference.predictor import make_predict, suppressed_parts
+from yolojax.inference.buckets import Shape, choose_buckets, smallest_bucket
+from yolojax.inference.predictor import Predictor, make_predict, suppressed_parts
 from yolojax.inference.results import Detections, Results, unknown_name
 from yolojax.inference.settings import InferenceSettings
 from yolojax.inference.sources import read_image_from
@@ -60,6 +61,7 @@ class Detector:
       batch_size: images that are computed at once.
       nms: thresholds.
       predict: the compiled network.
+      augment: whether it predicts at several sizes (test-time augmentation).
       device: where it runs.
       stopwatch: time per image so far.
     """
@@ -69,7 +71,8 @@ class Detector:
     image_size: tuple[int, int]
     batch_size: int
     nms: NmsSettings
-    predict: Program
+    predict: Predictor
+    augment: bool
     device: jax.Device
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
@@ -105,9 +108,10 @@ class Detector:
         several = isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.ndim == 4)
         given: Sequence[Any] = images if several else [images]  # type: ignore[assignment]
         pixels = [_pixels(image) for image in given]
+        buckets = self.buckets((image.shape[0], image.shape[1]) for image in pixels)
         return Results(
             self.describe(photo, rows, _path(image))
-            for image, photo, rows in zip(given, pixels, self.detect(pixels), strict=True)
+            for image, photo, rows in zip(given, pixels, self.detect(pixels, buckets), strict=True)
         )
 
     def describe(self, image: Pixels, rows: NDArray[np.float32], path: str) -> Detections:
@@ -121,43 +125,68 @@ class Detector:
             path=path,
         )
 
-    def detect(self, images: Sequence[Pixels]) -> list[NDArray[np.float32]]:
+    @property
+    def stride(self) -> int:
+        """Pixels of which the sides of what is computed are multiples."""
+        return math.lcm(*(item.spec.stride for item in self.weights))
+
+    def buckets(self, sizes: Iterable[tuple[int, int]]) -> tuple[Shape, ...]:
+        """The shapes in which to compute photos of these sizes (height, width), in the order in which they are needed; none with test-time augmentation."""
+        shapes = [fitted_sizes(size, self.image_size, self.stride)[1] for size in sizes]
+        return () if self.augment else choose_buckets(shapes, self.image_size, self.stride)
+
+    def detect(self, images: Sequence[Pixels], buckets: Collection[Shape] | None = ()) -> list[NDArray[np.float32]]:
         """Detect objects in images, those that get one shape together.
 
-        The network is compiled once per shape: a batch that is not full is filled with grey.
+        The network is compiled once per shape. What an image does not fill of its shape has no effect on what is found in it.
 
         Args:
           images: uint8 RGB of any sizes.
+          buckets: an image is computed in the smallest of these shapes that holds it, or of the few that there are for all images; None, or with test-time
+            augmentation, in the smallest shape of all, for which a program is compiled.
 
         Returns:
           Per image ``(n, 6)`` x1 y1 x2 y2 score class, best first, in pixels of the image.
         """
         detections: list[NDArray[np.float32]] = [np.zeros((0, 6), np.float32)] * len(images)
         self.stopwatch.start()
-        stride = math.lcm(*(item.spec.stride for item in self.weights))
-        fitted = [fit(image, self.image_size, stride) for image in images]
-        groups: dict[tuple[int, ...], list[int]] = {}
+        fitted = [fit(image, self.image_size, self.stride) for image in images]
+        groups: dict[Shape, list[int]] = {}
         for index, (image, _) in enumerate(fitted):
-            groups.setdefault(image.shape, []).append(index)
+            shape = (image.shape[0], image.shape[1])
+            if buckets is not None and not self.augment:
+                shape = smallest_bucket(shape, self.image_size, self.stride, buckets)
+            groups.setdefault(shape, []).append(index)
         for shape, members in groups.items():
             for start in range(0, len(members), self.batch_size):
                 chosen = members[start : start + self.batch_size]
-                batch = np.full((self.batch_size, *shape), GREY, np.uint8)
-                batch[: len(chosen)] = [fitted[index][0] for index in chosen]
-                for index, rows in zip(chosen, self._run(batch, len(chosen)), strict=True):
+                batch = np.zeros((self.batch_size, *shape, 3), np.uint8)
+                sizes = np.zeros((self.batch_size, 2), np.int32)
+                for row, index in enumerate(chosen):
+                    image = fitted[index][0]
+                    sizes[row] = image.shape[:2]
+                    batch[row, : image.shape[0], : image.shape[1]] = image
+                inputs = (batch,) if buckets is None or self.augment else (batch, sizes)
+                for index, rows in zip(chosen, self._run(inputs, len(chosen)), strict=True):
                     detections[index] = to_photo(rows, fitted[index][1], 0)
         return detections
 
-    def _run(self, batch: Pixels, used: int) -> list[NDArray[np.float32]]:
-        with jax.default_device(self.device):
-            placed = jax.device_put(batch, self.device)
-            self.stopwatch.lap("preprocess")
-            predictions, _ = jax.block_until_ready(self.predict(placed))
-            self.stopwatch.lap("inference")
-            rows = suppress_rows(predictions, range(used), self.nms, self.device.platform != "cpu")
-            self.stopwatch.lap("nms")
-        self.stopwatch.finish(batch.shape, used)
+    def _run(self, inputs: tuple[NDArray[Any], ...], used: int) -> list[NDArray[np.float32]]:
+        placed = jax.device_put(inputs, self.device)
+        self.stopwatch.lap("preprocess")
+        predictions, _ = jax.block_until_ready(self.predict(*placed))
+        self.stopwatch.lap("inference")
+        rows = suppress_rows(predictions, range(used), self.nms, self.device.platform != "cpu")
+        self.stopwatch.lap("nms")
+        self.stopwatch.finish(inputs[0].shape, used)
         return rows
+
+
+def fitted_sizes(size: tuple[int, int], whole: Shape, stride: int) -> tuple[tuple[int, int], Shape]:
+    """Of a photo (height, width), what it is scaled to, to fit into ``whole``, and the smallest shape in whole strides that holds that."""
+    ratio = min(whole[0] / size[0], whole[1] / size[1])
+    height, width = (max(1, round(side * ratio)) for side in size)
+    return (height, width), (-(-height // stride) * stride, -(-width // stride) * stride)
 
 
 def fit(image: Pixels, size: tuple[int, int], stride: int) -> tuple[Pixels, dict[str, NDArray[Any]]]:
@@ -175,11 +204,9 @@ def fit(image: Pixels, size: tuple[int, int], stride: int) -> tuple[Pixels, dict
     which may differ by a fraction of a pixel from what was resized and pasted.
     """
     height, width = image.shape[:2]
-    ratio = min(size[0] / height, size[1] / width)
-    scaled = max(1, round(height * ratio)), max(1, round(width * ratio))
+    scaled, (rows, columns) = fitted_sizes((height, width), size, stride)
     if scaled != (height, width):
         image = np.asarray(cv2.resize(image, scaled[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
-    rows, columns = (-(-side // stride) * stride for side in scaled)
     scene, _, _ = letterbox(Scene(image, no_boxes()), (rows, columns), enlarge=False)
     gain = min(rows / height, columns / width)
     facts = {
@@ -219,6 +246,7 @@ def make_detector(settings: InferenceSettings) -> Detector:
             parts=suppressed_parts(weights, settings.agnostic_nms),
         ),
         predict=predict,
+        augment=settings.augment,
         device=device,
     )
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -11,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding
 from jax.typing import DTypeLike
+from numpy.typing import NDArray
 
 from yolojax.errors import UserError
-from yolojax.evaluation.evaluator import Program
 from yolojax.inference.fuse import apply_fused, fuse
 from yolojax.mesh import place_everywhere, split
 from yolojax.model.decode import concatenate_branches, decode, decode_branch
@@ -36,7 +38,7 @@ def make_predict(
     augment: bool = False,
     classes: tuple[int, ...] | None = None,
     mesh: Mesh | None = None,
-) -> Program:
+) -> Predictor:
     """A function from images to predictions, compiled once per shape of batch.
 
     BatchNorm is folded into the kernels. The weights are arguments of the compiled program, not part of it: two networks of one architecture share it, and
@@ -50,12 +52,65 @@ def make_predict(
       mesh: devices of several processes, whose images come divided among them and whose predictions stay so; None where this process is alone.
 
     Returns:
-      ``(B, H, W, 3)`` uint8 RGB to predictions ``(B, N, 5 + classes)`` as in ``model.decode``, and the heads of the first network for the images as they are.
+      The function.
     """
     specs = tuple(item.spec for item in weights)
     fused = [fuse(item.variables) for item in weights]
     variables = jax.device_put(fused) if mesh is None else place_everywhere(fused, mesh)
-    return partial(_predict, specs, dtype, augment, classes, mesh, variables)
+    return Predictor(specs, dtype, augment, classes, mesh, variables)
+
+
+class Predictor:
+    """What ``make_predict`` gives; a ``Program``."""
+
+    def __init__(self, *own: Any) -> None:
+        """Take the arguments of the compiled program that come before the images."""
+        self._own = own
+        platforms = {device.platform for leaf in jax.tree.leaves(own[-1]) for device in leaf.devices()}
+        self._program = _compiled_soon if platforms == {"cpu"} else _compiled_well
+        self._compiling: dict[tuple[int, ...], Future[None]] = {}
+
+    def __call__(
+        self, images: Array | NDArray[np.uint8], sizes: Array | None = None
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Predict; for a shape that is being compiled ahead wait, and for any other compile.
+
+        Args:
+          images: ``(B, H, W, 3)`` uint8 RGB.
+          sizes: ``(B, 2)`` int32, height and width of the part of each that counts, as for ``apply_fused``; not with test-time augmentation.
+
+        Returns:
+          Predictions ``(B, N, 5 + classes)`` as in ``model.decode``, with objectness 0 beside the parts that count; and the heads of the first network for the
+          images as they are.
+        """
+        if (compiling := self._compiling.get(images.shape)) is not None:
+            compiling.result()
+        return self._program(*self._own, images, sizes)
+
+    @contextmanager
+    def compiled_ahead(
+        self, shapes: Iterable[tuple[int, ...]], placed: Sharding, *, sized: bool = False
+    ) -> Iterator[None]:
+        """Let a thread compile for shapes of images that will come, while others are computed.
+
+        Args:
+          shapes: ``(B, H, W, 3)``, in the order in which they are needed.
+          placed: where they will be.
+          sized: whether the size of each image will be given too.
+        """
+        pool = ThreadPoolExecutor(1, "yolojax-compile")
+        for shape in shapes:
+            images = jax.ShapeDtypeStruct(shape, np.uint8, sharding=placed)
+            sizes = jax.ShapeDtypeStruct((shape[0], 2), np.int32, sharding=placed)
+            self._compiling[shape] = pool.submit(self._compile, images, sizes if sized else None)
+        try:
+            yield
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            self._compiling.clear()
+
+    def _compile(self, images: jax.ShapeDtypeStruct, sizes: jax.ShapeDtypeStruct | None) -> None:
+        self._program.lower(*self._own, images, sizes).compile()  # a call with such arguments takes what this made
 
 
 def suppressed_parts(
@@ -77,7 +132,6 @@ def suppressed_parts(
     )
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _predict(
     specs: tuple[ModelSpec, ...],
     dtype: DTypeLike | None,
@@ -86,19 +140,26 @@ def _predict(
     mesh: Mesh | None,
     variables: Any,
     images: Array,
+    sizes: Array | None = None,
 ) -> tuple[Array, tuple[Array, ...]]:
     scaled = normalise(images)
     predictions: list[Array] = []
     first_heads: tuple[Array, ...] = ()
     for spec, own in zip(specs, variables, strict=True):
         run = partial(apply_fused, Network(spec, dtype=dtype), own)
-        heads = run(scaled)
+        heads = run(scaled) if sizes is None else run(scaled, sizes)
         first_heads = first_heads or heads
         predictions.append(_augmented(run, heads, scaled, spec) if augment else decode(heads, spec))
     whole = choose_classes(jnp.concatenate(predictions, 1), classes)
     if mesh is not None:
         whole = jax.lax.with_sharding_constraint(whole, split(mesh))
     return whole, first_heads
+
+
+_jit = partial(jax.jit, _predict, static_argnums=(0, 1, 2, 3, 4))
+_compiled_well = _jit()
+# On a CPU a program is as fast with level 2 of 3, and is compiled in two thirds of the time.
+_compiled_soon = _jit(compiler_options={"xla_backend_optimization_level": 2})
 
 
 def choose_classes(predictions: Any, classes: Sequence[int] | None) -> Any:

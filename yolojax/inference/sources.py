@@ -59,6 +59,18 @@ class Source:
         """
         return read_image_from(self.name) if self.pixels is None else self.pixels
 
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the image, from the start of its file alone.
+
+        Raises:
+          ImageError: that cannot be read, or the image has to be fetched to know.
+        """
+        if self.pixels is not None:
+            return self.pixels.shape[0], self.pixels.shape[1]
+        if _is_web(self.name):
+            raise ImageError("its size is known when it has been fetched")
+        return probe_image(Path(self.name).expanduser())[0]
+
 
 def read_image_from(name: str) -> Pixels:
     """The image in a file or at a web address, uint8 RGB ``(height, width, 3)``.

@@ -25,7 +25,7 @@ from yolojax.evaluation.nms import NmsSettings
 from yolojax.hosts.agreement import is_first, process_count, process_index
 from yolojax.inference.predictor import make_predict, suppressed_parts
 from yolojax.inference.settings import ValSettings
-from yolojax.mesh import check_divides, make_mesh, place_images
+from yolojax.mesh import check_divides, make_mesh, place_images, split
 from yolojax.model.spec import whole_strides
 from yolojax.scores import SCORES, known_scores
 from yolojax.system import processors
@@ -99,23 +99,25 @@ class Validation:
         threads = max(1, min(self.settings.workers, processors()))
         shown, several = get_console().is_terminal and is_first(), process_count() > 1
         bar = track(batches.iterate(threads=threads), "validating", len(batches), transient=True, disable=not shown)
-        return evaluate(
-            predict
-            or make_predict(
-                self.weights,
-                dtype=jnp.dtype(self.settings.computation),
-                augment=self.settings.augment,
-                classes=self.classes,
-                mesh=self.mesh if several else None,
-            ),
-            bar,
-            self.names,
-            self.nms,
-            single_class=self.settings.single_cls,
-            place=partial(place_images, mesh=self.mesh),
-            observe=observe,
-            shares=several,
+        own = make_predict(
+            self.weights,
+            dtype=jnp.dtype(self.settings.computation),
+            augment=self.settings.augment,
+            classes=self.classes,
+            mesh=self.mesh if several else None,
         )
+        shapes = [(self.batch_size, *shape, 3) for shape in dict.fromkeys(batches.shapes)]
+        with own.compiled_ahead(() if predict or several else shapes, split(self.mesh)):
+            return evaluate(
+                predict or own,
+                bar,
+                self.names,
+                self.nms,
+                single_class=self.settings.single_cls,
+                place=partial(place_images, mesh=self.mesh),
+                observe=observe,
+                shares=several,
+            )
 
     def described(self) -> dict[str, Any]:
         """What an AP depends on, for the record and for the line below the table."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from yolojax.config import configs_root
 from yolojax.errors import UserError
+from yolojax.weights.converted import read_converted
 from yolojax.weights.delta import apply_delta, read_delta
 from yolojax.weights.safetensors import ARRAYS as SAFETENSORS
 from yolojax.weights.safetensors import read_safetensors
@@ -42,9 +43,7 @@ def load_weights(source: str | Path, delta: str | Path | None = None) -> Weights
         raise UserError(
             f"{path}: is an export; give the weights that it was made from ('yolojax bench' measures exports)"
         )
-    from convert.checkpoint import read_checkpoint  # needs torch, which those who have no .pt do without
-
-    return read_checkpoint(path)
+    return read_converted(path)
 
 
 def find_weights(source: str | Path) -> Path:

@@ -13,17 +13,19 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from yolojax.errors import UserError
 from yolojax.files import disk_trouble
 from yolojax.model.network import Variables, abstract_variables, init_variables
 from yolojax.model.spec import ModelSpec
 from yolojax.tree import flatten, unflatten
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
 
 _FORMAT = "yolojax weights 1"
 _RECORD = "weights.json"
@@ -254,6 +256,8 @@ def read_weights(directory: Path) -> Weights:
 
 
 def _checkpointer() -> ocp.Checkpointer:
+    import orbax.checkpoint as ocp  # takes longer than to read a converted checkpoint, which is without it
+
     logging.getLogger("absl").setLevel(logging.WARNING)
     this = jax.process_index()  # no barrier: in a run of several processes, one writes while the others compute
     alone = ocp.options.MultiprocessingOptions(

@@ -19,6 +19,7 @@ TIERS = [
     {"augmentation", "features"},
     {"weights.store", "weights.record"},
     {"convert", "weights.safetensors", "weights.card", "weights.join", "weights.head", "weights.delta"},
+    {"weights.converted"},
     {"weights.find", "weights.start", "weights.teacher"},
     {"training", "inference"},
     {"study"},

@@ -53,3 +53,12 @@ def test_those_of_like_arrays_are_equal(arrays):
     assert packing == Packing.of(jax.tree.map(jnp.copy, arrays))
     assert hash(packing) == hash(Packing.of(list(arrays)))
     assert packing != Packing.of(arrays[1:])
+
+
+def test_each_by_itself_where_none_are_put_together(arrays):
+    packing = Packing.of(arrays, 0)
+    carried = packing.put(arrays, None)
+    assert all(one is other for one, other in zip(carried, arrays, strict=True))
+    assert all(one is other for one, other in zip(packing.take(carried, None), arrays, strict=True))
+    same(jax.jit(packing.unpack)(carried), arrays)
+    assert packing != Packing.of(arrays)

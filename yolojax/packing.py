@@ -22,25 +22,28 @@ class Packing:
     Attributes:
       shapes: of the arrays.
       dtypes: of the arrays.
+      least_axes: arrays of so many and more are carried as they are; 0 for all of them.
     """
 
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[np.dtype, ...]
+    least_axes: int = 2
 
     @classmethod
-    def of(cls, arrays: Sequence[Array]) -> Packing:
+    def of(cls, arrays: Sequence[Array], least_axes: int = 2) -> Packing:
         """That of such arrays."""
-        return cls(tuple(array.shape for array in arrays), tuple(np.dtype(array.dtype) for array in arrays))
+        shapes, dtypes = (tuple(array.shape for array in arrays), tuple(np.dtype(array.dtype) for array in arrays))
+        return cls(shapes, dtypes, least_axes)
 
     @property
     def _alone(self) -> list[int]:
-        return [place for place, shape in enumerate(self.shapes) if len(shape) > 1]
+        return [place for place, shape in enumerate(self.shapes) if len(shape) >= self.least_axes]
 
     @property
     def _together(self) -> list[list[int]]:
         places: dict[np.dtype, list[int]] = {}
         for place, (shape, dtype) in enumerate(zip(self.shapes, self.dtypes, strict=True)):
-            if len(shape) < 2:
+            if len(shape) < self.least_axes:
                 places.setdefault(dtype, []).append(place)
         return list(places.values())
 

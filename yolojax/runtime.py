@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _HUGE_PAGES = "glibc.malloc.hugetlb"
-# Large arrays in huge pages of one heap, which keeps the memory that they leave for the next ones.
+# Large arrays in huge pages of few heaps, which keep the memory that they leave for the next ones. With one heap the compiler's threads wait for each other.
 _ALLOCATOR = {
     _HUGE_PAGES: 1,
     "glibc.malloc.mmap_max": 0,
     "glibc.malloc.trim_threshold": 2**44,
-    "glibc.malloc.arena_max": 1,
+    "glibc.malloc.arena_max": 2,
 }
 _PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "tpu": "tpu"}
 _CUDA_PLUGINS = ("cuda12", "cuda13")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from yolojax.freezing.adapters import Adapter, add_adapters, merge_adapters
-from yolojax.model.network import Network, abstract_variables, init_variables
+from yolojax.model.network import Network, abstract_variables, init_heads, init_variables
 from yolojax.model.spec import ModelSpec, load_spec
 from yolojax.tree import flatten, map_with_path
 
@@ -311,3 +311,16 @@ def test_adapters_give_what_their_merged_kernels_give(tiny_model):
                 np.testing.assert_allclose(head, expected, rtol=1e-9, atol=1e-9)
                 assert (float(jnp.abs(head - start).max()) > 1e-3) == (name == "trained")
             params = map_with_path(lambda path, leaf: leaf + 3.0 * path.endswith("adapter/up"), params)
+
+
+def test_heads_alone_are_those_of_the_whole(tiny):
+    spec, variables = tiny
+    heads, whole = flatten(init_heads(spec, jax.random.key(0))), flatten(variables)
+    assert list(heads) == [path for path in whole if path.startswith(f"params/model_{spec.detects[0].index}/")]
+    assert all(leaf.tobytes() == np.asarray(whole[path]).tobytes() for path, leaf in heads.items())
+
+
+def test_shapes_that_were_asked_for_are_not_shared():
+    spec = load_spec("yolov5n")
+    abstract_variables(spec)["params"].clear()
+    assert abstract_variables(spec)["params"]

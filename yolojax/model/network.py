@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import flax.linen as nn
@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from yolojax.model.layers import C3, SPPF, Conv, Detect, Mode, upsample
 from yolojax.model.normalisation import KEPT
 from yolojax.model.spec import Layer, ModelSpec
-from yolojax.tree import flatten
+from yolojax.tree import flatten, unflatten
 
 Variables = dict[str, dict[str, Any]]
 
@@ -118,11 +118,21 @@ def init_variables(spec: ModelSpec, key: Array) -> Variables:
     return _initial_variables(spec, key)
 
 
+def init_heads(spec: ModelSpec, key: Array) -> Variables:
+    """The parameters of every Detect in ``init_variables`` of the same key, without computing the others."""
+    return _initial_heads(spec, key)
+
+
 def abstract_variables(spec: ModelSpec) -> Variables:
     """Shapes and dtypes of ``init_variables``, without computing anything."""
+    return unflatten(dict(_abstract_leaves(spec)))
+
+
+@lru_cache(maxsize=8)
+def _abstract_leaves(spec: ModelSpec) -> tuple[tuple[str, jax.ShapeDtypeStruct], ...]:
     side = spec.coarsest
     images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    return jax.eval_shape(Network(spec).init, jax.random.key(0), images)
+    return tuple(flatten(jax.eval_shape(Network(spec).init, jax.random.key(0), images)).items())
 
 
 def parameter_sizes(spec: ModelSpec) -> dict[str, int]:
@@ -133,17 +143,23 @@ def parameter_sizes(spec: ModelSpec) -> dict[str, int]:
 @partial(jax.jit, static_argnums=0)
 def _initial_variables(spec: ModelSpec, key: Array) -> Variables:
     variables = abstract_variables(spec)
-    detects = [f"model_{layer.index}" for layer in spec.detects]
-    heads = {name: variables["params"].pop(name) for name in detects}
-    body_key, head_key = jax.random.split(key)
-    params = _uniform_fan_in(body_key, variables["params"]) | _uniform_fan_in(head_key, heads)
-    for name, network in zip(detects, spec.networks, strict=True):
-        for level, stride in enumerate(network.strides):
-            params[name][f"m_{level}"]["bias"] += prior_logits(network, stride)
+    heads = _initial_heads(spec, key)["params"]
+    body = {name: shapes for name, shapes in variables["params"].items() if name not in heads}
     return {
-        "params": params,
+        "params": _uniform_fan_in(jax.random.split(key)[0], body) | heads,
         "batch_stats": jax.tree_util.tree_map_with_path(_initial_statistic, variables["batch_stats"]),
     }
+
+
+@partial(jax.jit, static_argnums=0)
+def _initial_heads(spec: ModelSpec, key: Array) -> Variables:
+    shapes = abstract_variables(spec)["params"]
+    names = [f"model_{layer.index}" for layer in spec.detects]
+    heads = _uniform_fan_in(jax.random.split(key)[1], {name: shapes[name] for name in names})
+    for name, network in zip(names, spec.networks, strict=True):
+        for level, stride in enumerate(network.strides):
+            heads[name][f"m_{level}"]["bias"] += prior_logits(network, stride)
+    return {"params": heads}
 
 
 def _uniform_fan_in(key: Array, shapes: dict[str, Any]) -> dict[str, Any]:

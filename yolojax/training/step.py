@@ -266,16 +266,16 @@ class Dispatch:
         """
         self._resting = state.resting
         leaves, moving = jax.tree.flatten(state.moving)
-        self._packing = packing = Packing.of(leaves)
+        # The step of a CPU outlasts Python a hundred times, and small arrays put together take its compiler a third of its time.
+        on_cpu = "cpu" == (jax.default_backend() if mesh is None else mesh.devices.flat[0].platform)
+        self._packing = packing = Packing.of(leaves, 0 if on_cpu and maker is None else 2)
         self._moving = packing.put(leaves, mesh)
         # Averages that rest are not read by a step.
         self._constant, constant = jax.tree.flatten((state.resting.params, state.resting.batch_stats, teacher))
         self._structure = moving
         placed = None if mesh is None else replicated(mesh)
         self._factors: dict[str, Any] = jax.device_put(dict(factors), placed)
-
-        self._counts: dict[int, Array] = {}
-        self._placed, self._mesh = placed, mesh
+        self._counts, self._placed, self._mesh = dict[int, Array](), placed, mesh
 
         def program(carried: Any, constants: Any, factors: Any, feed: Any, steps: Any, size: Any) -> Any:
             params, batch_stats, taught_by = jax.tree.unflatten(constant, constants)

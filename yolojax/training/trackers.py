@@ -6,7 +6,9 @@ import dataclasses
 import importlib
 import os
 import secrets
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,10 +104,24 @@ def open_trackers(settings: TrainSettings, run: Path, epoch: int) -> Trackers:
 
 def _open_tensorboard(run: Path, epoch: int) -> Any | None:
     try:
-        from tensorboardX import SummaryWriter
+        with _without_torch():
+            from tensorboardX import SummaryWriter
     except ImportError:
         return None
     return SummaryWriter(logdir=str(run), purge_step=epoch or None, filename_suffix=f".{epoch}")
+
+
+@contextmanager
+def _without_torch() -> Iterator[None]:
+    """Hide PyTorch, unless it is imported already, from tensorboardX, which would take more than a second to import it, for tensors that are not used here."""
+    absent = "torch" not in sys.modules
+    if absent:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules["torch"]
 
 
 def _open_wandb(settings: TrainSettings, run: Path) -> Any:

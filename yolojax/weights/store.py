@@ -20,7 +20,7 @@ import numpy as np
 
 from yolojax.errors import UserError
 from yolojax.files import disk_trouble
-from yolojax.model.network import Variables, abstract_variables, init_variables
+from yolojax.model.network import Variables, abstract_variables, init_heads, init_variables
 from yolojax.model.spec import ModelSpec
 from yolojax.tree import flatten, unflatten
 
@@ -182,7 +182,9 @@ def transfer(weights: Weights, spec: ModelSpec, key: jax.Array) -> Transfer:
     fresh_paths = frozenset(_without_fit(given, expected))
     if len(fresh_paths) == len(expected):
         raise UserError(f"weights of {weights.spec.name} do not fit {spec.name}: no array has the same path and shape")
-    fresh = flatten(init_variables(spec, key)) if fresh_paths else {}
+    heads = tuple(f"params/model_{layer.index}/" for layer in spec.detects)
+    initialise = init_heads if all(path.startswith(heads) for path in fresh_paths) else init_variables
+    fresh = flatten(initialise(spec, key)) if fresh_paths else {}
     leaves = {
         path: np.asarray(fresh[path]) if path in fresh_paths else np.asarray(given[path], leaf.dtype)
         for path, leaf in expected.items()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from yolojax.data import geometry
-from yolojax.data.batches import merge_shapes, rectangles, room_for_boxes, validation_batches
-from yolojax.data.sample import ImageError, Sample
+from yolojax.data.batches import room_for_boxes, validation_batches
+from yolojax.data.sample import ImageError
 from yolojax.hyperparameters import Hyperparameters
 
 
@@ -103,20 +103,6 @@ def test_few_shapes_hold_all_images_with_wider_borders(samples):
         np.testing.assert_allclose(other["padding"] - one["padding"], np.tile(grown / 2, (2, 1)), atol=0.5)
 
 
-@pytest.mark.parametrize(
-    ("shapes", "most", "merged"),
-    [
-        ([(64, 96), (96, 96)], 2, [(64, 96), (96, 96)]),
-        ([(64, 96), (96, 32)], 1, [(96, 96), (96, 96)]),
-        # (32, 96) comes once and (64, 96) three times: it is cheaper to enlarge the former.
-        ([(32, 96), *[(64, 96)] * 3, (96, 96)], 2, [*[(64, 96)] * 4, (96, 96)]),
-        ([], 3, []),
-    ],
-)
-def test_shapes_are_merged_where_that_adds_the_fewest_pixels(shapes, most, merged):
-    assert list(merge_shapes(shapes, most)) == merged
-
-
 def test_unreadable_image_is_left_out_of_validation(samples, caplog):
     broken = [replace(sample, reader=Broken()) if index == 4 else sample for index, sample in enumerate(samples)]
     batches = validation_batches(broken, image_size=64, batch_size=4)
@@ -124,12 +110,3 @@ def test_unreadable_image_is_left_out_of_validation(samples, caplog):
         assert sum(batch["valid"].sum() for batch in batches.iterate()) == 10
     assert caplog.messages == ["4.png: cannot be decoded; it is left out"]
     assert batches.unreadable == ["4.png"]
-
-
-def test_rectangles_are_the_smallest_that_hold_their_images():
-    sizes = [(50, 100), (60, 100), (100, 100), (100, 50), (100, 40)]
-    samples = [Sample(name="", size=size, boxes=np.zeros((0, 5), np.float32), reader=Broken()) for size in sizes]
-    order, shapes = rectangles(samples, 320, 2, 32, pad=0.5)
-    assert order.tolist() == [0, 1, 2, 3, 4]
-    assert shapes == ((224, 352), (352, 352), (352, 160))
-    assert rectangles(samples, 320, 2, 32, pad=0.0)[1] == ((192, 320), (320, 320), (320, 128))

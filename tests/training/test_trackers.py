@@ -1,6 +1,7 @@
 """What TensorBoard, Weights & Biases and MLflow are told."""
 
 import os
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -170,3 +171,22 @@ def test_mlflow_is_told_the_columns_by_names_that_it_takes(tmp_path, monkeypatch
     assert client.calls[0] == ("uri", "http://here")
     assert ("log_metric", ("abc", "metrics/mAP_0.5_0.95", 0.25), {"step": 3}) in client.calls
     assert client.calls[-1][0] == "set_terminated"
+
+
+def test_tensorboard_does_not_import_torch(tmp_path):
+    pytest.importorskip("tensorboardX", reason="the extra tensorboard is not installed")
+    pytest.importorskip("torch")
+    code = """
+import sys
+from pathlib import Path
+from yolojax.training.settings import TrainSettings
+from yolojax.training.trackers import open_trackers
+trackers = open_trackers(TrainSettings(), Path(sys.argv[1]), 0)
+trackers.write({"epoch": 0, "loss": 1.5})
+trackers.close(Path(sys.argv[1]))
+assert "torch" not in sys.modules
+import torch
+assert torch.ones(2).sum() == 2
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    assert list(tmp_path.glob("events.out.tfevents*"))

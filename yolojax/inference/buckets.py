@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable
 
-from yolojax.data.batches import merge_shapes
+from yolojax.data.rectangles import merge_shapes
 
 Shape = tuple[int, int]  # height, width in pixels, whole strides
 

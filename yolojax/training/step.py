@@ -267,7 +267,7 @@ class Dispatch:
         self._resting = state.resting
         leaves, moving = jax.tree.flatten(state.moving)
         # The step of a CPU outlasts Python a hundred times, and small arrays put together take its compiler a third of its time.
-        on_cpu = "cpu" == (jax.default_backend() if mesh is None else mesh.devices.flat[0].platform)
+        on_cpu = (jax.default_backend() if mesh is None else mesh.devices.flat[0].platform) == "cpu"
         self._packing = packing = Packing.of(leaves, 0 if on_cpu and maker is None else 2)
         self._moving = packing.put(leaves, mesh)
         # Averages that rest are not read by a step.

@@ -38,7 +38,8 @@ nitpick_ignore_regex = [
     # What public classes are made of and nobody builds on.
     (
         "py:class",
-        r"yolojax\.(model\.spec\.T$|features\.shared\.T$|features\.store\.Store|evaluation\.evaluator\.Stopwatch|inference\.predictor\.Predictor|data\.augment\.Images|data\.batches\.TrainingBatches|inference\.results\.Tables)",
+        r"yolojax\.(model\.spec\.T$|features\.shared\.T$|features\.store\.Store|evaluation\.evaluator\.Stopwatch|data\.augment\.Images|data\.batches\.TrainingBatches"
+        r"|inference\.(predictor\.Predictor|results\.Tables))",
     ),
 ]
 

@@ -12,6 +12,7 @@ from jax.sharding import SingleDeviceSharding
 from yolojax.inference import predictor
 from yolojax.inference.fuse import apply_fused, fuse
 from yolojax.inference.predictor import make_predict
+from yolojax.mesh import make_mesh, place_images, split
 from yolojax.model.decode import decode
 from yolojax.model.network import Network, abstract_variables
 from yolojax.model.spec import load_spec
@@ -134,14 +135,17 @@ def traced(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("sized", [True, False])
-def test_a_thread_compiles_ahead_and_no_shape_twice(weights, traced, sized):
-    device = jax.devices("cpu")[0]
-    predict = make_predict([weights], dtype=jnp.float32 if sized else jnp.bfloat16)  # nothing of it is compiled yet
-    with predict.compiled_ahead([(1, 64, 32, 3), (1, 32, 64, 3)], SingleDeviceSharding(device), sized=sized):
+@pytest.mark.parametrize("detects", [True, False])
+def test_a_thread_compiles_ahead_and_no_shape_twice(weights, traced, detects):
+    """As detection places images, with the size of each, and as a validation does."""
+    mesh = make_mesh(jax.devices("cpu")[:1])
+    predict = make_predict([weights], dtype=jnp.float32 if detects else jnp.bfloat16)  # nothing of it is compiled yet
+    placed = SingleDeviceSharding(mesh.devices.flat[0]) if detects else split(mesh)
+    with predict.compiled_ahead([(1, 64, 32, 3), (1, 32, 64, 3)], placed, sized=detects):
         for height, width in ((32, 64), (64, 32), (32, 64), (32, 32)):
             images = np.full((1, height, width, 3), 114, np.uint8)
-            predict(*jax.device_put((images, np.array([[32, 32]], np.int32))[: 1 + sized], device))
+            sizes = [jax.device_put(np.array([[32, 32]], np.int32), placed)] if detects else []
+            predict(jax.device_put(images, mesh.devices.flat[0]) if detects else place_images(images, mesh), *sizes)
     assert traced == [((1, 64, 32, 3), True), ((1, 32, 64, 3), True), ((1, 32, 32, 3), False)]
 
 

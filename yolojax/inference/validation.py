@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -99,17 +100,21 @@ class Validation:
         threads = max(1, min(self.settings.workers, processors()))
         shown, several = get_console().is_terminal and is_first(), process_count() > 1
         bar = track(batches.iterate(threads=threads), "validating", len(batches), transient=True, disable=not shown)
-        own = make_predict(
-            self.weights,
-            dtype=jnp.dtype(self.settings.computation),
-            augment=self.settings.augment,
-            classes=self.classes,
-            mesh=self.mesh if several else None,
-        )
-        shapes = [(self.batch_size, *shape, 3) for shape in dict.fromkeys(batches.shapes)]
-        with own.compiled_ahead(() if predict or several else shapes, split(self.mesh)):
+        ahead: AbstractContextManager[None] = nullcontext()
+        if predict is None:
+            predict = own = make_predict(
+                self.weights,
+                dtype=jnp.dtype(self.settings.computation),
+                augment=self.settings.augment,
+                classes=self.classes,
+                mesh=self.mesh if several else None,
+            )
+            if not several:
+                shapes = [(self.batch_size, *shape, 3) for shape in dict.fromkeys(batches.shapes)]
+                ahead = own.compiled_ahead(shapes, split(self.mesh))
+        with ahead:
             return evaluate(
-                predict or own,
+                predict,
                 bar,
                 self.names,
                 self.nms,

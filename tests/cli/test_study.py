@@ -1,10 +1,13 @@
 """``yolojax study`` end to end."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
+import yolojax.cli.study as command
 from yolojax.cli.main import main
+from yolojax.study import runner
 
 
 @pytest.fixture
@@ -43,10 +46,26 @@ def test_a_mistake_is_one_line_and_exit_status_2(study, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_reports_of_an_unfinished_study_are_drawn_now_and_then(study, tmp_path, monkeypatch, capsys):
+    """Quick runs do not wait for the report of each."""
+    clock, seconds = iter((0, 20, 59, 61, 100, 122)), []
+    monkeypatch.setattr(command, "time", SimpleNamespace(monotonic=lambda: seconds[-1]))
+
+    def run_study(_study, _output, _extents, after_run, _cluster):
+        for second in clock:
+            seconds.append(second)
+            after_run()
+        return []
+
+    monkeypatch.setattr(runner, "run_study", run_study)
+    assert main(["study", str(study), "--output", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.count("report: ") == 3 + 1  # after 0, 61 and 122 seconds, and at the end
+
+
 @pytest.mark.slow
 def test_two_scenarios_are_trained_and_compared(study, tmp_path, capsys):
-    command = ["study", str(study), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "figures.json")]
-    assert main(command) == 0
+    words = ["study", str(study), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "figures.json")]
+    assert main(words) == 0
     whole, frozen = json.loads((tmp_path / "figures.json").read_text())
     assert (whole["name"], whole["seeds"], frozen["freeze"]) == ("freeze 0", [0], "2")
     measured = (
@@ -63,5 +82,5 @@ def test_two_scenarios_are_trained_and_compared(study, tmp_path, capsys):
     assert frozen["mean"]["step_flops"] < whole["mean"]["step_flops"]
     assert "map50-over-epochs" in (tmp_path / "out" / "report.md").read_text()
     before = (tmp_path / "out" / "freeze-2-seed0" / "results.json").stat().st_mtime_ns
-    assert main(command) == 0
+    assert main(words) == 0
     assert (tmp_path / "out" / "freeze-2-seed0" / "results.json").stat().st_mtime_ns == before

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_PERIOD = 60.0  # seconds between two reports of an unfinished study; one takes some seconds to draw
 _SHOWN = ("map50", "map50_95", "wall_seconds", "step_seconds", "memory_bytes")
 
 
@@ -48,6 +51,14 @@ def run(arguments: argparse.Namespace) -> int:
     def report() -> Path:
         return write_report(whole, measure_study(whole, planned_runs(whole, output)), output)
 
+    written = -math.inf
+
+    def after_run() -> None:
+        nonlocal written
+        if time.monotonic() - written >= _PERIOD:
+            print(f"report: {report()}")
+            written = time.monotonic()
+
     cluster = find_cluster(arguments.coordinator, arguments.process_id, arguments.process_count)
     if cluster is not None:
         if any(scenario.framework == "torch" for scenario in study.scenarios):
@@ -67,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
             for run in runs:
                 log.info("%-12s %s", run.record()["status"], run.name)
             return 0
-        failed = run_study(study, output, extents, lambda: print(f"report: {report()}"), cluster)
+        failed = run_study(study, output, extents, after_run, cluster)
     page = report()
     summaries = summarise_runs(whole, measure_study(whole, planned_runs(whole, output)))
     _show(whole.title, summaries)

@@ -36,11 +36,13 @@ class Packing:
         return cls(shapes, dtypes, least_axes)
 
     @property
-    def _alone(self) -> list[int]:
+    def alone(self) -> list[int]:
+        """Places of the arrays that are carried as they are."""
         return [place for place, shape in enumerate(self.shapes) if len(shape) >= self.least_axes]
 
     @property
-    def _together(self) -> list[list[int]]:
+    def together(self) -> list[list[int]]:
+        """Of each vector the places of its arrays."""
         places: dict[np.dtype, list[int]] = {}
         for place, (shape, dtype) in enumerate(zip(self.shapes, self.dtypes, strict=True)):
             if len(shape) < self.least_axes:
@@ -49,8 +51,8 @@ class Packing:
 
     def pack(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
         """What is carried, in a program."""
-        vectors = (jnp.concatenate([arrays[place].reshape(-1) for place in places]) for places in self._together)
-        return *(arrays[place] for place in self._alone), *vectors
+        vectors = (jnp.concatenate([arrays[place].reshape(-1) for place in places]) for places in self.together)
+        return *(arrays[place] for place in self.alone), *vectors
 
     def unpack(self, carried: Sequence[Array]) -> list[Array]:
         """The arrays again, in a program."""
@@ -58,24 +60,34 @@ class Packing:
 
     def put(self, arrays: Sequence[Array], mesh: Mesh | None) -> tuple[Array, ...]:
         """What is carried, made on the host: to compile a program for it would take longer."""
-        small = jax.device_get([[arrays[place] for place in places] for places in self._together])
+        carried = self.join(arrays)
+        alone = len(self.alone)
+        return *carried[:alone], *_place(carried[alone:], mesh)
+
+    def join(self, arrays: Sequence[Any]) -> list[Any]:
+        """What is carried, its vectors on the host."""
+        small = jax.device_get([[arrays[place] for place in places] for places in self.together])
         vectors = [np.concatenate([array.reshape(-1) for array in own]) for own in small]
-        return *(arrays[place] for place in self._alone), *_place(vectors, mesh)
+        return [*(arrays[place] for place in self.alone), *vectors]
+
+    def divide(self, carried: Sequence[Any]) -> list[Any]:
+        """The arrays again, where the vectors are on the host."""
+        return self._unpack(carried, np.split)
 
     def take(self, carried: Sequence[Array], mesh: Mesh | None) -> list[Array]:
         """The arrays again, made on the host; those of two axes and more are the ones that are carried."""
-        alone = len(self._alone)
-        arrays = self._unpack([*carried[:alone], *jax.device_get(list(carried[alone:]))], np.split)
-        small = [place for places in self._together for place in places]
+        alone = len(self.alone)
+        arrays = self.divide([*carried[:alone], *jax.device_get(list(carried[alone:]))])
+        small = [place for places in self.together for place in places]
         for place, array in zip(small, _place([arrays[place] for place in small], mesh), strict=True):
             arrays[place] = array
         return arrays
 
     def _unpack(self, carried: Sequence[Any], divide: Any) -> list[Any]:
         arrays: list[Any] = [None] * len(self.shapes)
-        for place, array in zip(self._alone, carried, strict=False):
+        for place, array in zip(self.alone, carried, strict=False):
             arrays[place] = array
-        for places, vector in zip(self._together, carried[len(self._alone) :], strict=True):
+        for places, vector in zip(self.together, carried[len(self.alone) :], strict=True):
             ends = np.cumsum([np.prod(self.shapes[place], dtype=int) for place in places])
             for place, array in zip(places, divide(vector, ends[:-1]), strict=True):
                 arrays[place] = array.reshape(self.shapes[place])

@@ -68,10 +68,17 @@ SETTINGS = {
 }
 
 
+def set_sizes(monkeypatch: pytest.MonkeyPatch, block: int, first: int) -> None:
+    for name, size in {"BLOCK": block, "HOST_BLOCK": block, "FIRST": first}.items():
+        monkeypatch.setattr(nms, name, size)
+
+
 @pytest.mark.parametrize(("name", "classes"), [*((name, 3) for name in SETTINGS), ("default", 1)])
 @pytest.mark.parametrize("make", [on_a_lattice, at_random])
 def test_three_forms_agree(make, name, classes, monkeypatch):
-    monkeypatch.setattr(nms, "BLOCK", 16)  # several blocks in a small case
+    set_sizes(
+        monkeypatch, 16, 20
+    )  # several blocks in a small case, and equal scores on both sides of where the host sorts first
     rng = np.random.default_rng(classes)
     batch = np.stack([make(rng, 60, classes) for _ in range(3)])
     settings = SETTINGS[name]
@@ -86,12 +93,10 @@ def test_three_forms_agree(make, name, classes, monkeypatch):
 
 def test_the_block_size_changes_nothing(monkeypatch):
     predictions = at_random(np.random.default_rng(5), 400, 3)
-    results = []
-    for block in (1, 7, 256, 5000):
-        monkeypatch.setattr(nms, "BLOCK", block)
-        results.append(suppress(predictions, NmsSettings()))
-    for other in results[1:]:
-        np.testing.assert_array_equal(other, results[0])
+    expected = suppress(predictions, NmsSettings())
+    for block, first in ((1, 1), (7, 100), (256, 700), (5000, 5000)):
+        set_sizes(monkeypatch, block, first)
+        np.testing.assert_array_equal(suppress(predictions, NmsSettings()), expected)
 
 
 @pytest.mark.parametrize("length", [3, 40, 600])

@@ -1,4 +1,5 @@
 import errno
+import json
 import logging
 import threading
 from functools import partial
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from yolojax.errors import UserError
@@ -47,6 +49,38 @@ def test_a_restored_state_has_the_same_bits_and_progress(tmp_path, state):
     assert checkpoints.steps() == [3]
     assert checkpoints.progress(3) == {"epoch": 1, "history": [0.5]}
     assert_same_bits(checkpoints.restore(3, state), state)
+
+
+def test_small_arrays_are_one_in_the_file(tmp_path, state):
+    params = {f"model_{number}": {"kernel": jnp.ones((2, 3)), "bias": jnp.full(3, number)} for number in range(40)}
+    saved = Checkpoints(tmp_path)
+    saved.save(3, state | {"params": params}, {})
+    saved.close()
+    metadata = json.loads((tmp_path / "checkpoints" / "3" / "packed_state" / "_METADATA").read_text())
+    # 40 kernels, that of the optimizer, and a vector for float32 and one for int32
+    assert len(metadata["tree_metadata"]) == 43
+    assert_same_bits(Checkpoints(tmp_path).restore(3, state | {"params": params}), state | {"params": params})
+
+
+def test_a_checkpoint_leaf_by_leaf_is_read(tmp_path, state):
+    # As several processes write it, and as it was always written once.
+    by_path = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
+    with ocp.CheckpointManager(tmp_path / "checkpoints") as manager:
+        items = {"state": ocp.args.StandardSave(by_path), "progress": ocp.args.JsonSave({"epoch": 1})}
+        manager.save(3, args=ocp.args.Composite(**items))
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.progress(3) == {"epoch": 1}
+    assert_same_bits(checkpoints.restore(3, state), state)
+
+
+@pytest.mark.parametrize("bias", [jnp.zeros(1), jnp.zeros(3), jnp.zeros(2, jnp.bfloat16), jnp.zeros((2, 1))])
+def test_a_checkpoint_of_another_structure_is_no_good_one(tmp_path, state, bias):
+    saved = Checkpoints(tmp_path)
+    saved.save(3, state, {})
+    saved.close()
+    params = {"model_0": state["params"]["model_0"] | {"bias": bias}}
+    with pytest.raises(CheckpointError, match=str(tmp_path / "checkpoints" / "3")):
+        Checkpoints(tmp_path).restore(3, state | {"params": params})
 
 
 def test_the_same_step_is_saved_again_once_its_epoch_is_counted(tmp_path, state):

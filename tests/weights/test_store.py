@@ -79,6 +79,22 @@ def test_an_older_weights_directory_is_replaced(tmp_path):
     assert names_in(tmp_path) == ["w"]
 
 
+def test_others_with_the_same_files(tmp_path):
+    save_weights(tmp_path / "best", make(0))
+    save_weights(tmp_path / "last", make(1), [tmp_path / "best", tmp_path / "epochs" / "3"])
+    for place in ("last", "best", "epochs/3"):
+        assert_same(load_weights(tmp_path / place), make(1))
+    assert names_in(tmp_path) == ["best", "epochs", "last"]
+
+
+def test_one_that_cannot_be_written_stays_as_it_was(tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(UserError, match="notes: exists and is not a weights directory"):
+        save_weights(tmp_path / "last", make(1), [tmp_path / "notes"])
+    assert (tmp_path / "notes").read_text() == "mine"
+    assert_same(load_weights(tmp_path / "last"), make(1))
+
+
 def test_a_folder_of_the_user_is_never_replaced(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")

@@ -30,7 +30,8 @@ from jax import Array, lax
 Predictions = TypeVar("Predictions", np.ndarray, Array)
 
 CLASS_OFFSET = 7680.0  # pixels; wider than any image
-BLOCK = 256  # candidates that are compared at once; measured on the host, any size gives the same result
+# Candidates that are compared at once, on the device and on the host, and those that the host sorts first; measured, any number gives the same result.
+BLOCK, HOST_BLOCK, FIRST = 256, 128, 2048
 _BOXES = (
     4096  # with a score above the threshold; where no image of a batch has more, only theirs are sorted on the device
 )
@@ -83,33 +84,40 @@ def suppress(predictions: np.ndarray, settings: NmsSettings) -> np.ndarray:
             ]
         )
         return merged[np.argsort(-merged[:, 4], kind="stable")]
-    candidates = _candidates(predictions, settings)
     dtype = predictions.dtype
     threshold = _round_down(settings.iou, dtype)
-    shift = candidates[:, 5:] * dtype.type(0.0 if settings.agnostic else CLASS_OFFSET)
-    boxes = np.ascontiguousarray((candidates[:, :4] + shift).T)  # (4, n): one row per coordinate is faster below
-    areas = (boxes[2] - boxes[0]) * (boxes[3] - boxes[1])
-
-    kept = np.empty(0, np.int64)
-    for start in range(0, len(candidates), BLOCK):
-        block = np.arange(start, min(start + BLOCK, len(candidates)))
-        _, beaten = _overlapping(boxes, areas, kept, block, threshold)
-        block = np.delete(block, beaten)
+    offset = dtype.type(0.0 if settings.agnostic else CLASS_OFFSET)
+    kept = np.empty((settings.max_detections + HOST_BLOCK, 6), dtype)
+    boxes = np.empty((5, len(kept)), dtype)  # of ``kept``, as ``_moved`` gives them
+    earlier = np.triu(np.ones((HOST_BLOCK, HOST_BLOCK), bool), 1)
+    number = 0
+    for block in _blocks(_candidates(predictions, settings)):
+        own = _moved(block, offset)
+        free = ~_exceeds_on_host(boxes[:, :number], own, threshold).any(0)
+        block, own = block[free], own[:, free]
         # A survivor is kept unless a kept one before it in the block beats it. Starting from "all kept", each round settles at least one more of them
         # from the front, and most chains are short.
-        better, worse = _overlapping(boxes, areas, block, block, threshold)
-        better, worse = better[better < worse], worse[better < worse]
-        keep = np.ones(len(block), bool)
-        while True:
-            settled = np.ones(len(block), bool)
-            settled[worse[keep[better]]] = False
-            if np.array_equal(settled, keep):
-                break
+        beats = _exceeds_on_host(own, own, threshold) & earlier[: len(block), : len(block)]
+        keep: np.ndarray = np.ones(len(block), bool)
+        while not np.array_equal(keep, settled := ~(beats & keep[:, None]).any(0)):
             keep = settled
-        kept = np.concatenate([kept, block[keep]])
-        if len(kept) >= settings.max_detections:
+        end = number + int(keep.sum())
+        kept[number:end], boxes[:, number:end], number = block[keep], own[:, keep], end
+        if number >= settings.max_detections:
             break
-    return candidates[kept[: settings.max_detections]]
+    return kept[: min(number, settings.max_detections)]
+
+
+def _blocks(candidates: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    for rows in candidates:
+        for start in range(0, len(rows), HOST_BLOCK):
+            yield rows[start : start + HOST_BLOCK]
+
+
+def _moved(detections: np.ndarray, offset: np.floating) -> np.ndarray:
+    """``x1 y1 x2 y2`` moved by class, and areas, ``(5, n)``: a row for each, which is faster."""
+    corners = (detections[:, :4] + detections[:, 5:] * offset).T
+    return np.stack([*corners, (corners[2] - corners[0]) * (corners[3] - corners[1])])
 
 
 def _branches(
@@ -134,8 +142,8 @@ def _renamed(detections: Any, labels: Any, xp: ModuleType) -> Any:
     )
 
 
-def _candidates(predictions: np.ndarray, settings: NmsSettings) -> np.ndarray:
-    """Rows ``x1 y1 x2 y2 score class`` that pass the threshold, best first."""
+def _candidates(predictions: np.ndarray, settings: NmsSettings) -> Iterator[np.ndarray]:
+    """Rows ``x1 y1 x2 y2 score class`` that pass the threshold, best first: some of the best, which mostly are enough, then all others."""
     threshold = settings.confidence
     rows = predictions[predictions[:, 4] > threshold]
     scores = rows[:, 5:] * rows[:, 4:5]
@@ -149,28 +157,34 @@ def _candidates(predictions: np.ndarray, settings: NmsSettings) -> np.ndarray:
         wanted = np.isin(label, settings.classes)
         row, label = row[wanted], label[wanted]
     score = scores[row, label]
-    order = np.argsort(-score, kind="stable")[: settings.max_candidates]
-    row, label, score = row[order], label[order], score[order]
-    centre, half = rows[row, :2], rows[row, 2:4] / 2
-    return np.concatenate([centre - half, centre + half, score[:, None], label[:, None].astype(score.dtype)], 1)
+
+    def sorted_rows(places: np.ndarray, most: int) -> np.ndarray:
+        order = places[np.argsort(-score[places], kind="stable")[:most]]
+        own, classes, values = rows[row[order]], label[order], score[order]
+        centre, half = own[:, :2], own[:, 2:4] / 2
+        return np.concatenate([centre - half, centre + half, values[:, None], classes[:, None].astype(score.dtype)], 1)
+
+    left = min(settings.max_candidates, len(score))
+    least = np.partition(score, -FIRST)[-FIRST] if len(score) > FIRST else -np.inf
+    first = sorted_rows(np.flatnonzero(score >= least), left)
+    yield first
+    if len(first) < left:
+        yield sorted_rows(np.flatnonzero(score < least), left - len(first))
 
 
-def _overlapping(
-    boxes: np.ndarray, areas: np.ndarray, first: np.ndarray, second: np.ndarray, threshold: np.floating
-) -> tuple[np.ndarray, np.ndarray]:
-    """Positions in ``first`` and ``second`` of all pairs whose IoU exceeds the threshold."""
-    x1, y1, x2, y2 = boxes
-    # Few pairs meet in x, since classes lie far apart: the rest is computed for these only.
-    width = np.minimum(x2[first, None], x2[second])
-    width -= np.maximum(x1[first, None], x1[second])
-    meet = np.flatnonzero(width > 0)  # much faster than nonzero in two dimensions
-    row, column = np.divmod(meet, len(second))
-    width, a, b = width.ravel()[meet], first[row], second[column]
-    height = np.maximum(np.minimum(y2[a], y2[b]) - np.maximum(y1[a], y1[b]), 0)
-    intersection = width * height
+def _exceeds_on_host(left: np.ndarray, right: np.ndarray, threshold: np.floating) -> np.ndarray:
+    """Whether the IoU of every pair exceeds the threshold: of ``(5, n)`` and ``(5, m)``, as ``_moved`` gives them, ``(n, m)``."""
+    x1, y1, x2, y2, area = left[:, :, None]
+    width = np.minimum(x2, right[2])
+    width -= np.maximum(x1, right[0])
+    height = np.minimum(y2, right[3])
+    height -= np.maximum(y1, right[1])
+    intersection = np.maximum(width, 0, out=width)
+    intersection *= np.maximum(height, 0, out=height)
+    union = area + right[4]
+    union -= intersection
     with np.errstate(divide="ignore", invalid="ignore"):  # two boxes of zero area: 0 / 0 exceeds nothing
-        exceeds = intersection / (areas[a] + areas[b] - intersection) > threshold
-    return row[exceeds], column[exceeds]
+        return np.divide(intersection, union, out=union) > threshold
 
 
 def _round_down(threshold: float, dtype: np.dtype) -> np.floating:

@@ -9,7 +9,6 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterator, Set
 from contextlib import closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from itertools import islice
@@ -51,8 +50,7 @@ from yolojax.training.state import (
     share_averages,
 )
 from yolojax.tree import Tree, flatten, partition
-from yolojax.weights.delta import SUFFIX as DELTA
-from yolojax.weights.delta import Delta, save_delta, small_delta
+from yolojax.weights.delta import SUFFIX, Delta, save_delta, small_delta
 from yolojax.weights.store import Weights, save_weights
 
 log = logging.getLogger(__name__)
@@ -61,7 +59,7 @@ RESULTS = "results.json"
 _GRADIENT_BATCHES = 4
 
 
-@dataclass
+@dataclasses.dataclass
 class Run:
     """A run in progress.
 
@@ -165,10 +163,12 @@ class Run:
         (weights, delta), save_state = self._weights(), self._state_to_save()
 
         def write() -> None:
-            for name in names if is_first() else ():
-                save_weights(self.folder / "weights" / name, weights)
-                if delta:
-                    save_delta(self.folder / "weights" / f"{name}{DELTA}", delta)
+            if is_first():
+                first, *others = (self.folder / "weights" / name for name in names)
+                save_weights(first, weights, others)
+                for name in names:
+                    if delta:
+                        save_delta(self.folder / "weights" / f"{name}{SUFFIX}", delta)
             save_state()  # last, because a run that resumes from it does not write these weights again
 
         self.checkpoints.in_background(write)

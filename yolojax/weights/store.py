@@ -10,7 +10,7 @@ import errno
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,35 +58,46 @@ class Transfer:
     initialised: tuple[str, ...]
 
 
-def save_weights(directory: str | Path, weights: Weights) -> None:
-    """Write a weights directory, all of it or nothing.
+def save_weights(directory: str | Path, weights: Weights, also: Sequence[str | Path] = ()) -> None:
+    """Write a weights directory, all of it or nothing; and others with the same files, each of them whole too.
 
     The new directory is written beside the old one and takes its place at the end. Arrays keep their dtype. With several processes, one of them calls.
 
     Args:
       directory: new, empty, or a weights directory, which is replaced.
       weights: what to write.
+      also: where the others go; to copy files takes a thirtieth of the time.
 
     Raises:
       UserError: something else of the user's is there, the disk is full, or the place cannot be written.
     """
+    arrays = jax.tree.map(np.asarray, dict(weights.variables))
+    size = 2**20 + sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        with _checkpointer() as checkpointer:
+            checkpointer.save(folder / _ARRAYS, arrays)
+        lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in weights_record(weights).items())
+        (folder / _RECORD).write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+
+    _put(directory, size, write)
+    for other in also:
+        _put(other, size, lambda folder: shutil.copytree(directory, folder))
+
+
+def _put(directory: str | Path, size: int, write: Callable[[Path], object]) -> None:
+    """Let ``write`` make a weights directory of ``size`` bytes beside the place that it takes at the end."""
     target = Path(directory).absolute()
     if target.exists() and not is_weights_folder(target) and not (target.is_dir() and not any(target.iterdir())):
         raise UserError(f"{directory}: exists and is not a weights directory; it is left as it is, name another place")
-    record = weights_record(weights)
     writing = target.with_name(f".{target.name}.writing")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(writing, ignore_errors=True)
-        arrays = jax.tree.map(np.asarray, dict(weights.variables))
-        needed = 2**20 + sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
-        if shutil.disk_usage(target.parent).free < needed:  # Orbax would find out late and noisily
-            raise OSError(errno.ENOSPC, f"{needed // 2**20} MiB are needed")
-        writing.mkdir()
-        with _checkpointer() as checkpointer:
-            checkpointer.save(writing / _ARRAYS, arrays)
-        lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items())
-        (writing / _RECORD).write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+        if shutil.disk_usage(target.parent).free < size:  # Orbax would find out late and noisily
+            raise OSError(errno.ENOSPC, f"{size // 2**20} MiB are needed")
+        write(writing)
         _replace(writing, target)
     except Exception as error:  # whichever it was, nothing half-written stays
         shutil.rmtree(writing, ignore_errors=True)

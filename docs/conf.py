@@ -63,7 +63,7 @@ html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {"light_css_variables": {"font-stack": "system-ui, sans-serif"}}
 templates_path: list[str] = []
-exclude_patterns = ["figures", "README.md"]
+exclude_patterns = ["data", "figures", "README.md"]
 
 
 def write_command_pages(app: Sphinx) -> None:

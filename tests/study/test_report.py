@@ -178,6 +178,30 @@ def test_a_study_without_a_finished_run_has_a_page_too(make_runs, tmp_path):
     assert "0 of 1 runs finished" in page.read_text()
 
 
+def test_losses_of_training_are_drawn_where_they_are_told(make_runs, record_run, tmp_path):
+    study, runs = make_runs(seeds=[0, 1], scenarios=SCENARIOS[:2])
+    for run in runs:
+        record_run(run, [(0.4, 0.1), (0.5, 0.2)])
+        head = "epoch,train/box_loss,train/obj_loss,train/cls_loss,metrics/mAP_0.5,metrics/mAP_0.5:0.95"
+        rows = [f"{epoch},{0.3 - 0.1 * epoch + 0.01 * run.seed},0.2,0.1,0.5,0.2" for epoch in (0, 1)]
+        (run.folder / "results.csv").write_text("\n".join([head, *rows]) + "\n")
+    measurements = measure_study(study, runs)
+    plots = {plot.key: plot for plot in make_plots(study, measurements, summarise_runs(study, measurements))}
+    axes = Figure().subplots()
+    plots["loss-over-epochs"].draw(axes)
+    line = axes.get_lines()[0]
+    assert list(line.get_xdata()) == [1, 2]
+    assert list(line.get_ydata()) == pytest.approx([0.605, 0.505])  # the three parts together, a mean over the seeds
+    write_report(study, measurements, tmp_path / "out")
+    assert [float(read(tmp_path / "out" / "epochs.csv")[1][part]) for part in ("box", "obj", "cls")] == pytest.approx(
+        [0.2, 0.2, 0.1]
+    )
+
+
+def test_without_losses_there_is_no_figure_of_them(written):
+    assert not (written / "plots" / "loss-over-epochs.png").exists()
+
+
 @pytest.mark.parametrize("key", ["map50-over-epochs", "map50-against-time", "map50-against-memory"])
 def test_marks_at_the_ends_of_a_figure_have_room(make_runs, record_run, key):
     study, runs = make_runs(scenarios=SCENARIOS[:2])

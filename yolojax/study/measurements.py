@@ -48,12 +48,31 @@ FIGURES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """Where a run stood after an epoch; ``seconds`` is its wall time, start-up included, where it was seen."""
+    """Where a run stood after an epoch.
+
+    Attributes:
+      epoch: from 0.
+      seconds: wall time, start-up included, where it was seen.
+      map50: on the validation images.
+      map50_95: on the validation images.
+      box: mean loss of the epoch's training batches; None where it is not told.
+      obj: likewise.
+      cls: likewise.
+    """
 
     epoch: int
     seconds: float | None
     map50: float
     map50_95: float
+    box: float | None = None
+    obj: float | None = None
+    cls: float | None = None
+
+    @property
+    def loss(self) -> float | None:
+        """The three parts together."""
+        parts = [part for part in (self.box, self.obj, self.cls) if part is not None]
+        return sum(parts) if len(parts) == 3 else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +235,10 @@ def _curve(path: Path, samples: Sequence[Mapping[str, Any]]) -> tuple[Point, ...
         seconds = min((at for epochs, at in seen.items() if epochs >= number), default=None)
         scores = row["metrics/mAP_0.5"], row["metrics/mAP_0.5:0.95"]
         if all(map(math.isfinite, scores)):
-            points.append(Point(epoch=int(row["epoch"]), seconds=seconds, map50=scores[0], map50_95=scores[1]))
+            losses = {name: row.get(f"train/{name}_loss") for name in ("box", "obj", "cls")}
+            points.append(
+                Point(epoch=int(row["epoch"]), seconds=seconds, map50=scores[0], map50_95=scores[1], **losses)
+            )
     return tuple(points)
 
 
@@ -234,6 +256,15 @@ def measure_study(study: Study, runs: Iterable[StudyRun]) -> list[Measurement]:
         (measure_run(run, study.forgetting) for run in runs),
         key=lambda measurement: (order.index(measurement.run.scenario.name), measurement.run.seed),
     )
+
+
+def finished_figures(measurements: Sequence[Measurement]) -> dict[str, list[Mapping[str, float | None]]]:
+    """The figures of all finished runs, by name of their scenario."""
+    figures: dict[str, list[Mapping[str, float | None]]] = {}
+    for measurement in measurements:
+        if measurement.status == "finished":
+            figures.setdefault(measurement.run.scenario.name, []).append(measurement.figures)
+    return figures
 
 
 def summarise_runs(study: Study, measurements: Sequence[Measurement]) -> list[Summary]:

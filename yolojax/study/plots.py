@@ -105,6 +105,8 @@ def make_plots(study: Study, measurements: Sequence[Measurement], summaries: Seq
     plots = [
         Plot("map50-over-epochs", "mAP50 over epochs", f"Validation after every epoch{band}.", curves("map50", "mAP50")),
         Plot("map50_95-over-epochs", "mAP50-95 over epochs", f"Validation after every epoch{band}.", curves("map50_95", "mAP50-95")),
+        Plot("loss-over-epochs", "Training loss over epochs", f"Box, objectness and class, the mean of an epoch's batches{band}.",
+             curves("loss", "loss")),
         Plot("map50-against-time", "mAP50 against time", "From the start of the process, compilation included; a mark is the end.",
              curves("map50", "mAP50", "minutes")),
         Plot("map50-against-memory", f"mAP50 against {title[0].lower()}{title[1:]}", f"Best epoch{lines}.",
@@ -114,6 +116,7 @@ def make_plots(study: Study, measurements: Sequence[Measurement], summaries: Seq
              bars("utilisation", 1, "%"), len(measured("utilisation"))),
     ]  # fmt: skip
     empty = {"memory", "map50-against-memory"} if not measured(memory) else set()
+    empty |= {"loss-over-epochs"} if all(point.loss is None for run in done for point in run.curve) else set()
     empty |= {"utilisation"} if not measured("utilisation") else set()
     return [plot for plot in plots if plot.key not in empty]
 
@@ -142,8 +145,8 @@ def _mean_curve(
         if run.run.scenario.name == name:
             for point in run.curve:
                 x = point.epoch + 1 if not over_time else None if point.seconds is None else point.seconds / 60
-                if x is not None:
-                    by_epoch.setdefault(point.epoch, []).append((x, getattr(point, key)))
+                if x is not None and (y := getattr(point, key)) is not None:
+                    by_epoch.setdefault(point.epoch, []).append((x, y))
     rows = []
     for _, points in sorted(by_epoch.items()):
         xs, ys = zip(*points, strict=True)
@@ -182,7 +185,10 @@ def _draw_curves(
             low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
             axes.fill_between(xs, low, high, color=style.colour, alpha=0.10, linewidth=0, gid=f"series-{name}")
     axes.set(xlabel=x, ylabel=y)
-    _from_zero(axes)
+    if y == "loss":  # which ends far above 0
+        axes.set_xlim(0, 1.06 * axes.dataLim.x1 or 1)
+    else:
+        _from_zero(axes)
 
 
 def _from_zero(axes: Any) -> None:

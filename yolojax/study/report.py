@@ -16,7 +16,8 @@ from string import Template
 from typing import Any
 
 from yolojax.files import write_file
-from yolojax.study.measurements import FIGURES, Measurement, Summary, summarise_runs
+from yolojax.study.comparison import Difference, difference_table, differences
+from yolojax.study.measurements import FIGURES, Measurement, Summary, finished_figures, summarise_runs
 from yolojax.study.plots import Plot, Style, make_plots, memory_figure, page_height, styles, to_png, to_svg
 from yolojax.study.runner import LOG
 from yolojax.study.scenarios import Reference, Study
@@ -71,7 +72,7 @@ COLUMNS = (
 
 
 def write_report(study: Study, measurements: Sequence[Measurement], output: Path) -> Path:
-    """Write ``scenarios.csv``, ``runs.csv``, ``epochs.csv``, ``report.md``, ``plots/*.png`` and ``report.html``.
+    """Write ``scenarios.csv``, ``runs.csv``, ``epochs.csv``, ``report.md``, ``plots/*.png`` and ``report.html``; ``differences.csv`` where means are compared.
 
     Args:
       study: the comparison.
@@ -91,6 +92,9 @@ def write_report(study: Study, measurements: Sequence[Measurement], output: Path
         "runs.csv": _run_rows(measurements),
         "epochs.csv": _epoch_rows(measurements),
     }
+    found = differences(study.comparisons, finished_figures(measurements))
+    if found:
+        tables["differences.csv"] = [dataclasses.asdict(row) | {"equal": row.equal} for row in found]
     for name, rows in tables.items():
         write_file(output / name, _csv(rows))
     write_file(output / "report.md", _markdown(study, measurements, summaries, plots))
@@ -174,6 +178,9 @@ def _markdown(
     ]
     lines = [f"# {study.title}", "", *([study.note, ""] if study.note else []), _progress(measurements), ""]
     lines += [_line(head), _line(["-"] * 3 + ["-:"] * len(columns)), *map(_line, rows), ""]
+    head, rows = difference_table(differences(study.comparisons, finished_figures(measurements)))
+    if rows:
+        lines += [_line(head), _line(["-"] * 2 + ["-:"] * 3 + ["-"]), *map(_line, rows), ""]
     lines += [f"- **{column.heading}**: {column.help}" for column in columns]
     lines += ["", *(f"- {name}: {log}" for name, log in _failures(measurements)), ""]
     lines += [f"![{plot.title}](plots/{plot.key}.png)\n" for plot in plots]
@@ -246,6 +253,7 @@ def _page(
         tiles=_tiles(summaries),
         legend="".join(_legend_entry(number, name, look[name]) for number, name in enumerate(order)),
         table=_scenario_table(study, summaries, columns, look),
+        differences=_difference_table(differences(study.comparisons, finished_figures(measurements))),
         plots="".join(
             f"<figure><figcaption><b>{html.escape(plot.title)}</b>{html.escape(plot.note)}</figcaption>{to_svg(plot, order, page_height(plots))}</figure>"
             for plot in plots
@@ -275,6 +283,13 @@ def _tiles(summaries: Sequence[Summary]) -> str:
                 f"<div><span>{heading}</span><b>{column.show(winner.mean[key])}<small> {unit}</small></b><em>{html.escape(winner.name)}</em></div>"
             )
     return "".join(tiles)
+
+
+def _difference_table(rows: Sequence[Difference]) -> str:
+    head, lines = difference_table(rows)
+    cells = ["".join(f"<td>{html.escape(cell)}" for cell in line) for line in lines]
+    table = f"<table><thead><tr>{''.join(f'<th scope=col>{name}' for name in head)}</thead>{''.join(f'<tr>{row}' for row in cells)}</table>"
+    return f"<h2>Differences</h2><div class=scroll>{table}</div>" if rows else ""
 
 
 def _legend_entry(number: int, name: str, style: Style) -> str:

@@ -21,6 +21,7 @@ from yolojax.errors import UserError
 from yolojax.features.front import require_front
 from yolojax.freezing.load import load_strategy, rehearse
 from yolojax.model.network import parameter_sizes
+from yolojax.study.comparison import Comparison, read_comparison
 from yolojax.study.forgetting import Forgetting, check_forgetting
 from yolojax.study.held_out import check_test
 from yolojax.training.settings import LARGEST, TrainSettings
@@ -31,7 +32,7 @@ from yolojax.weights.find import EMBEDDED_WEIGHTS, find_weights
 
 Framework = Literal["yolojax", "torch"]
 
-_STUDY_KEYS = ("title", "note", "train", "seeds", "scenarios", "reference", "forgetting", "test")
+_STUDY_KEYS = ("title", "note", "train", "seeds", "scenarios", "reference", "forgetting", "test", "compare")
 _OWN_FLAGS = ("resume", "project", "name", "exist_ok", "seed")  # the study sets these itself
 # What the original always does; its dtype is float32 on a CPU and float16 by automatic mixed precision on a GPU, which ``auto`` is nearest to.
 _ONLY_HERE = {
@@ -104,6 +105,7 @@ class Study:
       reference: published figures.
       forgetting: a second data set, on which the head of the initial weights is measured before and after; None for none.
       test: whether every run is measured on the test images of its data set too.
+      comparisons: whose means are compared.
     """
 
     file: Path
@@ -114,6 +116,7 @@ class Study:
     reference: tuple[Reference, ...] = ()
     forgetting: Forgetting | None = None
     test: bool = False
+    comparisons: tuple[Comparison, ...] = ()
 
     def only(self, names: Sequence[str]) -> Study:
         """The study with these scenarios alone; with all where no name is given.
@@ -126,7 +129,9 @@ class Study:
             if name not in names_here:
                 raise UserError(f"{self.file}: no scenario is named {name!r}; there are: {', '.join(names_here)}")
         chosen = [scenario for scenario in self.scenarios if not names or scenario.name in names]
-        return dataclasses.replace(self, scenarios=tuple(chosen))
+        kept = {scenario.name for scenario in chosen}
+        pairs = tuple(pair for pair in self.comparisons if {pair.first, pair.second} <= kept)
+        return dataclasses.replace(self, scenarios=tuple(chosen), comparisons=pairs)
 
 
 def load_study(name: str | Path) -> Study:
@@ -156,6 +161,9 @@ def load_study(name: str | Path) -> Study:
         from_mapping(Reference, _mapping(row, f"{file}: key 'reference'"), f"{file}: key 'reference'")
         for row in content.get("reference") or []
     ]
+    names = [scenario.name for scenario in scenarios]
+    where = f"{file}: key 'compare'"
+    comparisons = [read_comparison(_mapping(row, where), where, names) for row in content.get("compare") or []]
     where = f"{file}: key 'forgetting'"
     second = content.get("forgetting")
     test = content.get("test", False)
@@ -170,6 +178,7 @@ def load_study(name: str | Path) -> Study:
         reference=tuple(reference),
         forgetting=None if second is None else from_mapping(Forgetting, _mapping(second, where), where),
         test=test,
+        comparisons=tuple(comparisons),
     )
 
 

@@ -155,9 +155,13 @@ def difference_table(rows: Sequence[Difference]) -> tuple[list[str], list[list[s
             f"{row.first} − {row.second}",
             FIGURES[row.figure],
             f"{row.first_runs}, {row.second_runs}",
-            f"{row.mean:+.3f}",
-            f"{row.low:+.3f} to {row.high:+.3f}",
+            _signed(row.mean),
+            f"{_signed(row.low)} to {_signed(row.high)}",
             row.verdict,
         ]
         for row in rows
     ]
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")

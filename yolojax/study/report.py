@@ -286,10 +286,21 @@ def _tiles(summaries: Sequence[Summary]) -> str:
 
 
 def _difference_table(rows: Sequence[Difference]) -> str:
+    if not rows:
+        return ""
     head, lines = difference_table(rows)
-    cells = ["".join(f"<td>{html.escape(cell)}" for cell in line) for line in lines]
-    table = f"<table><thead><tr>{''.join(f'<th scope=col>{name}' for name in head)}</thead>{''.join(f'<tr>{row}' for row in cells)}</table>"
-    return f"<h2>Differences</h2><div class=scroll>{table}</div>" if rows else ""
+    text = ["text" if not name or name == "figure" else "" for name in head]
+    headings = "".join(f'<th scope=col class="{style}">{name}' for style, name in zip(text, head, strict=True))
+    cells = [
+        "".join(f'<td class="{style}">{html.escape(cell)}' for style, cell in zip(text[1:], line[1:], strict=True))
+        for line in lines
+    ]
+    body = "".join(
+        f"<tr><th scope=row>{html.escape(line[0])}</th>{row}" for line, row in zip(lines, cells, strict=True)
+    )
+    return (
+        f"<h2>Differences</h2><div class=scroll><table><thead><tr>{headings}</thead><tbody>{body}</tbody></table></div>"
+    )
 
 
 def _legend_entry(number: int, name: str, style: Style) -> str:

@@ -20,6 +20,7 @@ COUNTS = {
     "voc": 20,
     "voc-tfds": 20,
     "bccd": 3,
+    "traffic-lights": 4,
 }
 
 
@@ -31,6 +32,24 @@ def test_every_shipped_data_set_names_its_classes():
         assert len(set(config.names)) == len(config.names) == count
         assert config.train
         assert config.val
+
+
+def test_a_third_of_the_traffic_lights_is_held_out_in_blocks():
+    # Photos of one place stand together: within a block of ten names all are on one side.
+    val, test = (
+        (configs_root() / "data" / f"traffic-lights-{split}.txt").read_text().split() for split in ("val", "test")
+    )
+    assert (len(val), len(test)) == (87, 40)
+    names = sorted({*val, *test})
+    assert len(names) == 127
+    blocks = [names[start : start + 10] for start in range(0, 127, 10)]
+    assert all(set(block) <= set(val) or set(block) <= set(test) for block in blocks)
+
+
+def test_the_traffic_lights_lists_are_all_of_their_folder(shared_data):
+    config = load_data("traffic-lights", shared_data / "traffic-lights")
+    seen = {sample.name for split in ("val", "test") for sample in open_split(config, split).samples}
+    assert seen == {str(path) for path in (shared_data / "traffic-lights" / "images" / "val").iterdir()}
 
 
 def test_variants_have_the_classes_of_their_data_set():

@@ -25,7 +25,7 @@ def test_a_scenario_has_the_shared_flags_and_its_own(write_study):
     assert (second.epochs, second.freeze, second.noplots) == (2, ("1", "3"), True)
 
 
-@pytest.mark.parametrize("name", ["bccd", "guide", "quick"])
+@pytest.mark.parametrize("name", ["bccd", "guide", "guide-traffic-lights", "quick"])
 def test_the_shipped_studies_are_well_formed(name):
     study = load_study(configs_root() / "studies" / f"{name}.yaml")
     assert {"0", "10", "24"} <= {scenario.freeze for scenario in study.scenarios}

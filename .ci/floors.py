@@ -1,6 +1,7 @@
 """Whether this environment holds the lowest versions that ``pyproject.toml`` allows, and each package can be imported.
 
     python .ci/floors.py EXTRA…
+    python .ci/floors.py --constraints EXTRA…      # prints them for an installer, which else raises one where a new release of something deeper asks for it
 
 A floor that a dependency's own floor overrides is not true: it was never tried. Prints what differs and exits with status 1.
 """
@@ -23,6 +24,8 @@ ELSEWHERE = {
     "aot",
     "dev",
 }  # accelerators, PyTorch, and what only those who work on the project need
+
+CONSTRAINTS = "--constraints"
 
 
 def floors(project: dict, extras: list[str]) -> dict[str, str]:
@@ -53,7 +56,10 @@ def problem(name: str, floor: str, modules: list[str]) -> str | None:
 def main(extras: list[str]) -> int:
     """Compare and import all, print the problems."""
     project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = floors(project, extras)
+    wanted = floors(project, [extra for extra in extras if extra != CONSTRAINTS])
+    if CONSTRAINTS in extras:
+        print(*(f"{name}=={floor}.*" for name, floor in wanted.items() if floor), sep="\n")
+        return 0
     modules: dict[str, list[str]] = {name: [] for name in wanted}
     for module, distributions in packages_distributions().items():
         for name in {canonicalize_name(distribution) for distribution in distributions} & modules.keys():

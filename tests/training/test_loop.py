@@ -109,7 +109,7 @@ def command(tiny_model, tiny_data, tmp_path):
 def bits(run: Path) -> dict[str, bytes]:
     """Everything that two equal runs must agree on."""
     checkpoints = Checkpoints(run)
-    newest = checkpoints._read(checkpoints._manager.latest_step(), state=ocp.args.StandardRestore())
+    newest = checkpoints._read(checkpoints._manager.latest_step(), packed_state=ocp.args.StandardRestore())
     weights = load_weights(run / "weights" / "last").variables
     leaves = {f"state{key}": np.asarray(leaf) for key, leaf in newest.items()}
     for collection, tree in weights.items():
@@ -284,7 +284,7 @@ def test_best_weights_are_the_newest_ones_until_something_is_validated(settings,
     saved = []
     monkeypatch.setattr(
         "yolojax.training.run.save_weights",
-        lambda folder, weights: saved.append((weights.source["epoch"], folder.name)),
+        lambda folder, weights, also: saved.extend((weights.source["epoch"], place.name) for place in (folder, *also)),
     )
     monkeypatch.setattr("yolojax.training.report.load_weights", None)  # the best validation is known without it
     train(settings(noval=True, epochs=3))

@@ -289,7 +289,7 @@ def _difference_table(rows: Sequence[Difference]) -> str:
     if not rows:
         return ""
     head, lines = difference_table(rows)
-    text = ["text" if not name or name == "figure" else "" for name in head]
+    text = ["" if name in ("runs", "mean") or "interval" in name else "text" for name in head]
     headings = "".join(f'<th scope=col class="{style}">{name}' for style, name in zip(text, head, strict=True))
     cells = [
         "".join(f'<td class="{style}">{html.escape(cell)}' for style, cell in zip(text[1:], line[1:], strict=True))

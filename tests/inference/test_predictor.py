@@ -98,7 +98,8 @@ def test_bfloat16_is_near(weights, images):
 def test_an_ensemble_puts_predictions_together(weights, images):
     predictions, _ = make_predict([weights])(images)
     both, _ = make_predict([weights, weights])(images)
-    np.testing.assert_array_equal(both, np.concatenate([predictions, predictions], 1))
+    # Of another program, whose last digits may be other ones.
+    np.testing.assert_allclose(both, np.concatenate([predictions, predictions], 1), rtol=2e-6, atol=1e-7)
 
 
 def test_test_time_augmentation_equals_the_original(shared_data):

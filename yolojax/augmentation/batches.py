@@ -40,7 +40,7 @@ def make_batch(
 
     Returns:
       ``images`` uint8 RGB ``(B, S, S, 3)``, ``boxes`` float32 ``(B, M, 5)`` (class, x, y, width, height as fractions) and ``mask`` bool ``(B, M)``, those
-      that exist first; with a mesh, split over it. The same bits for any number of devices, but for some pixels on a CPU with AVX-512.
+      that exist first; with a mesh, split over it. The same bits for any number of devices.
     """
     if order is None:
         order = epoch_order(settings, seed_key, epoch)

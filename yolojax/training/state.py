@@ -185,13 +185,14 @@ def abstract_state(
 def _start(variables: Variables, labels: Tree, settings: OptimizerSettings, scaled: bool) -> WholeState:
     params, batch_stats = variables["params"], variables["batch_stats"]
     still = Rates(*jnp.zeros((4,)))
+    initialise = jax.jit(make_optimizer(labels, settings, still).init)  # one program, and not one for every shape
     return WholeState(
         step=jnp.int32(0),
         params=params,
         batch_stats=batch_stats,
         ema_params=params,
         ema_batch_stats=batch_stats,
-        opt_state=make_optimizer(labels, settings, still).init(params),
+        opt_state=initialise(params),
         ema_updates=jnp.int32(0),
         last_update=jnp.int32(-1),
         loss_scale=DynamicScale(fin_steps=jnp.int32(0), scale=jnp.float32(FIRST_SCALE)) if scaled else None,

@@ -51,6 +51,22 @@ def test_tables_hold_every_scenario_run_and_epoch(written):
     assert float(epochs[1]["map50"]) == 0.3
 
 
+@pytest.mark.parametrize(
+    ("done", "told"),
+    [
+        (0, "0 of 3 runs finished."),
+        (1, "1 of 3 runs finished; one seed."),
+        (2, "2 of 3 runs finished; mean ± standard deviation over 2 seeds."),
+    ],
+)
+def test_only_seeds_that_have_been_run_are_counted(done, told, make_runs, record_run, tmp_path):
+    study, runs = make_runs(seeds=[0, 1, 2], scenarios=SCENARIOS[:1])
+    for run in runs[:done]:
+        record_run(run, [(0.5, 0.25)])
+    write_report(study, measure_study(study, runs), tmp_path / "out")
+    assert told in (tmp_path / "out" / "report.md").read_text()
+
+
 def test_markdown_has_the_figures_the_published_ones_and_the_failed_runs(written):
     text = (written / "report.md").read_text()
     assert "4 of 6 runs finished, 2 failed; mean ± standard deviation over 2 seeds." in text

@@ -197,12 +197,12 @@ def _published(reference: Reference, column: Column) -> float | None:
 
 def _progress(measurements: Sequence[Measurement]) -> str:
     """How much of the study is done, in words."""
-    done = sum(measurement.status == "finished" for measurement in measurements)
-    failed = sum(measurement.status == "failed" for measurement in measurements)
-    seeds = len({measurement.run.seed for measurement in measurements})
-    told = f"{done} runs" if done == len(measurements) else f"{done} of {len(measurements)} runs finished"
+    done = [measurement.run.seed for measurement in measurements if measurement.status == "finished"]
+    failed, planned = sum(measurement.status == "failed" for measurement in measurements), len(measurements)
+    told = f"{len(done)} runs" if len(done) == planned else f"{len(done)} of {planned} runs finished"
     told += f", {failed} failed" if failed else ""
-    told += f"; mean ± standard deviation over {seeds} seeds." if seeds > 1 else "; one seed."
+    seeds = len(set(done))
+    told += f"; mean ± standard deviation over {seeds} seeds." if seeds > 1 else "; one seed." if seeds else "."
     return told + _dtypes(measurements) + _sharing(measurements)
 
 

@@ -8,21 +8,19 @@ python docs/figures/joined.py yolov5n-shapes runs/train/new both
 from __future__ import annotations
 
 import argparse
-import io
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from common import DOCS, write_png
 from matplotlib.patches import Rectangle
-from PIL import Image
 
 import yolojax
 from yolojax.data.examples import example_images
 from yolojax.data.sources import load_data
 from yolojax.figures import COLOURS, INK, new_figure
 
-DOCS = Path(__file__).resolve().parents[1]
 OLD, NEW = (3, 6), (3, 4)  # of the example images of both data sets: one of each makes an image
 SIDE = 160  # pixels
 CONFIDENCE = 0.5
@@ -69,9 +67,7 @@ def main() -> None:
         for row, found in enumerate(detector(images)):
             draw(axes[row][column], images[row], found, old)
         axes[0][column].set_title(title, loc="left", fontsize=11, color=INK, weight="bold")
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=110)
-    Image.open(drawn).convert("RGB").quantize(255).save(arguments.out, optimize=True)
+    write_png(figure, arguments.out)
 
 
 if __name__ == "__main__":

@@ -7,16 +7,13 @@ python docs/figures/views.py runs/study/views/runs.csv          # or docs/data/v
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import statistics
 from pathlib import Path
 
-from PIL import Image
+from common import DOCS, read_rows, write_png
 
 from yolojax.figures import COLOURS, INK, MUTED, new_figure, quiet_axes
 
-DOCS = Path(__file__).resolve().parents[1]
 VIEWS = ("1 view", "4 views", "16 views", "fresh")
 PANELS = (("freeze 24", "--freeze 24: Detect alone trains"), ("freeze 10", "--freeze 10: neck and Detect train"))
 
@@ -27,8 +24,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path, help="runs.csv of the study 'views'")
     parser.add_argument("--out", type=Path, default=DOCS / "images" / "views.png")
     arguments = parser.parse_args()
-    with arguments.runs.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(arguments.runs)
     figure = new_figure(9, 3.1)
     for axes, (freeze, title), colour in zip(figure.subplots(1, 2), PANELS, COLOURS, strict=False):
         quiet_axes(axes)
@@ -44,9 +40,7 @@ def main() -> None:
         axes.set_ylim(0, 0.5 if freeze == "freeze 10" else 0.16)
         axes.set_ylabel("mAP50-95")
         axes.set_title(title, loc="left", fontsize=10, color=INK)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=110)
-    Image.open(drawn).convert("RGB").quantize(64).save(arguments.out, optimize=True)
+    write_png(figure, arguments.out, 64)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 import sys
 
 from yolojax.cli.main import main
-from yolojax.runtime import use_huge_pages
+from yolojax.runtime import prepare_process
 
 if __name__ == "__main__":  # data workers import this file again
-    use_huge_pages()
+    prepare_process()
     sys.exit(main(["train", *sys.argv[1:]]))

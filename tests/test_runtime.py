@@ -1,5 +1,6 @@
 """What a command does before it computes."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from yolojax.runtime import (
     computation_dtype,
     has_nvidia_driver,
     has_tpu,
+    prepare_process,
     select_devices,
     use_huge_pages,
     why_absent,
@@ -86,6 +88,17 @@ def test_a_process_starts_again_as_it_was_called(started, monkeypatch):
     assert "glibc.malloc.mmap_max=0" in tunables
     assert sum("arena_max" in tunable for tunable in tunables) == 1
     assert environment["PATH"] == os.environ["PATH"]
+
+
+def test_a_process_that_computes_seldom_looks_for_cycles(started):
+    before = gc.get_threshold()
+    try:
+        gc.set_threshold(700, 10, 10)
+        prepare_process()
+        assert gc.get_threshold()[0] > 20_000
+    finally:
+        gc.set_threshold(*before)
+    assert len(started) == 1  # with huge pages
 
 
 def test_a_choice_of_the_user_stays(started, monkeypatch):

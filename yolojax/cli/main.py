@@ -15,7 +15,7 @@ from yolojax.errors import UserError
 from yolojax.flags import add_shared, with_dashes
 from yolojax.hosts.cluster import Cluster, add_cluster_flags, find_cluster, refuse_several
 from yolojax.processes import show_log
-from yolojax.runtime import use_huge_pages
+from yolojax.runtime import prepare_process
 from yolojax.version import __version__
 
 COMMANDS = {
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser(command)
     arguments, unknown = parser.parse_known_args(words)
     if argv is None and arguments.command in _COMPUTING:
-        use_huge_pages()
+        prepare_process()
     show_log()
     try:
         if unknown:

@@ -21,7 +21,7 @@ from typing import Any
 from yolojax.errors import UserError
 from yolojax.features.shared import Shared
 from yolojax.processes import show_log
-from yolojax.runtime import use_huge_pages
+from yolojax.runtime import prepare_process
 from yolojax.study.scenarios import Scenario
 from yolojax.system import detached
 from yolojax.training.loop import train
@@ -131,7 +131,7 @@ class SharedRun:
 
 def main() -> None:
     """Train what standard input asks for, until it ends or a signal asked to stop."""
-    use_huge_pages()
+    prepare_process()
     answers, shared = os.fdopen(os.dup(sys.stdout.fileno()), "w"), Shared()
     for line in sys.stdin:
         request = json.loads(line)

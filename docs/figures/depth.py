@@ -31,9 +31,9 @@ def scores(rows: Rows, scenario: str, column: str = SCORE) -> list[float]:
 def draw_length(axes: Any, epochs: Rows) -> None:
     """mAP50-95 of the validation images, epoch by epoch, of trainings of several lengths."""
     quiet_axes(axes)
-    for number, scenario in enumerate(dict.fromkeys(row["scenario"] for row in epochs)):
+    for scenario in dict.fromkeys(row["scenario"] for row in epochs):
         own = [row for row in epochs if row["scenario"] == scenario]
-        colour, line = COLOURS[0 if scenario.startswith("far") else 1], "-" if number % 2 else ":"
+        colour, line = COLOURS[0 if scenario.startswith("far") else 1], ":" if "30" in scenario else "-"
         places = [int(row["epoch"]) + 1 for row in own]
         axes.plot(places, [float(row["map50_95"]) for row in own], line, color=colour, linewidth=1.6, label=scenario)
     axes.set_xlabel("epoch")

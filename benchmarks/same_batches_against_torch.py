@@ -58,8 +58,8 @@ def torch_worker(folder: Path, time_limit: bool) -> None:
     original.create_dataloader, original.ModelEMA = loader_of, average_of
     if not time_limit:
         general.time = SimpleNamespace(time=lambda: 0.0)
-    sys.argv = sys.argv[:1]  # which it reads too
-    original.run(**json.loads((folder / "original.json").read_text(encoding="utf-8")))
+    sys.argv = [sys.argv[0], *json.loads((folder / "original.json").read_text(encoding="utf-8"))]
+    original.main(original.parse_opt())
 
 
 def write_batches(settings: Any, folder: Path) -> None:
@@ -87,7 +87,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
     import dataclasses
 
     from yolojax.data.sources import load_data
-    from yolojax.study.original import original_environment, write_inputs
+    from yolojax.study.original import original_command, original_environment, write_inputs
     from yolojax.study.scenarios import Scenario
     from yolojax.training.settings import TrainSettings, train_command
 
@@ -109,15 +109,10 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
     inputs = folder / "inputs"
     write_inputs(scenario, inputs)
     write_batches(settings, folder)
-    theirs = {
-        "weights": str(Path(settings.weights or "").resolve()),
-        "data": str((inputs / Path(load_data(options.data).file).stem / "data.yaml").resolve()),
-        "hyp": str((inputs / "same-hyp.yaml").resolve()),
-        **{"imgsz": options.size, "batch_size": options.batch, "epochs": options.epochs, "optimizer": "SGD"},
-        **{"workers": 1, "seed": options.seed, "project": str(folder), "name": "theirs", "cache": "ram"},
-        **{"noplots": True, "exist_ok": True, "freeze": [options.freeze]},
-    }
-    (folder / "original.json").write_text(json.dumps(theirs), encoding="utf-8")
+    _, _, _, *flags = original_command(
+        scenario, options.seed, folder / "theirs", inputs
+    )  # PYTHON -m yolov5.train FLAGS
+    (folder / "original.json").write_text(json.dumps(flags), encoding="utf-8")
     words = [options.torch_python, __file__, "--worker", str(folder), *(["--time-limit"] if options.time_limit else [])]
     with (folder / "theirs.txt").open("wb") as log:
         subprocess.run(words, check=True, stdout=log, stderr=log, env=original_environment(inputs), cwd=folder)

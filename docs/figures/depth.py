@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +101,12 @@ def write_panels(draw: Any, tables: dict[str, Rows], size: tuple[float, float], 
     write_png(figure, file, 128)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Draw those for which there are figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path, help="of the folders length, far and near")
     parser.add_argument("--out", type=Path, default=DOCS / "images")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     length = options.folder / "length" / "epochs.csv"
     if length.is_file():
         figure = new_figure(6, 3.4)

@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -125,6 +126,26 @@ def test_stream_is_the_same_with_workers(samples):
     assert_same(whole[:2], islice(with_workers.iterate(workers=2), 2))
     assert_same(whole[2:], with_workers.iterate(0, 2, 2))
     with_workers.close()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_are_made_before_they_are_asked_for(samples, workers):
+    stream = stream_of(samples)
+    stream.start(workers=workers)
+    begun = stream._ahead
+    try:
+        assert_same(islice(stream.iterate(workers=workers), 4), islice(stream_of(samples).iterate(), 4))
+        assert stream._ahead is begun  # and not begun anew
+    finally:
+        stream.close()
+
+
+def test_a_started_stream_does_not_wait_to_be_asked(samples, monkeypatch):
+    made, stream = threading.Event(), stream_of(samples)
+    monkeypatch.setattr(type(stream.batches), "__getitem__", lambda *_: made.set())
+    stream.start()
+    assert made.wait(20)
+    stream.close()
 
 
 @pytest.mark.parametrize(("epoch", "batch"), [(0, 1), (1, 0), (2, 2)])

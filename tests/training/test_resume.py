@@ -9,7 +9,7 @@ import pytest
 
 from yolojax.errors import UserError
 from yolojax.lock import LOCK, locked
-from yolojax.training.run import _folder_to_resume, _refuse_finished
+from yolojax.training.checkpoints import folder_to_resume, refuse_finished
 from yolojax.training.settings import TrainSettings, read_settings, settings_to_resume, write_settings
 
 STORED = TrainSettings(data="a.yaml", epochs=5, freeze=("10",), workers=2)
@@ -64,23 +64,23 @@ def test_weights_beside_resume_mean_their_own_run_and_no_other(tmp_path, monkeyp
         (tmp_path / "runs" / "train" / name).mkdir(parents=True)
         (tmp_path / "runs" / "train" / name / "settings.yaml").write_text("{}")
     own = TrainSettings(resume="latest", weights="runs/train/a/weights/last")
-    assert _folder_to_resume(own, {"weights"}) == tmp_path / "runs/train/a"
+    assert folder_to_resume(own, {"weights"}) == tmp_path / "runs/train/a"
     with pytest.raises(UserError, match=r"--weights yolov5n.pt --resume: these weights are in no run folder"):
-        _folder_to_resume(TrainSettings(resume="latest", weights="yolov5n.pt"), {"weights"})
-    assert _folder_to_resume(TrainSettings(resume="b"), set()) == tmp_path / "runs/train/b"  # by its name alone
+        folder_to_resume(TrainSettings(resume="latest", weights="yolov5n.pt"), {"weights"})
+    assert folder_to_resume(TrainSettings(resume="b"), set()) == tmp_path / "runs/train/b"  # by its name alone
 
 
 @pytest.mark.parametrize(("early", "extended", "epochs"), [(False, False, 5), (True, False, 9)])
 def test_a_finished_run_says_so(tmp_path, early, extended, epochs):
     (tmp_path / "results.json").write_text(json.dumps({"epochs": 5, "stopped_early": early}))
     with pytest.raises(UserError, match=r"finished, after 5 epochs .* python train.py --weights"):
-        _refuse_finished(tmp_path, TrainSettings(epochs=epochs), extended)
+        refuse_finished(tmp_path, TrainSettings(epochs=epochs), extended)
 
 
 @pytest.mark.parametrize(("early", "extended"), [(False, False), (True, True)])
 def test_a_finished_run_can_be_extended(tmp_path, early, extended):
     (tmp_path / "results.json").write_text(json.dumps({"epochs": 5, "stopped_early": early}))
-    _refuse_finished(tmp_path, TrainSettings(epochs=9), extended)
+    refuse_finished(tmp_path, TrainSettings(epochs=9), extended)
 
 
 def test_a_folder_in_use_names_the_process_and_one_left_behind_is_taken_over(tmp_path):

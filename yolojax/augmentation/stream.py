@@ -118,6 +118,9 @@ class DeviceStream:
                 made, number = self._make(source, on_device, number)
                 yield TrainingBatch(Batch(**made), self._samples(order, host_number), np.zeros(0, np.int32))
 
+    def start(self, epoch: int = 0, batch: int = 0, workers: int = 0) -> None:
+        """Nothing: the devices make a batch when it is its turn."""
+
     def draw(self, epoch: int, weights: NDArray[np.float64]) -> None:
         """Let an epoch have images drawn by weight, with replacement, instead of each one once; call it before every epoch."""
         length = self.batches_per_epoch * self.settings.batch_size

@@ -11,6 +11,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from multiprocessing import resource_tracker
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -58,16 +59,23 @@ class Prefetch(Generic[T]):
             _start_quiet_tracker()
             processes = grain.MultiprocessingOptions(min(workers, max(len(source), 1)), per_worker_buffer_size=2)
             iterator = iter(source.to_iter_dataset(unbuffered).mp_prefetch(processes, worker_init_fn=_start_worker))
-        # Grain's iterators cannot be taken apart while Python ends, and say so: they go before, closed or not.
-        self._held = [iterator]
+        # Grain's iterators cannot be taken apart while Python ends, and say so: they go before, closed or not. Behind it the batch of ``start``.
+        self._held: list[Any] = [iterator]
         self._let_go = weakref.finalize(self, _close, self._held)
+
+    def start(self) -> None:
+        """Begin now, and not when the first batch is asked for. (``start_prefetch`` of Grain's own iterator begins nothing before a first ``next``.)"""
+        if len(self._held) == 1:
+            thread = ThreadPoolExecutor(1, "yolojax-first-batch")
+            self._held.append(thread.submit(next, self._held[0]))
+            thread.shutdown(wait=False)
 
     def __iter__(self) -> Iterator[T]:
         return self
 
     def __next__(self) -> T:
         try:
-            batch: T = next(self._held[0])
+            batch: T = next(self._held[0]) if len(self._held) == 1 else self._held.pop().result()
         except RuntimeError as error:
             if ended := re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error)):
                 raise UserError(_lost_worker(int(ended[1]), self.workers)) from error
@@ -97,8 +105,11 @@ def _lost_worker(status: int, workers: int) -> str:
 
 
 def _close(held: list[Any]) -> None:
-    """Close the iterator in a list and forget it, with what refers to itself in it."""
-    held.pop().close()
+    """Close the iterator in a list and forget it, with what refers to itself in it; once nobody waits for a batch of it."""
+    iterator, *asked = held
+    held.clear()
+    wait(asked)
+    iterator.close()
     gc.collect()
 
 

@@ -70,13 +70,20 @@ class TrainingStream:
           batch: batch of that epoch to start with, from 0.
           workers: processes that make batches; 0 makes them in a thread of this one.
         """
+        for made in self._from(epoch, batch, workers):
+            self._report(made)
+            yield made
+
+    def start(self, epoch: int = 0, batch: int = 0, workers: int = 0) -> None:
+        """Let the batches be made that ``iterate`` of the same arguments gives, before it is called."""
+        self._from(epoch, batch, workers).start()
+
+    def _from(self, epoch: int, batch: int, workers: int) -> Prefetch[TrainingBatch]:
         number = epoch * self.batches_per_epoch + batch
         if self._ahead is None or (self._ahead.number, self._ahead.workers) != (number, workers):
             self.close()
             self._ahead = Prefetch(self.batches, number, workers)
-        for made in self._ahead:
-            self._report(made)
-            yield made
+        return self._ahead
 
     def draw(self, epoch: int, weights: NDArray[np.float64]) -> None:
         """Let an epoch have images drawn by weight, with replacement, instead of each one once; not those that are replayed.

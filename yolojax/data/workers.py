@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import shutil
 from multiprocessing import spawn
 from pathlib import Path
 from typing import Any
 
+from yolojax.system import processors
+
+log = logging.getLogger(__name__)
+
 SHARED_MEMORY = Path("/dev/shm")
 # Batches of one worker that lie in shared memory at once, as measured: its buffer, Grain's own, and those on their way.
 _BATCHES_PER_WORKER = 7
+
+
+def loading_workers(asked: int, batch_size: int, image_size: int) -> int:
+    """Processes that make batches: as many as are asked for, but no more than processors, images of a batch, or what shared memory has room for.
+
+    Args:
+      asked: by the user; a warning says where shared memory has room for fewer.
+      batch_size: images of a batch.
+      image_size: pixels of their side.
+    """
+    wanted = min(asked, processors(), batch_size if batch_size > 1 else 0)
+    workers, reason = affordable_workers(wanted, 3 * image_size**2 * batch_size)
+    if reason:
+        log.warning("%s", reason)
+    return workers
 
 
 def affordable_workers(workers: int, batch_bytes: int, shared_memory: Path = SHARED_MEMORY) -> tuple[int, str]:

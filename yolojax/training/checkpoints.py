@@ -1,13 +1,16 @@
 """Training checkpoints: everything that a resumed run needs to end with the same bits.
 
 A run folder holds ``checkpoints/<step>/`` (state of the optimizer and the loop, for ``--resume``; the newest two) beside ``weights/last`` and
-``weights/best`` (weights directories of the averaged weights, for use). Saving is atomic and asynchronous (Orbax).
+``weights/best`` (weights directories of the averaged weights, for use). Saving is atomic and asynchronous (Orbax). What lies there decides which folder
+a run may go on in, or take the place of.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -19,11 +22,14 @@ import orbax.checkpoint as ocp
 from jax.experimental.multihost_utils import sync_global_devices
 
 from yolojax.errors import UserError
-from yolojax.files import disk_trouble
+from yolojax.files import disk_trouble, find_run_folder, run_folder_of
+from yolojax.lock import locked
 from yolojax.packing import Packing
+from yolojax.training.settings import TrainSettings
 
 State = TypeVar("State")
 
+RESULTS = "results.json"  # of a run folder, written at the end
 _STATE, _PACKED = "state", "packed_state"  # leaf by leaf, and with those of less than two axes end to end
 
 
@@ -201,6 +207,58 @@ def on_host(tree: State) -> State:
 def has_checkpoint(folder: Path) -> bool:
     """Whether a run folder holds a whole checkpoint."""
     return any(place.name.isdigit() for place in (folder / "checkpoints").glob("*"))
+
+
+def folder_to_resume(settings: TrainSettings, given: Set[str]) -> Path:
+    """The folder of the run that ``--resume`` means, which may stand behind ``--weights``.
+
+    Raises:
+      UserError: the weights are in no run folder, or there is no such run.
+    """
+    if settings.resume == "latest" and "weights" in given and settings.weights:
+        folder = run_folder_of(Path(settings.weights))
+        if folder is None:
+            raise UserError(
+                f"--weights {settings.weights} --resume: these weights are in no run folder; "
+                "name the run (--resume FOLDER), or leave --weights out to continue the latest one"
+            )
+        return folder
+    return find_run_folder(settings.resume or "latest", settings.project)
+
+
+def refuse_unfinished(folder: Path) -> None:
+    """A new run takes the place of a finished one only.
+
+    Raises:
+      UserError: there is one that can go on.
+    """
+    if has_checkpoint(folder) and not (folder / RESULTS).is_file():
+        with locked(folder):  # another process that trains there is told first
+            pass
+        raise UserError(
+            f"{folder}: holds an unfinished run, and --exist-ok replaces finished ones only; continue it with --resume {folder}, "
+            f"choose another --name, or delete {folder / 'checkpoints'} to give it up"
+        )
+
+
+def refuse_finished(folder: Path, settings: TrainSettings, extended: bool) -> None:
+    """A run goes on only as far as it was planned, or as its user extends it.
+
+    Raises:
+      UserError: it has trained all of these epochs, or stopped early and is not extended.
+    """
+    try:
+        results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    epochs, early = results["epochs"], results.get("stopped_early", False)
+    if epochs >= (settings.epochs or 0) or (early and not extended):
+        reason = f"no improvement for {settings.patience} epochs" if early else "all that were planned"
+        command = ["python", "train.py", "--weights", str(folder), "--data", settings.data]
+        raise UserError(
+            f"{folder}: this run is finished, after {epochs} epoch{'s' if epochs != 1 else ''} ({reason}); "
+            f"--epochs with a larger number extends it, and a new run begins from its weights with: {shlex.join(command)}"
+        )
 
 
 def _named(tree: Any) -> dict[str, Any]:

@@ -18,7 +18,6 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from yolojax.data.workers import affordable_workers
 from yolojax.errors import UserError
 from yolojax.features.kept import KeptFeatures
 from yolojax.features.shared import Shared
@@ -65,7 +64,7 @@ def train(settings: TrainSettings, given: Set[str] | None = None, shared: Shared
     if is_first():
         require_trackers(settings)
     with open_run(settings, asked, shared) as run, interruptible(tell=is_first()) as interrupt:
-        job, step, workers = run.job, None, _workers(run.job)
+        job, step = run.job, None
         stop = CommonStop(interrupt, job.mesh)
         trackers = report.beginning(run)
         validate = Validator(job.spec, job.loss, job.names, job.mesh, job.dtype, shared)
@@ -76,7 +75,7 @@ def train(settings: TrainSettings, given: Set[str] | None = None, shared: Shared
                 step, run.position.steps_per_dispatch = None, None
             step = step or Step(run, shared)
             run.enter_epoch()
-            meter = _train_epoch(run, step, workers, stop)
+            meter = _train_epoch(run, step, stop)
             if stop:
                 status = stop.status
                 run.pause(meter, time.perf_counter() - started)
@@ -208,7 +207,7 @@ class Feed:
 Running: TypeAlias = deque[tuple[dict[str, Any], Feed]]
 
 
-def _train_epoch(run: Run, step: Step, workers: int, stop: CommonStop) -> EpochMeter:
+def _train_epoch(run: Run, step: Step, stop: CommonStop) -> EpochMeter:
     """Train from the next batch to the end of the epoch, or to an interruption."""
     job, position = run.job, run.position
     batches = job.schedule.batches_per_epoch
@@ -229,11 +228,11 @@ def _train_epoch(run: Run, step: Step, workers: int, stop: CommonStop) -> EpochM
             step.pace.finished(feed.steps or 1, ended - before)
 
     if step.features is not None:
-        feeds = _feature_feeds(run, step.features, workers, stop)
+        feeds = _feature_feeds(run, step.features, stop)
     elif job.maker is not None:
         feeds = _device_feeds(run, job.maker, step.pace)
     else:
-        feeds = _host_feeds(run, workers, meter, running)
+        feeds = _host_feeds(run, meter, running)
     with ProgressBar(Console(quiet=not is_first()), position.epoch, job.epochs, batches, position.batch) as bar:
         for feed in feeds:
             if flag := stop.feed():
@@ -271,10 +270,10 @@ def _pace(job: Job, earlier: int | None) -> Pace:
     return Pace(STEPS_WITHOUT_MEASURING if process_count() > 1 else earlier, most)
 
 
-def _host_feeds(run: Run, workers: int, meter: EpochMeter, running: Running) -> Iterator[Feed]:
+def _host_feeds(run: Run, meter: EpochMeter, running: Running) -> Iterator[Feed]:
     """The rest of the epoch, batch by batch, as the input stream makes them."""
     job, position = run.job, run.position
-    stream = _timed(job.stream.iterate(position.epoch, position.batch, workers), meter, running)
+    stream = _timed(job.stream.iterate(position.epoch, position.batch, run.workers), meter, running)
     rest = islice(stream, job.schedule.batches_per_epoch - position.batch)
     for number, made in enumerate(rest, position.batch):
         batch = made.batch._asdict()
@@ -283,14 +282,14 @@ def _host_feeds(run: Run, workers: int, meter: EpochMeter, running: Running) -> 
         yield Feed(number, None, put_batch(batch, job.mesh), [made.indices].__getitem__)
 
 
-def _feature_feeds(run: Run, features: KeptFeatures, workers: int, stop: CommonStop) -> Iterator[Feed]:
+def _feature_feeds(run: Run, features: KeptFeatures, stop: CommonStop) -> Iterator[Feed]:
     """The rest of the epoch, batch by batch, whose features are kept."""
     job, position = run.job, run.position
     if position.epoch == position.batch == 0 and not job.settings.noplots:
         for number in range(min(3, job.schedule.batches_per_epoch)):
             shown = features.images(number)
             plots.draw_batch(shown, job.names, run.folder / f"train_batch{number}.jpg")
-    made = features.batches(position.epoch, position.batch, workers, stop.__bool__)
+    made = features.batches(position.epoch, position.batch, run.workers, stop.__bool__)
     for number, each in enumerate(made, position.batch):
         yield Feed(number, None, put_batch(each.batch, job.mesh), [each.indices].__getitem__)
 
@@ -325,15 +324,6 @@ def _timed(stream: Iterator[Any], meter: EpochMeter, running: Running) -> Iterat
         if all(metrics["loss"].is_ready() for metrics, _ in running):
             meter.waited_for(time.perf_counter() - start)
         yield batch
-
-
-def _workers(job: Job) -> int:
-    """Data loading processes: what the user asked for, but no more than processors, images of a batch, or what shared memory has room for."""
-    wanted = min(job.settings.workers, processors(), job.batch_size if job.batch_size > 1 else 0)
-    workers, reason = affordable_workers(wanted, 3 * job.image_size**2 * job.batch_size)
-    if reason:
-        log.warning("%s", reason)
-    return workers
 
 
 def _threads(job: Job) -> int:

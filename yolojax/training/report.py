@@ -30,8 +30,9 @@ from yolojax.hosts.agreement import decided, gathered, is_first
 from yolojax.runtime import device_peak_bytes
 from yolojax.scores import SCORES, known_scores, shown_score
 from yolojax.training import plots
+from yolojax.training.checkpoints import RESULTS
 from yolojax.training.progress import EpochMeter
-from yolojax.training.run import RESULTS, Run, write_settings
+from yolojax.training.run import Run, write_settings
 from yolojax.training.setup import HYPERPARAMETERS, STRATEGY, Job
 from yolojax.training.trackers import Trackers, open_trackers
 from yolojax.training.validator import Validator

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import shlex
 import shutil
 from collections.abc import Callable, Iterator, Set
 from contextlib import closing, contextmanager, nullcontext, suppress
@@ -21,11 +20,12 @@ import numpy as np
 
 from yolojax.data.sample import samples_record
 from yolojax.data.stream import image_weights
+from yolojax.data.workers import loading_workers
 from yolojax.errors import UserError
 from yolojax.evaluation.evaluator import Evaluation
 from yolojax.evaluation.metrics import fitness
 from yolojax.features.shared import Shared
-from yolojax.files import find_run_folder, new_run_folder, run_folder_of
+from yolojax.files import new_run_folder, run_folder_of
 from yolojax.freezing.adapters import merge_adapters_on_host
 from yolojax.freezing.phases import GRADIENT_NORMS, MOVEMENT, EpochRecord, History, Phase
 from yolojax.freezing.signals import movement
@@ -35,7 +35,16 @@ from yolojax.lock import locked
 from yolojax.mesh import replicated
 from yolojax.model.network import Variables
 from yolojax.scores import known_scores
-from yolojax.training.checkpoints import CheckpointError, Checkpoints, has_checkpoint, on_host
+from yolojax.training.checkpoints import (
+    RESULTS,
+    CheckpointError,
+    Checkpoints,
+    folder_to_resume,
+    has_checkpoint,
+    on_host,
+    refuse_finished,
+    refuse_unfinished,
+)
 from yolojax.training.loss import gradient_norms
 from yolojax.training.progress import EpochMeter, Position
 from yolojax.training.settings import TrainSettings, read_settings, settings_to_resume, write_settings
@@ -55,7 +64,6 @@ from yolojax.weights.store import Weights, save_weights
 
 log = logging.getLogger(__name__)
 
-RESULTS = "results.json"
 _GRADIENT_BATCHES = 4
 
 
@@ -73,6 +81,7 @@ class Run:
       epoch_start: what trains, as it was when the epoch began; for strategies that watch movement.
       best: the best validation, if this process made it.
       is_new: whether it begins here.
+      workers: processes that make batches; 0 for a thread of this one.
     """
 
     job: Job
@@ -84,6 +93,7 @@ class Run:
     epoch_start: Tree | None = None
     best: Evaluation | None = None
     is_new: bool = False
+    workers: int = 0
 
     @property
     def ended(self) -> bool:
@@ -212,12 +222,12 @@ def open_run(settings: TrainSettings, given: Set[str], shared: Shared | None = N
     variables: Variables | None = None
     changes: list[str] = []
     if settings.resume:
-        folder = run_folder(lambda: _folder_to_resume(settings, given), resumable=True)
+        folder = run_folder(lambda: folder_to_resume(settings, given), resumable=True)
         own_weights = run_folder_of(Path(settings.weights or "")) == folder
         now, changes = settings_to_resume(
             read_settings(folder), settings, given - {"weights"} if own_weights else given
         )
-        _refuse_finished(folder, now, extended="epochs" in given)
+        refuse_finished(folder, now, extended="epochs" in given)
         if "data" not in given and Path(now.data).is_absolute() and not Path(now.data).is_file():
             raise UserError(f"{now.data}: the data set of this run is not there any more; --data names where it is now")
         if decided("checkpoint", lambda: str(has_checkpoint(folder))) == str(True):
@@ -227,7 +237,7 @@ def open_run(settings: TrainSettings, given: Set[str], shared: Shared | None = N
             job, variables = prepare(now, shared)
     else:
         if settings.exist_ok and is_first():
-            _refuse_unfinished(Path(settings.project, settings.name))
+            refuse_unfinished(Path(settings.project, settings.name))
         job, variables = prepare(settings.with_absolute_paths(), shared)
         folder = run_folder(partial(new_run_folder, settings.project, settings.name, settings.exist_ok), resumable=True)
     _check_alike(job, variables)
@@ -269,11 +279,14 @@ def begin(job: Job, folder: Path, variables: Variables) -> Run:
         history = dataclasses.replace(history, gradient_norms=gradients, parameter_norms=parameters)
     phase = job.strategy.phase(0, history, job.paths)
     entered = enter_phase(variables, phase, jax.random.key(job.settings.seed))
+    workers = loading_workers(job.settings.workers, job.batch_size, job.image_size)
+    if job.features is None and not job.settings.image_weights:
+        job.stream.start(workers=workers)  # the first batch is made while the arrays of the step are
     state = create_state(entered, phase.tree(), job.optimizer, job.mesh, job.fixed_bn(phase), job.scaled)
     if is_first():  # what another run left in the folder would be taken for this one's
         (folder / RESULTS).unlink(missing_ok=True)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return Run(job, folder, state, phase, Position(0, history), Checkpoints(folder), is_new=True)
+    return Run(job, folder, state, phase, Position(0, history), Checkpoints(folder), is_new=True, workers=workers)
 
 
 def resume(job: Job, folder: Path, changes: list[str]) -> Run:
@@ -302,7 +315,8 @@ def resume(job: Job, folder: Path, changes: list[str]) -> Run:
         (folder / RESULTS).unlink(missing_ok=True)  # of the run before it was extended
         write_settings(job.settings, folder)
     state = share_averages(divide(arrays["state"], phase.tree(), job.fixed_bn(phase)))
-    return Run(job, folder, state, phase, position, checkpoints, arrays["epoch_start"])
+    workers = loading_workers(job.settings.workers, job.batch_size, job.image_size)
+    return Run(job, folder, state, phase, position, checkpoints, arrays["epoch_start"], workers=workers)
 
 
 def _restore(job: Job, checkpoints: Checkpoints) -> tuple[Position, Phase, dict[str, Any]]:
@@ -360,41 +374,3 @@ def _check_data(job: Job, folder: Path) -> None:
             log.warning("%s: its %s images or boxes are not those that the run began with", file, split)
     if job.teacher and job.teacher.arrays_sha256 != teacher.get("arrays_sha256"):
         raise UserError(f"--distil {job.settings.distil}: is not the teacher that the run began with; name that one")
-
-
-def _folder_to_resume(settings: TrainSettings, given: Set[str]) -> Path:
-    """The folder of the run that ``--resume`` means, which may stand behind ``--weights``."""
-    if settings.resume == "latest" and "weights" in given and settings.weights:
-        folder = run_folder_of(Path(settings.weights))
-        if folder is None:
-            raise UserError(
-                f"--weights {settings.weights} --resume: these weights are in no run folder; "
-                "name the run (--resume FOLDER), or leave --weights out to continue the latest one"
-            )
-        return folder
-    return find_run_folder(settings.resume or "latest", settings.project)
-
-
-def _refuse_unfinished(folder: Path) -> None:
-    if has_checkpoint(folder) and not (folder / RESULTS).is_file():
-        with locked(folder):  # another process that trains there is told first
-            pass
-        raise UserError(
-            f"{folder}: holds an unfinished run, and --exist-ok replaces finished ones only; continue it with --resume {folder}, "
-            f"choose another --name, or delete {folder / 'checkpoints'} to give it up"
-        )
-
-
-def _refuse_finished(folder: Path, settings: TrainSettings, extended: bool) -> None:
-    try:
-        results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return
-    epochs, early = results["epochs"], results.get("stopped_early", False)
-    if epochs >= (settings.epochs or 0) or (early and not extended):
-        reason = f"no improvement for {settings.patience} epochs" if early else "all that were planned"
-        command = ["python", "train.py", "--weights", str(folder), "--data", settings.data]
-        raise UserError(
-            f"{folder}: this run is finished, after {epochs} epoch{'s' if epochs != 1 else ''} ({reason}); "
-            f"--epochs with a larger number extends it, and a new run begins from its weights with: {shlex.join(command)}"
-        )

@@ -77,6 +77,11 @@ def test_adapters_count_as_parameters(tmp_path):
         (["--cfg", "yolov5n", "--freeze", "[0,", "1"], "--freeze [0, 1"),
         (["--cfg", "yolov5n", "--freeze", "3-1"], "'3-1' is no layer or range of layers"),
         (["--cfg", "yolov5n", "--freeze", "model.99."], "'model.99.' matches no parameter of yolov5n"),
+        (["--distance"], "--distance: needs photos; add --data"),
+        (["--cfg", "yolov5n", "--distance", "--data", "shapes"], "--distance: is one of weights; leave --cfg out"),
+        (["--data", "shapes"], "--data shapes: is read with --distance alone; add it"),
+        (["--distance", "--data", "nowhere"], "nowhere"),
+        (["--distance", "--data", "shapes", "--img", "0"], "--img 0: must be at least 1"),
     ],
 )
 def test_a_mistake_is_one_line(capsys, words, message):
@@ -91,6 +96,18 @@ def test_real_weights(tmp_path, shared_data):
     report = freeze(tmp_path, "--weights", str(shared_data / "weights" / "yolov5n.pt"), "--freeze", "10")
     assert report["parameters"] == 1_872_157
     assert len(report["frozen_paths"]) == 99
+
+
+def test_the_distance_of_photos(tmp_path, capsys):
+    words = ("--distance", "--data", "shapes", "--img", "64")
+    own = freeze(tmp_path, "--freeze", "10", *words)
+    shown = " ".join(capsys.readouterr().out.split())
+    distances = [row["distance"] for row in own["layers"]]
+    assert [layer for layer, distance in enumerate(distances) if distance is None] == [11, 12, 15, 16, 19, 22, 24]
+    assert all(distance > 0 for distance in distances if distance is not None)
+    assert f"{distances[0]:.3f}" in shown
+    assert "in running deviations" in shown
+    assert "distance" not in freeze(tmp_path, "--freeze", "10")["layers"][0]
 
 
 def test_the_embedded_weights_are_the_default(tmp_path):

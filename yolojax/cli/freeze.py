@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from yolojax.weights.store import Weights
+
+DISTANCE_IMAGES = 512  # that the distance is measured on at most; moments of more are the same
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +39,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--epochs", type=int, default=100, metavar="N", help="epochs of the run, for strategies in phases"
     )
     parser.add_argument("--list", action="store_true", help="list every parameter")
+    parser.add_argument(
+        "--distance",
+        action="store_true",
+        help=f"measure how far the photos of --data (train split, at most {DISTANCE_IMAGES}) move the moments of each layer's BatchNorm",
+    )
+    parser.add_argument("--data", metavar="DATA", help="with --distance: data set YAML or name, or tfds:NAME")
+    parser.add_argument("--data-root", metavar="DIR", help="folder of the data set, instead of the YAML's path")
+    parser.add_argument(
+        "--imgsz",
+        "--img",
+        "--img-size",
+        type=int,
+        metavar="PIXELS",
+        help="with --distance: image side in pixels; default: the data set's, else 640",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -59,9 +79,10 @@ def run(arguments: argparse.Namespace) -> int:
     from yolojax.weights.find import EMBEDDED_WEIGHTS, load_weights
     from yolojax.weights.store import initialised_parameters
 
-    for name, value in (("--nc", arguments.nc), ("--epochs", arguments.epochs)):
+    for name, value in (("--nc", arguments.nc), ("--epochs", arguments.epochs), ("--img", arguments.imgsz)):
         if value is not None and value < 1:
             raise UserError(f"{name} {value}: must be at least 1")
+    _check_distance(arguments)
     select_devices("cpu")
     if arguments.weights == "" and not arguments.cfg:
         raise UserError("--weights '': names no network; add --cfg yolov5n (or s, m, l, x, or a YAML file)")
@@ -86,17 +107,26 @@ def run(arguments: argparse.Namespace) -> int:
     summary, first = summaries[0], phases[0][1]
 
     console = Console(highlight=False)
+    distances = _distances(weights, arguments) if arguments.distance and weights else {}
     table = Table(title=f"{spec.name}, {spec.classes} classes, --freeze {strategy.name}", title_justify="left")
-    for heading in ("layer", "module", "parameters", "trainable", "BatchNorm"):
+    for heading in ("layer", "module", "parameters", "trainable", "BatchNorm", *(["distance"] if distances else [])):
         table.add_column(heading, justify="left" if heading in ("module", "BatchNorm") else "right")
     for row in summary["layers"]:
-        counts = (f"{row['parameters']:,}", f"{row['trainable']:,}") if row["parameters"] else ("-", "-")
+        cells = [f"{row['parameters']:,}", f"{row['trainable']:,}"] if row["parameters"] else ["-", "-"]
+        cells += [row["bn_mode"] or "-"]
+        if distances:
+            row["distance"] = distances.get(row["layer"])
+            cells += ["-" if row["distance"] is None else f"{row['distance']:.3f}"]
         style = "dim" if row["trainable"] == 0 else None
-        table.add_row(f"model_{row['layer']}", row["module"], *counts, row["bn_mode"] or "-", style=style)
+        table.add_row(f"model_{row['layer']}", row["module"], *cells, style=style)
     table.add_section()
     table.add_row("total", "", f"{summary['parameters']:,}", f"{summary['trainable']:,}", "")
     console.print(table)
     console.print(f"{_share(summary)} of the parameters train{' in the first phase' if len(phases) > 1 else ''}.")
+    if distances:
+        console.print(
+            "distance: from a layer's running moments to those of the photos, in running deviations, mean over its channels."
+        )
     if summary["frozen_paths"]:
         console.print(f"{BN_MODES[arguments.frozen_bn]}.")
     if len(phases) > 1 or set(first.factors.values()) != {1.0}:
@@ -116,6 +146,51 @@ def run(arguments: argparse.Namespace) -> int:
         content = {"network": spec.name, "strategy": strategy.name, **summary, "phases": starts}
         write_json(arguments.json, {**content, "frozen_random_paths": list(random)})
     return 0
+
+
+def _check_distance(arguments: argparse.Namespace) -> None:
+    """``--distance`` needs photos, and weights whose moments they move."""
+    from yolojax.errors import UserError
+
+    if not arguments.distance:
+        for name, value in (
+            ("--data", arguments.data),
+            ("--data-root", arguments.data_root),
+            ("--img", arguments.imgsz),
+        ):
+            if value is not None:
+                raise UserError(f"{name} {value}: is read with --distance alone; add it")
+        return
+    if arguments.data is None:
+        raise UserError("--distance: needs photos; add --data with the data set that you would train on")
+    if arguments.cfg or arguments.weights == "":
+        raise UserError("--distance: is one of weights; leave --cfg out and name them with --weights")
+
+
+def _distances(weights: Weights, arguments: argparse.Namespace) -> dict[int, float]:
+    """The distance of every layer that has BatchNorm, over photos of the train split."""
+    from rich.progress import track
+
+    from yolojax.data.batches import validation_batches
+    from yolojax.data.sources import load_data, open_split
+    from yolojax.inference.distance import layer_distances, measure_distances
+    from yolojax.model.network import Network
+    from yolojax.model.spec import whole_strides
+
+    data = load_data(arguments.data, arguments.data_root)
+    samples = open_split(data, "train").samples
+    step = -(-len(samples) // DISTANCE_IMAGES)
+    size = arguments.imgsz or data.defaults.get("img", 640)
+    batches = validation_batches(
+        samples[::step],
+        image_size=whole_strides(size, weights.spec.stride),
+        batch_size=16,
+        stride=weights.spec.stride,
+        pad=0,
+        most_shapes=8,
+    )
+    bar = track(batches.iterate(threads=2), "measuring", len(batches), transient=True)
+    return layer_distances(measure_distances(Network(weights.spec), weights.variables, bar))
 
 
 def _share(summary: dict[str, Any]) -> str:

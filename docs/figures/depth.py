@@ -32,7 +32,8 @@ def draw_length(axes: Any, epochs: Rows) -> None:
     quiet_axes(axes)
     for scenario in dict.fromkeys(row["scenario"] for row in epochs):
         own = [row for row in epochs if row["scenario"] == scenario]
-        colour, line = COLOURS[0 if scenario.startswith("far") else 1], ":" if "30" in scenario else "-"
+        split, length = scenario.split()[:2]
+        colour, line = COLOURS[0 if split == "far" else 1], {"30": ":", "50": "--"}.get(length, "-")
         places = [int(row["epoch"]) + 1 for row in own]
         axes.plot(places, [float(row["map50_95"]) for row in own], line, color=colour, linewidth=1.6, label=scenario)
     axes.set_xlabel("epoch")

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -108,6 +109,17 @@ def test_the_distance_of_photos(tmp_path, capsys):
     assert f"{distances[0]:.3f}" in shown
     assert "in running deviations" in shown
     assert "distance" not in freeze(tmp_path, "--freeze", "10")["layers"][0]
+
+
+def test_photos_of_which_none_can_be_read(tmp_path, tiny_data, capsys):
+    shutil.copytree(tiny_data.parent, tmp_path / "data")
+    for file in (tmp_path / "data" / "images" / "train").iterdir():  # behind their headers
+        content = file.read_bytes()
+        file.write_bytes(content[:60] + bytes(len(content) - 80) + content[-20:])
+    data = tmp_path / "squares.yaml"
+    data.write_text("path: data\ntrain: images/train\nval: images/val\nnames: [blue, red]\n")
+    assert main(["freeze", "--distance", "--data", str(data), "--img", "64"]) == 2
+    assert capsys.readouterr().err.endswith(f"{data}: not one photo of its train split can be read\n")
 
 
 def test_the_embedded_weights_are_the_default(tmp_path):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from yolojax.weights.store import Weights
 
-DISTANCE_IMAGES = 512  # that the distance is measured on at most; moments of more are the same
+DISTANCE_IMAGES = 512  # that the distance is measured on at most; more hardly change a mean
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -169,28 +169,34 @@ def _check_distance(arguments: argparse.Namespace) -> None:
 
 def _distances(weights: Weights, arguments: argparse.Namespace) -> dict[int, float]:
     """The distance of every layer that has BatchNorm, over photos of the train split."""
+    from rich import get_console
     from rich.progress import track
 
     from yolojax.data.batches import validation_batches
     from yolojax.data.sources import load_data, open_split
+    from yolojax.errors import UserError
     from yolojax.inference.distance import layer_distances, measure_distances
     from yolojax.model.network import Network
     from yolojax.model.spec import whole_strides
 
     data = load_data(arguments.data, arguments.data_root)
     samples = open_split(data, "train").samples
-    step = -(-len(samples) // DISTANCE_IMAGES)
+    samples = samples[:: -(-len(samples) // DISTANCE_IMAGES)]
     size = arguments.imgsz or data.defaults.get("img", 640)
     batches = validation_batches(
-        samples[::step],
+        samples,
         image_size=whole_strides(size, weights.spec.stride),
         batch_size=16,
         stride=weights.spec.stride,
         pad=0,
         most_shapes=8,
     )
-    bar = track(batches.iterate(threads=2), "measuring", len(batches), transient=True)
-    return layer_distances(measure_distances(Network(weights.spec), weights.variables, bar))
+    shown = get_console().is_terminal
+    bar = track(batches.iterate(threads=2), "measuring", len(batches), transient=True, disable=not shown)
+    distances = measure_distances(Network(weights.spec), weights.variables, bar)
+    if not distances:
+        raise UserError(f"{data.file}: not one photo of its train split can be read")
+    return layer_distances(distances)
 
 
 def _share(summary: dict[str, Any]) -> str:

@@ -13,15 +13,15 @@ from jax import Array
 from numpy.typing import NDArray
 
 from yolojax.data.batches import ValidationBatch
+from yolojax.freezing.selectors import layer_of
 from yolojax.model.images import normalise
 from yolojax.model.layers import Convolution
 from yolojax.model.network import Network, Variables
 from yolojax.model.normalisation import EPSILON
 from yolojax.tree import flatten
 
-Sums: TypeAlias = tuple[
-    NDArray[Any], NDArray[Any], NDArray[Any]
-]  # of x - near and its square over all pixels, (C,); and how many pixels
+# Over all pixels, of what comes in less the running mean, (C,), and of its square, (C,); and how many pixels, ().
+Sums: TypeAlias = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 
 
 def measure_distances(network: Network, variables: Variables, batches: Iterable[ValidationBatch]) -> dict[str, float]:
@@ -34,10 +34,12 @@ def measure_distances(network: Network, variables: Variables, batches: Iterable[
 
     Returns:
       By module (``model_2/m_0/cv1/bn``) the mean over its channels of the 2-Wasserstein distance between two normal distributions, that of the photos and the
-      running one, in standard deviations of the latter: ``sqrt((m - M)² + (s - S)²) / S``. 0 where they are the same.
+      running one, in standard deviations of the latter: ``sqrt((m - M)² + (s - S)²) / S``. 0 where they are the same. Nothing where there is not one image.
     """
     sums: dict[str, Sums] = {}
     for batch in batches:
+        if not batch["valid"].any():
+            continue
         here = jax.device_get(_batch_sums(network, variables, batch["images"], batch["valid"]))
         sums = {path: _added(sums.get(path), own) for path, own in here.items()}
     running = flatten(variables["batch_stats"])
@@ -52,13 +54,13 @@ def layer_distances(distances: Mapping[str, float]) -> dict[int, float]:
     """
     layers: dict[int, list[float]] = {}
     for path, distance in distances.items():
-        layers.setdefault(int(path.split("/")[0].removeprefix("model_")), []).append(distance)
+        layers.setdefault(layer_of(path), []).append(distance)
     return {layer: sum(own) / len(own) for layer, own in layers.items()}
 
 
 @partial(jax.jit, static_argnums=0)
 def _batch_sums(network: Network, variables: Variables, images: Array, valid: Array) -> dict[str, tuple[Array, ...]]:
-    """Of what comes in at every BatchNorm, less the running mean, so that squares keep their digits."""
+    """The sums of one batch, by module; less the running mean, so that squares keep their digits."""
     _, state = network.apply(
         variables,
         normalise(images),

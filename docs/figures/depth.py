@@ -94,6 +94,27 @@ def draw_forgetting(axes: Any, rows: Rows, title: str) -> None:
     axes.set_title(title, loc="left", fontsize=10, color=INK)
 
 
+def print_table(rows: Rows, title: str) -> None:
+    """The figures of docs/study.md in Markdown: means with half of their 90 % interval, and the difference from freezing nothing."""
+    whole = scores(rows, "freeze 0")
+    print(f"\n| {title} | runs | test mAP50 | test mAP50-95 | less freeze 0 | old classes |\n|-|-|-|-|-|-|")
+    for name in dict.fromkeys(row["scenario"] for row in rows):
+        values, kept = scores(rows, name), scores(rows, name, "old_map50_95_after")
+        cells = [str(len(values)), mean_cell(scores(rows, name, "test_map50")), mean_cell(values)]
+        apart = ""
+        if name != "freeze 0" and min(len(values), len(whole)) > 1:
+            difference, low, high = interval(values, whole)
+            apart = f"{difference:+.3f} ({low:+.3f} to {high:+.3f})"
+        print(f"| {' | '.join([name, *cells, apart, mean_cell(kept)])} |")
+
+
+def mean_cell(values: list[float]) -> str:
+    """A mean, and where there are several values half of its interval."""
+    if not values:
+        return ""
+    return f"{statistics.fmean(values):.3f}" + (f" ± {reach(values):.3f}" if len(values) > 1 else "")
+
+
 def write_panels(draw: Any, tables: dict[str, Rows], size: tuple[float, float], file: Path) -> None:
     """One panel for each data set, side by side."""
     figure = new_figure(*size)
@@ -115,6 +136,8 @@ def main() -> None:
         write_png(figure, options.out / "study-length.png", 128)
     tables = {split: options.folder / split / "runs.csv" for split in SPLITS}
     rows = {split: read_rows(file) for split, file in tables.items() if file.is_file()}
+    for split, own in rows.items():
+        print_table(own, SPLITS[split])
     if rows:
         write_panels(draw_depths, rows, (10, 3.6), options.out / "study-depth.png")
         write_panels(draw_strategies, rows, (10, 3.8), options.out / "study-strategies.png")

@@ -19,9 +19,11 @@ import numpy as np
 from train_against_torch import timed_run
 from turns import cell, spread
 
-# Runs ``yolojax train`` and ends it when the first step is done.
+# Runs ``yolojax train`` and ends it when the first step is done. The process is prepared first, as the command does before it imports JAX: that starts it anew.
 FIRST_STEP = """
 import os, sys
+from yolojax.runtime import prepare_process
+prepare_process()
 import jax
 from yolojax.training import step
 run = step.Dispatch.__call__

@@ -44,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help=f"measure how far the photos of --data (train split, at most {DISTANCE_IMAGES}) move the moments of each layer's BatchNorm",
     )
-    parser.add_argument("--data", metavar="DATA", help="with --distance: data set YAML or name, or tfds:NAME")
+    parser.add_argument(
+        "--data", metavar="DATA", help="with --distance: data set YAML or name, or tfds:NAME; default: none"
+    )
     parser.add_argument("--data-root", metavar="DIR", help="folder of the data set, instead of the YAML's path")
     parser.add_argument(
         "--imgsz",

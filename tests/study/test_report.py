@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 from matplotlib.figure import Figure
 
+from yolojax.figures import COLOURS
 from yolojax.study.measurements import measure_study, summarise_runs
 from yolojax.study.plots import make_plots, memory_figure, styles
 from yolojax.study.report import write_report
@@ -147,6 +148,16 @@ def test_the_page_escapes_names_and_marks_every_scenario_in_the_figures(written)
     assert not re.search(r"#[0-9a-f]{6}", text[text.index("<main>") : text.index("<script>")]), (
         "a colour that does not follow the theme"
     )
+
+
+def test_the_page_has_every_colour_of_a_scenario_by_day_and_by_night(written):
+    style = (written / "report.html").read_text().partition("</style>")[0]
+    themes = style.split("prefers-color-scheme: dark")
+    for theme in themes:
+        colours = dict(re.findall(r"(--c\d+): (#[0-9a-f]{6});", theme))
+        assert list(colours) == [f"--c{number}" for number in range(len(COLOURS))]
+        assert len(set(colours.values())) == len(COLOURS)
+    assert len(themes) == 2
 
 
 def test_cards_fill_their_grid_and_show_nothing_twice(written):

@@ -87,8 +87,8 @@ def draw_forgetting(axes: Any, rows: Rows, title: str) -> None:
         kept, gained = scores(rows, name, "old_map50_95_after"), scores(rows, name)
         if kept and gained:
             place = statistics.fmean(kept), statistics.fmean(gained)
-            axes.plot(*place, "o", color=COLOURS[number % len(COLOURS)], markersize=6)
-            axes.annotate(name, place, xytext=(5, 3), textcoords="offset points", fontsize=7.5, color=MUTED)
+            axes.plot(*place, "o", color=COLOURS[number % len(COLOURS)], markersize=6, label=name)
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper right")
     axes.set_xlabel("mAP50-95 of the old head on coco128, afterwards")
     axes.set_ylabel("mAP50-95, test")
     axes.set_title(title, loc="left", fontsize=10, color=INK)
